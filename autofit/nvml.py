@@ -1,0 +1,106 @@
+"""NVIDIA's management library: what a card has, uses and does, read without opening it.
+
+torch's own queries open a CUDA context of several hundred MiB; these do not. Every function answers
+None or nothing where there is no NVIDIA driver.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pynvml
+
+from autofit.measurement import DeviceLoad
+
+
+def visible_indices() -> list[int]:
+    """Physical indices of the cards this process may use, in the order CUDA numbers them.
+
+    ``CUDA_VISIBLE_DEVICES`` may hold indices or UUIDs; an entry that is neither ends the list, as in CUDA.
+    """
+    with _library() as ready:
+        if not ready:
+            return []
+        count = int(pynvml.nvmlDeviceGetCount())
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        if visible is None:
+            return list(range(count))
+        indices: list[int] = []
+        for entry in (part.strip() for part in visible.split(",")):
+            index = _index_of(entry, count)
+            if index is None:
+                break
+            indices.append(index)
+        return indices
+
+
+def name_and_memory(index: int) -> tuple[str, int] | None:
+    """The card's name and its total bytes."""
+    with _library() as ready:
+        if not ready:
+            return None
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        return _text(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
+
+
+def used_bytes(index: int) -> int | None:
+    """Bytes in use on the card by every process and the driver."""
+    with _library() as ready:
+        if not ready:
+            return None
+        try:
+            return int(pynvml.nvmlDeviceGetMemoryInfo(pynvml.nvmlDeviceGetHandleByIndex(index)).used)
+        except pynvml.NVMLError:
+            return None
+
+
+def load(index: int) -> DeviceLoad:
+    """Clock, temperature, power and the reasons the driver gives for throttling (a bit mask)."""
+    with _library() as ready:
+        if not ready:
+            return DeviceLoad()
+        handle = pynvml.nvmlDeviceGetHandleByIndex(index)
+        power = _ask(pynvml.nvmlDeviceGetPowerUsage, handle)
+        return DeviceLoad(
+            sm_clock_mhz=_ask(pynvml.nvmlDeviceGetClockInfo, handle, pynvml.NVML_CLOCK_SM),
+            temperature_celsius=_ask(pynvml.nvmlDeviceGetTemperature, handle, pynvml.NVML_TEMPERATURE_GPU),
+            power_watts=None if power is None else power / 1000,
+            throttle_reasons=_ask(pynvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle),
+        )
+
+
+@contextmanager
+def _library() -> Iterator[bool]:
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        pynvml.nvmlShutdown()
+
+
+def _ask(question: Any, *arguments: Any) -> int | None:
+    try:
+        return int(question(*arguments))
+    except pynvml.NVMLError:
+        return None
+
+
+def _index_of(entry: str, count: int) -> int | None:
+    if entry.isdigit():
+        return int(entry) if int(entry) < count else None
+    for index in range(count):
+        uuid = _text(pynvml.nvmlDeviceGetUUID(pynvml.nvmlDeviceGetHandleByIndex(index)))
+        if entry and uuid.startswith(entry):
+            return index
+    return None
+
+
+def _text(value: str | bytes) -> str:
+    return value.decode() if isinstance(value, bytes) else value

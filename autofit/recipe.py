@@ -1,0 +1,81 @@
+"""What a configuration means to Hugging Face: the one object that trials run and exporters print."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from autofit.knobs import KNOBS
+from autofit.situation import Situation
+from autofit.train_config import TrainConfig
+
+# transformers 5.23 renamed these; the old names are deprecated there and the new ones unknown before.
+_OLDER_NAMES = {
+    "activation_checkpointing": "gradient_checkpointing",
+    "activation_checkpointing_kwargs": "gradient_checkpointing_kwargs",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """TrainingArguments keywords, model keywords and environment variables of one configuration.
+
+    ``model_kwargs`` go to ``from_pretrained`` (dtype as a name, such as ``"float32"``); ``environment``
+    must be set before torch is imported. ``per_device_eval_batch_size`` is not among the arguments: the
+    trial finds it, and exports add the measured one.
+    """
+
+    training_arguments: dict[str, Any]
+    model_kwargs: dict[str, Any]
+    environment: dict[str, str]
+    processes: int
+    paged_state: bool = False
+
+    @property
+    def micro_batch_size(self) -> int:
+        """Samples per forward and backward pass on one device."""
+        return int(self.training_arguments["per_device_train_batch_size"])
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward and backward passes per optimizer step."""
+        return int(self.training_arguments["gradient_accumulation_steps"])
+
+    @property
+    def effective_batch(self) -> int:
+        """Samples per optimizer step over all processes."""
+        return self.micro_batch_size * self.accumulation_steps * self.processes
+
+
+def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
+    """Merge the settings of every chosen value, in the spelling of the transformers that is installed."""
+    arguments: dict[str, Any] = {
+        "per_device_train_batch_size": config.micro_batch_size,
+        "gradient_accumulation_steps": config.accumulation_steps,
+        # The default tests every micro-step's loss for NaN on the host, which waits for the device each time.
+        "logging_nan_inf_filter": False,
+    }
+    if situation.device.kind == "cpu":
+        arguments["use_cpu"] = True
+    model_kwargs: dict[str, Any] = {}
+    environment: dict[str, str] = {}
+    paged_state = False
+    for row in KNOBS:
+        choice = row.choice(config[row.name])
+        arguments.update(choice.training_arguments)
+        model_kwargs.update(choice.model_kwargs)
+        environment.update(choice.environment)
+        paged_state = paged_state or choice.paged_state
+    fields = situation.libraries.training_argument_fields
+    for name, older in _OLDER_NAMES.items():
+        if name in arguments and name not in fields:
+            arguments[older] = arguments.pop(name)
+    recipe = Recipe(
+        training_arguments=arguments,
+        model_kwargs=model_kwargs,
+        environment=environment,
+        processes=situation.workload.processes,
+        paged_state=paged_state,
+    )
+    assert recipe.effective_batch == situation.workload.effective_batch, "the effective batch is exact or it is a bug"
+    return recipe

@@ -1,0 +1,73 @@
+"""Everything a knob may look at when it decides whether it applies: workload, device, libraries, model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autofit.device import Device, Libraries
+from autofit.errors import UserError
+from autofit.units import format_bytes
+from autofit.workload import Workload
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What the worker learned by building the model on the meta device, where it costs no memory.
+
+    ``max_positions`` is None for models without a limit; ``attention`` lists the implementations
+    the model's class supports; ``embedding_parameters`` is a part of ``num_parameters``.
+    """
+
+    model_type: str
+    num_parameters: int
+    embedding_parameters: int
+    vocabulary_size: int
+    max_positions: int | None
+    supports_checkpointing: bool
+    attention: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How much of the device a configuration may use.
+
+    ``memory_bytes`` is the size of card to fit on (the device's own unless ``--memory-limit`` asked
+    for a smaller one); ``headroom`` is the share of it that must stay free.
+    """
+
+    memory_bytes: int
+    headroom: float = 0.05
+
+    @property
+    def usable_bytes(self) -> int:
+        """What a trial may use at most, context included."""
+        return int(self.memory_bytes * (1 - self.headroom))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Situation:
+    """One study's fixed surroundings. Raises UserError where the parts contradict each other."""
+
+    workload: Workload
+    device: Device
+    libraries: Libraries
+    model: ModelFacts
+    limits: Limits
+
+    def __post_init__(self) -> None:
+        if self.limits.memory_bytes > self.device.memory_bytes:
+            raise UserError(
+                f"--memory-limit {format_bytes(self.limits.memory_bytes)} is more than "
+                f"{self.device.name} has ({format_bytes(self.device.memory_bytes)}); leave it out to use all of it."
+            )
+        longest = self.model.max_positions
+        if longest is not None and self.workload.sequence_length > longest:
+            raise UserError(
+                f"--seq-len {self.workload.sequence_length} is longer than the {longest} positions of "
+                f"{self.workload.model}; choose {longest} or less."
+            )
+
+    @property
+    def memory_is_emulated(self) -> bool:
+        """Whether a smaller card than the present one is asked for."""
+        return self.limits.memory_bytes < self.device.memory_bytes

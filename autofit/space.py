@@ -1,0 +1,208 @@
+"""The search space: every configuration that is valid for a situation, and the orders known within it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from autofit.errors import UserError
+from autofit.knobs import BATCH_KNOBS, KNOBS, Choice, Knob
+from autofit.numerics import NUMERICS_LEVELS
+from autofit.situation import Situation
+from autofit.train_config import KnobValue, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constraint:
+    """Two choices that do not go together, and why."""
+
+    reason: str
+    forbids: Callable[[TrainConfig], bool]
+
+
+def _flash_without_half_precision(config: TrainConfig) -> bool:
+    precision = next(row for row in KNOBS if row.name == "precision").choice(config["precision"])
+    return config["attention"] == "flash_attention_2" and not precision.half_precision
+
+
+CONSTRAINTS: tuple[Constraint, ...] = (
+    Constraint(
+        reason="flash attention takes 16-bit inputs only",
+        forbids=_flash_without_half_precision,
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A choice that is not searched, and the sentence that says why."""
+
+    knob: str
+    value: KnobValue
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpaceRequest:
+    """Which part of the space a user wants: a numerics level, and values fixed, allowed or forbidden.
+
+    Each mapping goes from a knob's name to the values named on the command line, as they were typed.
+    """
+
+    numerics: str = "standard"
+    fix: dict[str, str] = field(default_factory=dict)
+    allow: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    forbid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.numerics not in NUMERICS_LEVELS:
+            raise UserError(f"--numerics takes {', '.join(NUMERICS_LEVELS)}; not '{self.numerics}'.")
+        rows = {row.name: row for row in KNOBS}
+        named = [*((name, (value,)) for name, value in self.fix.items()), *self.allow.items(), *self.forbid.items()]
+        for name, values in named:
+            if name in BATCH_KNOBS:
+                continue
+            if name not in rows:
+                raise UserError(f"There is no knob '{name}'; the knobs are {', '.join([*BATCH_KNOBS, *rows])}.")
+            known = [str(choice.value) for choice in rows[name].choices]
+            for value in values:
+                if value not in known:
+                    raise UserError(f"{name} has no value '{value}'; it takes {', '.join(known)}.")
+
+
+class SearchSpace:
+    """All valid configurations of a situation under a request, and the refused choices with reasons.
+
+    Raises UserError where the request leaves nothing.
+    """
+
+    def __init__(self, situation: Situation, request: SpaceRequest) -> None:
+        self.situation = situation
+        self.request = request
+        self.refusals: list[Refusal] = []
+        self.choices: dict[str, tuple[KnobValue, ...]] = {}
+        for row in KNOBS:
+            self.choices[row.name] = tuple(choice.value for choice in row.choices if self._admits(row, choice))
+            if not self.choices[row.name]:
+                reasons = "; ".join(refusal.reason for refusal in self.refusals if refusal.knob == row.name)
+                raise UserError(f"No value of {row.name} is left: {reasons}. Loosen --fix, --forbid or --numerics.")
+        self.batch_pairs = self._batch_pairs()
+
+    @cached_property
+    def configs(self) -> tuple[TrainConfig, ...]:
+        """Every configuration. Raises UserError where the constraints leave none."""
+        configs = []
+        broken: set[str] = set()
+        for values in itertools.product(*self.choices.values()):
+            for micro_batch_size, accumulation_steps in self.batch_pairs:
+                config = TrainConfig(
+                    {
+                        "micro_batch_size": micro_batch_size,
+                        "accumulation_steps": accumulation_steps,
+                        **dict(zip(self.choices, values, strict=True)),
+                    }
+                )
+                reasons = [constraint.reason for constraint in CONSTRAINTS if constraint.forbids(config)]
+                broken.update(reasons)
+                if not reasons:
+                    configs.append(config)
+        if not configs:
+            raise UserError(f"No configuration is left: {'; '.join(sorted(broken))}. Loosen --fix or --forbid.")
+        return tuple(configs)
+
+    @cached_property
+    def _members(self) -> frozenset[TrainConfig]:
+        return frozenset(self.configs)
+
+    def __contains__(self, config: TrainConfig) -> bool:
+        return config in self._members
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    @property
+    def micro_batch_sizes(self) -> tuple[int, ...]:
+        """The divisor ladder, smallest first."""
+        return tuple(size for size, _ in self.batch_pairs)
+
+    def at_micro_batch(self, config: TrainConfig, micro_batch_size: int) -> TrainConfig:
+        """The same combination at another step of the ladder."""
+        total = self.situation.workload.samples_per_process
+        return config.replace(micro_batch_size=micro_batch_size, accumulation_steps=total // micro_batch_size)
+
+    def ruled_out_by(self, config: TrainConfig, out_of_memory: Iterable[TrainConfig]) -> TrainConfig | None:
+        """A configuration known to run out of memory that needs at most what ``config`` needs, or None."""
+        return next((other for other in out_of_memory if needs_at_least(config, other)), None)
+
+    def _batch_pairs(self) -> tuple[tuple[int, int], ...]:
+        pairs = self.situation.workload.batch_pairs()
+        for position, name in enumerate(BATCH_KNOBS):
+            fixed = _whole_numbers(name, self.request.fix.get(name), pairs, position)
+            forbidden = [_whole_number(name, value) for value in self.request.forbid.get(name, ())]
+            pairs = tuple(
+                pair for pair in pairs if (fixed is None or pair[position] == fixed) and pair[position] not in forbidden
+            )
+        if not pairs:
+            raise UserError(
+                f"--fix and --forbid leave no way to split an effective batch of "
+                f"{self.situation.workload.effective_batch}; loosen one of them."
+            )
+        return pairs
+
+    def _admits(self, row: Knob, choice: Choice) -> bool:
+        reason = self._refused_because(row, choice)
+        if reason is not None:
+            self.refusals.append(Refusal(knob=row.name, value=choice.value, reason=f"{choice.value}: {reason}"))
+        return reason is None
+
+    def _refused_because(self, row: Knob, choice: Choice) -> str | None:
+        value = str(choice.value)
+        reason = choice.unavailable(self.situation)
+        if reason is not None:
+            return reason
+        if value in self.request.forbid.get(row.name, ()):
+            return "forbidden by --forbid"
+        fixed = self.request.fix.get(row.name)
+        if fixed is not None:
+            return None if value == fixed else f"--fix {row.name}={fixed}"
+        allowed = value in self.request.allow.get(row.name, ())
+        if choice.numerics.level > NUMERICS_LEVELS[self.request.numerics] and not allowed:
+            needed = next(name for name, level in NUMERICS_LEVELS.items() if level >= choice.numerics.level)
+            return f"numerics class {choice.numerics.label}; search it with --numerics {needed}"
+        return None
+
+
+def needs_at_least(config: TrainConfig, other: TrainConfig) -> bool:
+    """Whether ``config`` certainly needs as much memory as ``other``, which differs in nothing else.
+
+    Memory grows with the micro-batch and shrinks with checkpointing, among configurations that
+    accumulate. With accumulation 1 there are no gradients during the forward pass: that is a regime of
+    its own, and an out-of-memory in one regime says nothing about the other.
+    """
+    same_regime = (config.accumulation_steps == 1) == (other.accumulation_steps == 1)
+    if not same_regime or config.micro_batch_size < other.micro_batch_size:
+        return False
+    ladder = ("on", "off")
+    if ladder.index(str(config["activation_checkpointing"])) < ladder.index(str(other["activation_checkpointing"])):
+        return False
+    apart = ("micro_batch_size", "accumulation_steps", "activation_checkpointing")
+    return all(config[name] == other[name] for name in config if name not in apart)
+
+
+def _whole_number(name: str, text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(f"{name} takes a whole number, not '{text}'.") from None
+
+
+def _whole_numbers(name: str, text: str | None, pairs: tuple[tuple[int, int], ...], position: int) -> int | None:
+    if text is None:
+        return None
+    number = _whole_number(name, text)
+    possible = sorted({pair[position] for pair in pairs})
+    if number not in possible:
+        raise UserError(f"{name}={number} does not divide the effective batch; possible are {possible}.")
+    return number

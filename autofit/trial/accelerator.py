@@ -1,0 +1,235 @@
+"""What differs between devices: clocks, caps, peaks. The only file that names ``torch.cuda``.
+
+A device kind is one class here. Workers only: this imports torch.
+
+CUDA figures: the context is what the device's memory in use grew by when the context was opened, less
+what the allocator reserved. CPU figures: see ``ProcessMemory``.
+"""
+
+from __future__ import annotations
+
+import resource
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+from autofit import nvml
+from autofit.device import Device
+from autofit.host import host_memory_bytes, processor_name
+from autofit.measurement import DeviceLoad, Memory
+from autofit.trial.protocol import MemoryPlan
+
+Mark = Any
+
+
+class CapTooSmall(Exception):
+    """The memory limit leaves nothing for the allocator; the text says what took it."""
+
+
+class Accelerator(Protocol):
+    """One device as a trial uses it, in the order of the methods."""
+
+    torch_device: str
+
+    def facts(self) -> Device:
+        """What the device is."""
+
+    def open(self, plan: MemoryPlan, reserved_for_paging: int) -> None:
+        """Take the baseline and enforce the cap. Raises CapTooSmall."""
+
+    def release(self) -> None:
+        """Lift the cap, so that a failure can be written down."""
+
+    def mark(self) -> Mark:
+        """A moment on the device's own time line; taking it waits for nothing."""
+
+    def seconds(self, earlier: Mark, later: Mark) -> float:
+        """Seconds between two marks, after ``synchronize``."""
+
+    def synchronize(self) -> None:
+        """Wait until the device has done everything it was given."""
+
+    def load(self) -> DeviceLoad:
+        """What its sensors say now."""
+
+    def alloc_retries(self) -> int:
+        """How often the allocator had to empty its cache and ask again, so far."""
+
+    def memory(self, paged_state: int, missing_inputs: int) -> Memory:
+        """Peaks since ``open``, inputs that a shortened step left out included."""
+
+
+def accelerator_for(torch_device: str) -> Accelerator:
+    """The row for a torch device. Raises ValueError for a kind that is not here."""
+    kind = torch_device.split(":")[0]
+    if kind == "cpu":
+        return Processor()
+    if kind == "cuda":
+        return CudaCard()
+    raise ValueError(f"autofit does not know how to measure on '{kind}'")
+
+
+def devices_untouched() -> bool:
+    """Whether this process has opened no device yet, and may fork children that do."""
+    return not torch.cuda.is_initialized()
+
+
+class ProcessMemory:
+    """A Linux process's own memory: ``/proc/self/status``, in bytes.
+
+    The kernel keeps the peak of all resident pages (VmHWM), not of the anonymous ones alone. Pages of
+    mapped files (the libraries' code) are almost never given back, so the anonymous peak is VmHWM less the
+    file pages at the end; what was mapped after the peak makes it a few MiB too small, never too large.
+    """
+
+    def __init__(self) -> None:
+        self._status = Path("/proc/self/status")
+        self.available = self._status.exists()
+
+    def read(self) -> dict[str, int]:
+        """Every ``... kB`` line as bytes; empty where there is no such file."""
+        if not self.available:
+            return {}
+        fields = {}
+        for line in self._status.read_text(encoding="ascii").splitlines():
+            name, _, value = line.partition(":")
+            if value.endswith(" kB"):
+                fields[name] = int(value.split()[0]) * 1024
+        return fields
+
+    def reset_peak(self) -> None:
+        """Make VmHWM start again from what is resident now (Linux's ``clear_refs``, value 5)."""
+        if self.available:
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+class Processor:
+    """The CPU. Its memory is the process's own; its cap is RLIMIT_DATA, which makes allocations fail for real."""
+
+    torch_device = "cpu"
+
+    def __init__(self) -> None:
+        self._memory = ProcessMemory()
+        self._baseline = 0
+        self._cap = 0
+
+    def facts(self) -> Device:
+        return Device(kind="cpu", name=processor_name(), memory_bytes=host_memory_bytes())
+
+    def open(self, plan: MemoryPlan, reserved_for_paging: int) -> None:
+        self._cap = plan.own_bytes
+        if self._cap <= 0:
+            raise CapTooSmall("other processes already use all of this machine's memory")
+        before = self._memory.read()
+        if before:
+            self._memory.reset_peak()
+            self._baseline = before["RssAnon"]
+            ceiling = before["VmData"] + self._cap
+            resource.setrlimit(resource.RLIMIT_DATA, (ceiling, resource.RLIM_INFINITY))
+
+    def release(self) -> None:
+        resource.setrlimit(resource.RLIMIT_DATA, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    def mark(self) -> float:
+        return time.perf_counter()
+
+    def seconds(self, earlier: float, later: float) -> float:
+        return later - earlier
+
+    def synchronize(self) -> None:
+        return None
+
+    def load(self) -> DeviceLoad:
+        return DeviceLoad()
+
+    def alloc_retries(self) -> int:
+        return 0
+
+    def memory(self, paged_state: int, missing_inputs: int) -> Memory:
+        now = self._memory.read()
+        if now:
+            peak = now["VmHWM"] - now["RssFile"] - now["RssShmem"] - self._baseline
+        else:
+            # Other systems give the peak of everything only; better too much than nothing.
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        peak = max(peak, 0) + missing_inputs
+        return Memory(peak_allocated=peak, peak_reserved=peak, context=0, paged_state=0, cap=self._cap)
+
+
+class CudaCard:
+    """A CUDA (or ROCm) card, the only one visible to the worker."""
+
+    torch_device = "cuda:0"
+
+    def __init__(self) -> None:
+        self._context = 0
+        self._cap = 0
+        self._physical_index: int | None = None
+
+    def facts(self) -> Device:
+        if not torch.cuda.is_available():
+            raise RuntimeError(f"torch {torch.__version__} cannot use a GPU here")
+        properties = torch.cuda.get_device_properties(0)
+        return Device(
+            kind="cuda",
+            name=properties.name,
+            memory_bytes=properties.total_memory,
+            compute_capability=(properties.major, properties.minor),
+        )
+
+    def open(self, plan: MemoryPlan, reserved_for_paging: int) -> None:
+        torch.cuda.set_device(0)
+        visible = nvml.visible_indices()
+        self._physical_index = visible[0] if visible else None
+        # A product in half precision opens the context and loads cuBLAS, whose workspace is its own.
+        block = torch.ones(256, 256, device=self.torch_device, dtype=torch.float16)
+        torch.mm(block, block)
+        del block
+        torch.cuda.synchronize()
+        free, total = torch.cuda.mem_get_info(0)
+        in_use = None if self._physical_index is None else nvml.used_bytes(self._physical_index)
+        if in_use is None or plan.in_use_before_bytes is None:
+            in_use, before = total - free, 0
+        else:
+            before = plan.in_use_before_bytes
+        self._context = max(0, in_use - before - torch.cuda.memory_reserved(0))
+        torch.cuda.empty_cache()
+        self._cap = plan.own_bytes - self._context - reserved_for_paging
+        if self._cap <= 0:
+            raise CapTooSmall("the memory limit leaves nothing after the device's context and paged state")
+        torch.cuda.set_per_process_memory_fraction(min(1.0, self._cap / total), 0)
+        torch.cuda.reset_peak_memory_stats(0)
+
+    def release(self) -> None:
+        return None
+
+    def mark(self) -> Any:
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        return event
+
+    def seconds(self, earlier: Any, later: Any) -> float:
+        return float(earlier.elapsed_time(later)) / 1000
+
+    def synchronize(self) -> None:
+        torch.cuda.synchronize()
+
+    def load(self) -> DeviceLoad:
+        return DeviceLoad() if self._physical_index is None else nvml.load(self._physical_index)
+
+    def alloc_retries(self) -> int:
+        return int(torch.cuda.memory_stats(0).get("num_alloc_retries", 0))
+
+    def memory(self, paged_state: int, missing_inputs: int) -> Memory:
+        index = self._physical_index
+        return Memory(
+            peak_allocated=torch.cuda.max_memory_allocated(0) + missing_inputs,
+            peak_reserved=torch.cuda.max_memory_reserved(0) + missing_inputs,
+            context=self._context,
+            paged_state=paged_state,
+            cap=self._cap,
+            device_used=None if index is None else nvml.used_bytes(index),
+            alloc_retries=self.alloc_retries(),
+        )

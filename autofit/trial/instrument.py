@@ -1,0 +1,107 @@
+"""Marks inside the real Trainer: two overridden methods and one callback, all of which call on.
+
+The Trainer's callbacks alone are not enough: a step's batches are fetched before ``on_step_begin``,
+clipping happens before ``on_pre_optimizer_step``, and no callback sees the loss.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from autofit.measurement import StepSeconds
+from autofit.trial.accelerator import Accelerator, Mark
+
+
+class StepRecorder:
+    """Collects the marks of one optimizer step after another.
+
+    A step's marks are: where the last step ended, the fetch's begin and end, the end of each micro-step,
+    the step's end. Nothing here waits for the device.
+    """
+
+    def __init__(self, accelerator: Accelerator, *, micro_batch_size: int, micro_steps: int) -> None:
+        self._accelerator = accelerator
+        self._micro_batch_size = micro_batch_size
+        self._micro_steps = micro_steps
+        self._marks: list[Mark] = []
+        self._steps: list[list[Mark]] = []
+        self.losses: list[torch.Tensor] = []
+
+    def begin(self) -> None:
+        """Forget the steps so far; the next one starts now."""
+        self._steps = []
+        self._marks = [self._accelerator.mark()]
+
+    def fetch_begun(self) -> None:
+        """The Trainer asks for the next optimizer step's micro-batches."""
+        self._marks.append(self._accelerator.mark())
+
+    def fetched(self, batches: list[dict[str, torch.Tensor]]) -> None:
+        """They are there. Checks that they are what the trial claims to time."""
+        sizes = [len(batch["input_ids"]) for batch in batches]
+        expected = [self._micro_batch_size] * self._micro_steps
+        assert sizes == expected, f"a step of {sizes} samples came where {expected} was to be timed"
+        self._marks.append(self._accelerator.mark())
+
+    def micro_step_ended(self, loss: torch.Tensor) -> None:
+        """One forward and backward pass is queued; ``loss`` is kept for after the window."""
+        self.losses.append(loss)
+        self._marks.append(self._accelerator.mark())
+
+    def step_ended(self) -> None:
+        """The optimizer step is queued."""
+        end = self._accelerator.mark()
+        self._marks.append(end)
+        assert len(self._marks) == self._micro_steps + 4, "a step lost one of its marks"
+        self._steps.append(self._marks)
+        self._marks = [end]
+
+    def steps(self) -> tuple[StepSeconds, ...]:
+        """Seconds of every step since ``begin``; the device must have finished them."""
+        return tuple(self._cut(marks) for marks in self._steps)
+
+    def _cut(self, marks: list[Mark]) -> StepSeconds:
+        spans = [self._accelerator.seconds(a, b) for a, b in zip(marks, marks[1:], strict=False)]
+        loop, fetch, *micro_steps, update = spans
+        return StepSeconds(loop=loop, fetch=fetch, micro_steps=tuple(micro_steps), update=update)
+
+
+class MeasuredTrainer(Trainer):  # type: ignore[misc]
+    """The Trainer, with marks around its fetch and after each of its training steps."""
+
+    recorder: StepRecorder
+    before_first_micro_step: Callable[[float], None]
+    _has_stepped = False
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        self.recorder.fetch_begun()
+        batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)
+        self.recorder.fetched(batches)
+        return batches, num_items_in_batch
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        if not self._has_stepped:
+            self._has_stepped = True
+            self.before_first_micro_step(time.monotonic())
+        loss = super().training_step(*args, **kwargs)
+        self.recorder.micro_step_ended(loss)
+        return loss
+
+
+class StepEnds(TrainerCallback):  # type: ignore[misc]
+    """Marks the end of each optimizer step, then asks ``finished`` whether training should stop."""
+
+    def __init__(self, recorder: StepRecorder, finished: Callable[[], bool]) -> None:
+        self._recorder = recorder
+        self._finished = finished
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        self._recorder.step_ended()
+        if self._finished():
+            control.should_training_stop = True
+        return control

@@ -1,0 +1,221 @@
+"""Starting and ending worker processes, from the parent's side: through the trial server, or afresh.
+
+Both launchers start a worker as the leader of its own session and process group, tell its exit code, and
+kill the whole group afterwards, good or bad. Neither reads the worker's output: it goes to the log file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, Protocol
+
+from autofit.trial.protocol import JobFiles
+
+SERVER_START_SECONDS = 180.0
+
+
+class LaunchFailed(Exception):
+    """A worker could not be started; the text is a sentence's end."""
+
+
+class Launcher(Protocol):
+    """One worker at a time."""
+
+    def start(self, job_path: Path) -> int:
+        """Start a worker for the job; its process id. Raises LaunchFailed."""
+
+    def wait(self, seconds: float) -> int | None:
+        """The worker's exit code (negative for a signal), or None if it still runs after ``seconds``."""
+
+    def kill(self) -> None:
+        """Kill the worker and everything it started. ``wait`` then tells the exit code."""
+
+    def close(self) -> None:
+        """End the launcher and whatever still runs."""
+
+
+def worker_environment(visible_device: str | None, extra: dict[str, str] | None = None) -> dict[str, str]:
+    """The environment of workers: this process's, with one device visible and no network look-ups.
+
+    With several cards visible a plain script becomes DataParallel and multiplies the batch by their
+    number, so exactly one is. The NVML-based check lets torch answer "is there a GPU" without opening it.
+    """
+    environment = {
+        **os.environ,
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        **(extra or {}),
+    }
+    if visible_device is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = visible_device
+    return environment
+
+
+class FreshInterpreters:
+    """A new Python for every worker: slow to start, works wherever Python does."""
+
+    def __init__(self, environment: dict[str, str], command: tuple[str, ...] = ()) -> None:
+        self._environment = environment
+        self._command = command or (sys.executable, "-P", "-m", "autofit.trial.worker")
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, job_path: Path) -> int:
+        with JobFiles(job_path).log.open("wb") as log:
+            try:
+                self._process = subprocess.Popen(
+                    [*self._command, str(job_path)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env=self._environment,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise LaunchFailed(str(error)) from None
+        return self._process.pid
+
+    def wait(self, seconds: float) -> int | None:
+        assert self._process is not None, "nothing was started"
+        if os.name == "posix" and hasattr(os, "waitid"):
+            exited = self._exited_within(seconds)
+            if not exited:
+                return None
+            # Kill the rest of the group while its number is still ours, then reap its leader.
+            self.kill()
+            return self._process.wait()
+        try:
+            code = self._process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            return None
+        self.kill()
+        return code
+
+    def kill(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        if self._process is not None and self._process.returncode is None:
+            self.kill()
+            self._process.wait()
+
+    def _exited_within(self, seconds: float) -> bool:
+        assert self._process is not None
+        deadline = time.monotonic() + seconds
+        pause = 0.001
+        while True:
+            if self._process.returncode is not None:
+                return True
+            if os.waitid(os.P_PID, self._process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return True
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(pause, left))
+            pause = min(pause * 2, 0.02)
+
+
+class TrialServer:
+    """The parent's end of ``server.py``. Raises LaunchFailed where forking workers cannot be had."""
+
+    def __init__(self, environment: dict[str, str], device: str, log: Path) -> None:
+        if sys.platform != "linux":
+            raise LaunchFailed(f"forking workers is not safe on {sys.platform}")
+        ours, theirs = socket.socketpair()
+        self._connection = ours
+        self._buffer = b""
+        self._running: int | None = None
+        self._ended: dict[int, int] = {}
+        self._log = log
+        with log.open("wb") as errors:
+            self._process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "autofit.trial.server", str(theirs.fileno()), device],
+                stdin=subprocess.DEVNULL,
+                stdout=errors,
+                stderr=errors,
+                env=environment,
+                pass_fds=(theirs.fileno(),),
+                start_new_session=True,
+            )
+        theirs.close()
+        self._ready = False
+
+    def await_ready(self) -> None:
+        """Wait for the server's imports and its self-check. Raises LaunchFailed with the reason."""
+        if self._ready:
+            return
+        message = self._message(SERVER_START_SECONDS)
+        if message is None or "ready" not in message:
+            problem = message["problem"] if message and "problem" in message else self._last_words()
+            self.close()
+            raise LaunchFailed(problem)
+        self._ready = True
+
+    def start(self, job_path: Path) -> int:
+        self.await_ready()
+        self._send({"job": str(job_path)})
+        message = self._message(SERVER_START_SECONDS)
+        while message is not None and "ended" in message:  # of a worker that outlived its killing
+            message = self._message(SERVER_START_SECONDS)
+        if message is None or "started" not in message:
+            raise LaunchFailed(f"the trial server stopped answering: {self._last_words()}")
+        self._running = int(message["started"])
+        return self._running
+
+    def wait(self, seconds: float) -> int | None:
+        assert self._running is not None, "nothing was started"
+        message = self._message(seconds)
+        if message is not None and message.get("ended") == self._running:
+            self._running = None
+            return int(message["exit_code"])
+        if self._process.poll() is not None:
+            raise LaunchFailed("the trial server died")
+        return None
+
+    def kill(self) -> None:
+        if self._running is not None:
+            self._send({"kill": self._running})
+
+    def close(self) -> None:
+        self._connection.close()
+        try:
+            self._process.wait(timeout=5)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+
+    def _send(self, request: dict[str, Any]) -> None:
+        try:
+            self._connection.sendall(json.dumps(request).encode() + b"\n")
+        except OSError:
+            raise LaunchFailed("the trial server died") from None
+
+    def _message(self, seconds: float) -> dict[str, Any] | None:
+        deadline = time.monotonic() + seconds
+        while b"\n" not in self._buffer:
+            left = deadline - time.monotonic()
+            if left <= 0 or not select.select([self._connection], [], [], left)[0]:
+                return None
+            received = self._connection.recv(65536)
+            if not received:
+                return None
+            self._buffer += received
+        line, self._buffer = self._buffer.split(b"\n", 1)
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def _last_words(self) -> str:
+        lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        return lines[-1] if lines else "the trial server did not answer"

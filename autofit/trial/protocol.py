@@ -1,0 +1,167 @@
+"""The documents that pass between the search and its workers, as versioned JSON files.
+
+A job is written by the parent; a result is written by the worker under a temporary name and renamed
+into place, so that half a result is never read. Between them the worker appends its phases to a small
+file, which is how the parent's watchdog knows what a silent worker is doing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import msgspec
+
+from autofit.catalogue.models import ModelSource
+from autofit.device import Device, Libraries
+from autofit.measurement import Measurement
+from autofit.outcome import Outcome
+from autofit.recipe import Recipe
+from autofit.situation import ModelFacts
+from autofit.workload import Workload
+
+FORMAT = 1
+
+SLOWER_FACTOR = 3.0
+"""A step this many times slower than the best is surely slower: noise moves steps by a few percent."""
+
+Document = TypeVar("Document")
+
+
+class MeasuringPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """How long to measure. The defaults are the protocol's; tests and benchmarks shorten or lengthen them.
+
+    Warm-up runs from ``warmup_steps`` optimizer steps until two in a row agree within
+    ``warmup_agreement``, at most ``warmup_limit``. Timed steps run until the confidence interval is
+    within ``precision`` or ``patience_seconds`` are spent, from ``least_steps`` to ``most_steps``.
+    """
+
+    whole: bool = False
+    warmup_steps: int = 2
+    warmup_limit: int = 8
+    warmup_agreement: float = 0.1
+    least_steps: int = 3
+    most_steps: int = 60
+    precision: float = 0.01
+    patience_seconds: float = 5.0
+    slower_than_seconds: float | None = None
+    seed: int = 0
+
+
+class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """The enforced limit. ``own_bytes`` is all that a trial may use: its context, paged state and cap.
+
+    ``in_use_before_bytes`` is what the device's management library counted before the worker started;
+    the context is measured against it. None where nothing counts.
+    """
+
+    own_bytes: int
+    in_use_before_bytes: int | None = None
+
+
+class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
+    """Run one recipe. ``device`` is what the worker sees (``cuda:0``, the only one visible to it).
+
+    ``expected_paged_bytes`` is kept free of the cap for optimizer state that the allocator does not see.
+    """
+
+    model: ModelSource
+    workload: Workload
+    recipe: Recipe
+    device: str
+    memory: MemoryPlan
+    plan: MeasuringPlan
+    expected_paged_bytes: int = 0
+    trust_remote_code: bool = False
+    format: int = FORMAT
+
+
+class ProbeJob(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
+    """Say what the device, the libraries and the model are."""
+
+    model: ModelSource
+    task: str | None
+    device: str
+    trust_remote_code: bool = False
+    format: int = FORMAT
+
+
+class TrialResult(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
+    """What a worker says of a trial it could finish or whose failure it could catch."""
+
+    outcome: Outcome
+    reason: str = ""
+    measurement: Measurement | None = None
+    format: int = FORMAT
+
+
+class ProbeResult(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
+    """What a worker found. ``refusal`` is a sentence where the model or device cannot be used at all."""
+
+    refusal: str | None = None
+    device: Device | None = None
+    libraries: Libraries | None = None
+    model: ModelFacts | None = None
+    task: str | None = None
+    format: int = FORMAT
+
+
+Job = TrialJob | ProbeJob
+Result = TrialResult | ProbeResult
+
+Phase = Literal["start", "build", "train", "first_micro_step", "first_step", "warm", "evaluate", "done"]
+
+
+class JobFiles:
+    """The files of one job: the same stem, four endings."""
+
+    def __init__(self, job_path: Path) -> None:
+        self.job = job_path
+        self.result = job_path.with_suffix(".result.json")
+        self.phases = job_path.with_suffix(".phases")
+        self.log = job_path.with_suffix(".log")
+
+
+def write_document(path: Path, document: Any) -> None:
+    """Write ``document`` as JSON under a temporary name and rename it into place."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(msgspec.json.encode(document))
+    temporary.replace(path)
+
+
+def read_job(path: Path) -> Job:
+    """Raises msgspec.ValidationError for anything that is not a job of this format."""
+    return msgspec.json.decode(path.read_bytes(), type=Job)
+
+
+def read_result(path: Path) -> Result | None:
+    """The result, or None where there is none or it is no result of this format."""
+    try:
+        result = msgspec.json.decode(path.read_bytes(), type=Result)
+    except (OSError, msgspec.DecodeError):
+        return None
+    return result if result.format == FORMAT else None
+
+
+def note_phase(path: Path, phase: Phase, seconds: float) -> None:
+    """Append a phase and the moment it began (``time.monotonic``)."""
+    with path.open("a", encoding="ascii") as file:
+        file.write(f"{phase} {seconds:.6f}\n")
+
+
+def read_phases(path: Path) -> dict[str, float]:
+    """Phase -> when it began. A line that is still being written is left out."""
+    try:
+        text = path.read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return {}
+    phases = {}
+    for line in text.splitlines(keepends=True):
+        words = line.split()
+        if line.endswith("\n") and len(words) == 2:
+            try:
+                phases[words[0]] = float(words[1])
+            except ValueError:
+                continue
+    return phases

@@ -1,0 +1,355 @@
+"""Running trials, from the parent's side: jobs out, outcomes back, a watchdog meanwhile.
+
+Covers: out-of-memory, crash, hang, kill, garbage or no result, a helper left behind, device memory that
+does not come back. Not covered: a worker in uninterruptible sleep inside a driver, which nothing can kill.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Protocol
+
+from autofit import nvml
+from autofit.catalogue.models import ModelSource
+from autofit.device import Device
+from autofit.errors import AutofitError, UserError
+from autofit.failures import classify_exit
+from autofit.host import host_memory_bytes, host_memory_in_use_bytes, out_of_memory_kills
+from autofit.measurement import Measurement
+from autofit.outcome import Outcome
+from autofit.recipe import Recipe
+from autofit.situation import Limits, Situation
+from autofit.trial.launcher import FreshInterpreters, Launcher, LaunchFailed, TrialServer, worker_environment
+from autofit.trial.protocol import (
+    SLOWER_FACTOR,
+    JobFiles,
+    MeasuringPlan,
+    MemoryPlan,
+    ProbeJob,
+    ProbeResult,
+    TrialJob,
+    TrialResult,
+    read_phases,
+    read_result,
+    write_document,
+)
+from autofit.units import format_bytes, format_seconds
+from autofit.workload import Workload
+
+POLL_SECONDS = 0.1
+PROBE_SECONDS = 180.0
+WARM_UP_GRACE_SECONDS = {"cpu": 2.0, "cuda": 20.0}
+"""What a first micro-step may take beyond a warm one: kernels are loaded, workspaces are made."""
+RETURN_SECONDS = 10.0
+RETURN_SLACK_BYTES = 64 * 1024**2
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunResult:
+    """What came of one run: a Trial without its number and configuration."""
+
+    outcome: Outcome
+    reason: str = ""
+    measurement: Measurement | None = None
+    log_path: str | None = None
+    wall_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+
+class Runner(Protocol):
+    """Whatever can answer for a recipe: real processes, or a recorded sweep."""
+
+    def run(self, recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
+        """Run one recipe. ``name`` is used for its files. A failure is a result."""
+
+    def close(self) -> None:
+        """Give back what the runner holds."""
+
+
+class Workshop:
+    """Where workers of one device are started: the trial server, or fresh interpreters as the announced fallback.
+
+    ``announce`` is called with a sentence when the fallback is taken.
+    """
+
+    def __init__(self, device_kind: str, device_index: int, folder: Path, announce: Announce) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.torch_device = "cpu" if device_kind == "cpu" else f"{device_kind}:0"
+        visible = "" if device_kind == "cpu" else str(device_index)
+        self._environment = worker_environment(visible)
+        self._announce = announce
+        self._server: TrialServer | None = None
+        self._launcher: Launcher | None = None
+        try:
+            self._server = TrialServer(self._environment, self.torch_device, folder / "server.log")
+        except LaunchFailed as error:
+            self._fall_back(str(error))
+
+    def launcher(self, environment: dict[str, str]) -> Launcher:
+        """Where to start the next worker. Variables that torch reads when it is imported need a fresh one."""
+        if environment and any(self._environment.get(name) != value for name, value in environment.items()):
+            return FreshInterpreters({**self._environment, **environment})
+        if self._launcher is None:
+            assert self._server is not None
+            try:
+                self._server.await_ready()
+                self._launcher = self._server
+            except LaunchFailed as error:
+                self._fall_back(str(error))
+        assert self._launcher is not None
+        return self._launcher
+
+    def fall_back(self, reason: str) -> Launcher:
+        """Give the server up for good."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        return self._fall_back(reason)
+
+    def close(self) -> None:
+        """End the server and whatever runs."""
+        for launcher in {self._launcher, self._server} - {None}:
+            assert launcher is not None
+            launcher.close()
+
+    def _fall_back(self, reason: str) -> Launcher:
+        self._announce(f"Every trial starts a fresh Python, which costs seconds each: {reason}.")
+        self._launcher = FreshInterpreters(self._environment)
+        return self._launcher
+
+
+class Announce(Protocol):
+    """Takes a sentence for the user."""
+
+    def __call__(self, sentence: str, /) -> None: ...
+
+
+def probe(
+    workshop: Workshop,
+    model: ModelSource,
+    workload: Workload,
+    device: Device,
+    limits: Limits,
+    *,
+    trust_remote_code: bool,
+) -> Situation:
+    """Ask a worker what it can say of the device, the libraries and the model.
+
+    ``device`` is what the parent found without opening it; the worker's facts replace it, but for the
+    index. Raises UserError where the model or the device cannot be used, AutofitError where the worker
+    does not answer.
+    """
+    job = ProbeJob(
+        model=model, task=workload.task, device=workshop.torch_device, trust_remote_code=trust_remote_code
+    )
+    files = JobFiles(workshop.folder / "probe.json")
+    files.result.unlink(missing_ok=True)
+    write_document(files.job, job)
+    launcher = workshop.launcher({})
+    try:
+        launcher.start(files.job)
+        code = launcher.wait(PROBE_SECONDS)
+    except LaunchFailed as error:
+        launcher = workshop.fall_back(str(error))
+        launcher.start(files.job)
+        code = launcher.wait(PROBE_SECONDS)
+    if code is None:
+        launcher.kill()
+        launcher.wait(5)
+    answer = read_result(files.result)
+    if not isinstance(answer, ProbeResult):
+        why = "did not answer in time" if code is None else f"ended with exit code {code}"
+        raise AutofitError(f"The worker that looks at the device and the model {why}; its log: {files.log}")
+    if answer.refusal is not None:
+        raise UserError(answer.refusal)
+    assert answer.device is not None and answer.libraries is not None and answer.model is not None
+    found = replace(answer.device, index=device.index)
+    if device.kind == "cuda":
+        # The driver counts a little memory that torch cannot have; what torch says is what there is.
+        whole_card = limits.memory_bytes >= device.memory_bytes
+        limits = replace(limits, memory_bytes=found.memory_bytes) if whole_card else limits
+    return Situation(
+        workload=workload, device=found, libraries=answer.libraries, model=answer.model, limits=limits
+    )
+
+
+class ProcessRunner:
+    """Runs each recipe in a worker process of its own.
+
+    ``most_seconds`` ends a trial that hangs. When ``plan.slower_than_seconds`` is set, a worker whose
+    first micro-step alone shows that it is surely slower is ended too.
+    """
+
+    def __init__(
+        self,
+        workshop: Workshop,
+        situation: Situation,
+        model: ModelSource,
+        *,
+        most_seconds: float = 600.0,
+        trust_remote_code: bool = False,
+    ) -> None:
+        self._workshop = workshop
+        self._situation = situation
+        self._model = model
+        self._most_seconds = most_seconds
+        self._trust_remote_code = trust_remote_code
+        # What the last trials left behind on the device: not the next ones' fault.
+        self._unreturned = 0
+
+    def close(self) -> None:
+        self._workshop.close()
+
+    def job_for(self, recipe: Recipe, plan: MeasuringPlan) -> TrialJob:
+        """The job that ``run`` hands to a worker."""
+        device, limits = self._situation.device, self._situation.limits
+        in_use, others = self._memory_in_use()
+        own = min(limits.usable_bytes, int(device.memory_bytes * (1 - limits.headroom)) - others)
+        paged = 0
+        if recipe.paged_state and self._situation.memory_is_emulated:
+            paged = expected_state_bytes(self._situation)
+        return TrialJob(
+            model=self._model,
+            workload=self._situation.workload,
+            recipe=recipe,
+            device=self._workshop.torch_device,
+            memory=MemoryPlan(own_bytes=own, in_use_before_bytes=in_use),
+            plan=plan,
+            expected_paged_bytes=paged,
+            trust_remote_code=self._trust_remote_code,
+        )
+
+    def run(self, recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
+        began = time.monotonic()
+        files = JobFiles(self._workshop.folder / f"{name}.json")
+        for leftover in (files.result, files.phases):
+            leftover.unlink(missing_ok=True)
+        job = self.job_for(recipe, plan)
+        write_document(files.job, job)
+        kills_before = out_of_memory_kills()
+        launcher = self._workshop.launcher(recipe.environment)
+        try:
+            try:
+                launcher.start(files.job)
+                ended = self._watch(launcher, files, job)
+            except LaunchFailed as error:
+                launcher = self._workshop.fall_back(str(error))
+                launcher.start(files.job)
+                ended = self._watch(launcher, files, job)
+        except BaseException:  # Ctrl-C above all: the trial ends with us
+            launcher.kill()
+            launcher.wait(5)
+            raise
+        if isinstance(ended, int):
+            ended = self._conclude(ended, files, kills_before)
+        ended = self._judge_paging(ended, job)
+        notes = self._await_memory(job.memory.in_use_before_bytes)
+        return replace(
+            ended, log_path=str(files.log), wall_seconds=time.monotonic() - began, notes=(*ended.notes, *notes)
+        )
+
+    def _watch(self, launcher: Launcher, files: JobFiles, job: TrialJob) -> RunResult | int:
+        """Wait for the worker's end; end it when it hangs or is surely slower."""
+        began = time.monotonic()
+        while True:
+            code = launcher.wait(POLL_SECONDS)
+            if code is not None:
+                return code
+            now = time.monotonic()
+            verdict = self._too_slow(now, files, job)
+            if verdict is None and now - began > self._most_seconds:
+                doing = max(read_phases(files.phases).items(), key=lambda item: item[1], default=("start", 0.0))[0]
+                limit = format_seconds(self._most_seconds)
+                verdict = RunResult(
+                    outcome=Outcome.TIMEOUT, reason=f"still in phase '{doing}' after the limit of {limit}"
+                )
+            if verdict is not None:
+                launcher.kill()
+                if launcher.wait(10) is None:
+                    self._workshop.fall_back("a worker could not be killed")
+                return verdict
+
+    def _too_slow(self, now: float, files: JobFiles, job: TrialJob) -> RunResult | None:
+        """A first optimizer step runs at most what the best one does whole, so it may take as long, and be warming up."""
+        best = job.plan.slower_than_seconds
+        phases = read_phases(files.phases) if best is not None else {}
+        if best is None or "first_micro_step" not in phases or "first_step" in phases:
+            return None
+        spent = now - phases["first_micro_step"]
+        grace = WARM_UP_GRACE_SECONDS.get(self._situation.device.kind, 20.0)
+        if spent <= grace + SLOWER_FACTOR * best:
+            return None
+        return RunResult(
+            outcome=Outcome.SLOWER,
+            reason=f"its first step was not done after {format_seconds(spent)}; the best takes {format_seconds(best)}",
+        )
+
+    def _conclude(self, code: int, files: JobFiles, kills_before: int | None) -> RunResult:
+        result = read_result(files.result)
+        if isinstance(result, TrialResult):
+            return RunResult(outcome=result.outcome, reason=result.reason, measurement=result.measurement)
+        if files.result.exists():
+            return RunResult(outcome=Outcome.CRASHED, reason="its process left a result that cannot be read")
+        kills = out_of_memory_kills()
+        ran_out = None if kills is None or kills_before is None else kills > kills_before
+        outcome, reason = classify_exit(code, _tail(files.log), ran_out)
+        return RunResult(outcome=outcome, reason=reason)
+
+    def _judge_paging(self, ended: RunResult, job: TrialJob) -> RunResult:
+        """Under an emulated limit all paged state was counted as resident; a real small card would page it out."""
+        if ended.outcome is not Outcome.OOM or not job.expected_paged_bytes:
+            return ended
+        size = format_bytes(job.expected_paged_bytes)
+        return RunResult(
+            outcome=Outcome.UNSUPPORTED,
+            reason=f"paging cannot be emulated under --memory-limit: with its {size} of state resident it does not fit",
+        )
+
+    def _memory_in_use(self) -> tuple[int | None, int]:
+        """What the management library counts now, and how much of the device's memory others hold."""
+        device = self._situation.device
+        if device.kind == "cpu":
+            return None, max(0, host_memory_in_use_bytes() - (host_memory_bytes() - device.memory_bytes))
+        in_use = nvml.used_bytes(device.index)
+        card = nvml.name_and_memory(device.index)
+        if in_use is None or card is None:
+            return None, 0
+        reserved_by_driver = max(0, card[1] - device.memory_bytes)
+        return in_use, max(0, in_use - reserved_by_driver)
+
+    def _await_memory(self, in_use_before: int | None) -> tuple[str, ...]:
+        """Wait until the device's memory is back; a sentence where it does not come back."""
+        if in_use_before is None:
+            return ()
+        deadline = time.monotonic() + RETURN_SECONDS
+        while True:
+            in_use = nvml.used_bytes(self._situation.device.index)
+            if in_use is None or in_use <= in_use_before + RETURN_SLACK_BYTES:
+                return ()
+            if time.monotonic() > deadline:
+                missing = format_bytes(in_use - in_use_before)
+                return (f"{missing} of device memory did not come back after this trial; something else took it",)
+            time.sleep(0.05)
+
+
+def expected_state_bytes(situation: Situation) -> int:
+    """Bytes of a paged 8-bit AdamW's state: 2 + 8/256 per parameter, 8 for embeddings.
+
+    bitsandbytes keeps one byte for each of two moments and a float per block of 256 for each; the
+    Trainer keeps embeddings' moments in 32 bits.
+    """
+    embeddings = situation.model.embedding_parameters
+    return round((situation.model.num_parameters - embeddings) * (2 + 8 / 256) + embeddings * 8)
+
+
+def _tail(log: Path, size: int = 8192) -> str:
+    try:
+        with log.open("rb") as file:
+            file.seek(0, 2)
+            file.seek(max(0, file.tell() - size))
+            return file.read().decode(errors="replace")
+    except OSError:
+        return ""

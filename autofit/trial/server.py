@@ -1,0 +1,189 @@
+"""The trial server: imports torch and transformers once, then forks a child for every job.
+
+``python -P -m autofit.trial.server FD`` talks JSON lines over the socket with that number. It opens no
+device and runs no tensor operation: either would be inherited, broken, by every child. When the socket
+closes, whoever started it is gone; it kills the running child's group and ends.
+
+Requests: ``{"job": path}`` and ``{"kill": pid}``. Messages: ``{"ready": true}`` or ``{"problem":
+sentence}`` once, then ``{"started": pid}`` and ``{"ended": pid, "exit_code": code}`` for each job, the
+code negative for a signal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+from autofit.trial import hidden_import
+from autofit.trial.protocol import JobFiles, read_job
+
+# What a child would otherwise import in its first second; found with python -X importtime in a child.
+_PRELOADED = (
+    "torch",
+    "torch._dynamo",
+    "accelerate",
+    "transformers.trainer",
+    "transformers.trainer_callback",
+    "transformers.models.auto.modeling_auto",
+    "transformers.generation",
+    "autofit.trial.worker",
+    "autofit.trial.measure",
+    "autofit.trial.probe",
+)
+
+
+def main(arguments: list[str]) -> None:
+    """Serve until the socket closes."""
+    connection = socket.socket(fileno=int(arguments[0]))
+    hidden_import.hide("bitsandbytes")
+    for module in _PRELOADED:
+        importlib.import_module(module)
+    problem = _why_not_fork(arguments[1])
+    _send(connection, {"problem": problem} if problem else {"ready": True})
+    if problem is None:
+        _serve(connection)
+
+
+def _why_not_fork(device: str) -> str | None:
+    from autofit.trial.accelerator import devices_untouched
+
+    if not devices_untouched():
+        return "importing the libraries opened the device"
+    if "bitsandbytes" in sys.modules:
+        return "importing the libraries imported bitsandbytes, which opens the device"
+    if device != "cpu":
+        child = os.fork()
+        if child == 0:
+            _open_device_and_exit(device)
+        if os.waitpid(child, 0)[1] != 0:
+            return "a forked process could not open the device"
+    return None
+
+
+def _open_device_and_exit(device: str) -> NoReturn:
+    from autofit.trial.accelerator import accelerator_for
+
+    code = 1
+    try:
+        accelerator_for(device).facts()
+        code = 0
+    finally:
+        os._exit(code)
+
+
+def _serve(connection: socket.socket) -> None:
+    wake_read, wake_write = os.pipe()
+    os.set_blocking(wake_write, False)
+    os.set_blocking(wake_read, False)
+    signal.set_wakeup_fd(wake_write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGCHLD, lambda number, frame: None)
+    running: int | None = None
+    buffer = b""
+    while True:
+        readable, _, _ = select.select([connection, wake_read], [], [])
+        if wake_read in readable:
+            with contextlib.suppress(BlockingIOError):
+                os.read(wake_read, 4096)
+        if running is not None and os.waitid(os.P_PID, running, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            exit_code = _end(running)
+            _send(connection, {"ended": running, "exit_code": exit_code})
+            running = None
+        if connection in readable:
+            received = connection.recv(65536)
+            if not received:
+                break
+            *lines, buffer = (buffer + received).split(b"\n")
+            for line in lines:
+                request = json.loads(line)
+                if "kill" in request and request["kill"] == running:
+                    _kill_group(running)
+                elif "job" in request:
+                    running = _start(Path(request["job"]), connection)
+    if running is not None:
+        _end(running)
+
+
+def _start(job_path: Path, connection: socket.socket) -> int:
+    with contextlib.suppress(Exception):  # a child that cannot read its job says so in its own log
+        _preload_model(job_path)
+    child = os.fork()
+    if child == 0:
+        _become_worker(job_path, connection)
+    _send(connection, {"started": child})
+    return child
+
+
+def _become_worker(job_path: Path, connection: socket.socket) -> NoReturn:
+    code = 1
+    try:
+        os.setsid()
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        connection.close()
+        log = os.open(JobFiles(job_path).log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        hidden_import.show("bitsandbytes")
+        from autofit.trial.worker import run_job
+
+        run_job(job_path)
+        code = 0
+    except BaseException:  # nothing may return into the server's loop in a child
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _preload_model(job_path: Path) -> None:
+    """Import the model's own module here, once, instead of in every child."""
+    job = read_job(job_path)
+    if job.model.needs_remote_code:
+        return
+    model_type = job.model.config["model_type"]
+    from transformers.models.auto.configuration_auto import model_type_to_module_name
+
+    importlib.import_module(f"transformers.models.{model_type_to_module_name(model_type)}.modeling_{model_type}")
+
+
+def _end(child: int) -> int:
+    """Kill what is left of the child's group, then reap it: the group's number is ours until then."""
+    _kill_group(child)
+    _, status = os.waitpid(child, 0)
+    return os.waitstatus_to_exitcode(status)
+
+
+def _kill_group(child: int) -> None:
+    deadline = time.monotonic() + 0.5
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(child, signal.SIGKILL)
+            return
+        except ProcessLookupError:
+            # The child has not reached setsid yet, or its whole group is gone.
+            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                return
+            time.sleep(0.001)
+        except PermissionError:  # macOS says so for a group of zombies
+            return
+
+
+def _send(connection: socket.socket, message: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+        connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

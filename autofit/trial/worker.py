@@ -1,0 +1,81 @@
+"""One job in one process: ``python -P -m autofit.trial.worker JOB.json`` runs a trial by hand.
+
+The result is written beside the job. Forked children of the trial server come in through ``run_job``,
+so that a trial replayed by hand takes the same path.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import traceback
+from pathlib import Path
+
+from autofit.failures import classify_exception
+from autofit.trial.protocol import (
+    JobFiles,
+    Phase,
+    ProbeJob,
+    Result,
+    TrialJob,
+    TrialResult,
+    note_phase,
+    read_job,
+    write_document,
+)
+
+
+def run_job(job_path: Path) -> Result:
+    """Run the job and write its result. A failure of the trial is a result, not an exception."""
+    files = JobFiles(job_path)
+
+    def note(phase: Phase) -> None:
+        note_phase(files.phases, phase, time.monotonic())
+
+    note("start")
+    job = read_job(job_path)
+    os.environ.update(job.recipe.environment if isinstance(job, TrialJob) else {})
+    # Imported here: by hand, the environment above must be there before torch is; in a fork it costs nothing.
+    from autofit.trial.accelerator import CapTooSmall, accelerator_for
+    from autofit.trial.measure import measure
+    from autofit.trial.probe import probe
+
+    if isinstance(job, ProbeJob):
+        result: Result = probe(job)
+    else:
+        accelerator = accelerator_for(job.device)
+        try:
+            result = measure(job, accelerator, note)
+        except CapTooSmall as error:
+            from autofit.outcome import Outcome
+
+            result = TrialResult(outcome=Outcome.OOM, reason=str(error))
+        except Exception as error:  # every failure of a trial is a row with its reason
+            accelerator.release()
+            traceback.print_exc()
+            outcome, reason = classify_exception(error)
+            result = TrialResult(outcome=outcome, reason=reason)
+        accelerator.release()
+    write_document(files.result, result)
+    note("done")
+    return result
+
+
+def main(arguments: list[str]) -> int:
+    """The command line: one job file."""
+    if len(arguments) != 1:
+        print("usage: python -P -m autofit.trial.worker JOB.json", file=sys.stderr)
+        return 2
+    result = run_job(Path(arguments[0]))
+    if isinstance(result, TrialResult):
+        print(f"{result.outcome.value} {result.reason}".rstrip())
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Skips the teardown of a device context and of thousands of tensors; the result is on the disk.
+    os._exit(code)

@@ -1,0 +1,37 @@
+"""A trial: one configuration that was tried, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autofit.measurement import Measurement
+from autofit.outcome import Outcome
+from autofit.train_config import KnobValue, TrainConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row of a study.
+
+    ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other
+    outcome. ``whole`` says that the trial ran the whole accumulation: a confirmation of a
+    configuration that an earlier trial measured short. ``notes`` are sentences worth showing.
+    """
+
+    number: int
+    values: dict[str, KnobValue]
+    outcome: Outcome
+    reason: str = ""
+    measurement: Measurement | None = None
+    whole: bool = False
+    log_path: str | None = None
+    wall_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert (self.outcome is Outcome.OK) == (self.measurement is not None), "ok and measured are one thing"
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration that was tried."""
+        return TrainConfig(self.values)

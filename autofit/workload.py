@@ -1,0 +1,46 @@
+"""What the user fixed and no knob may change."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autofit.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workload:
+    """One training job: which model, on what data shape, at which effective batch.
+
+    ``effective_batch`` counts samples per optimizer step over all processes. ``model_digest``
+    identifies the model's configuration, so that an edited local folder is another workload.
+    Raises UserError where the numbers contradict each other.
+    """
+
+    model: str
+    model_digest: str
+    task: str
+    sequence_length: int
+    effective_batch: int
+    processes: int = 1
+    method: str = "full"
+
+    def __post_init__(self) -> None:
+        if self.effective_batch < 1:
+            raise UserError(f"--effective-batch must be at least 1, not {self.effective_batch}.")
+        if self.sequence_length < 2:
+            raise UserError(f"--seq-len must be at least 2, not {self.sequence_length}.")
+        if self.effective_batch % self.processes:
+            raise UserError(
+                f"An effective batch of {self.effective_batch} cannot be split evenly over "
+                f"{self.processes} processes; choose a multiple of {self.processes}."
+            )
+
+    @property
+    def samples_per_process(self) -> int:
+        """Samples that one process sees in one optimizer step."""
+        return self.effective_batch // self.processes
+
+    def batch_pairs(self) -> tuple[tuple[int, int], ...]:
+        """Every exact (micro-batch, accumulation steps), smallest micro-batch first."""
+        total = self.samples_per_process
+        return tuple((size, total // size) for size in range(1, total + 1) if total % size == 0)
