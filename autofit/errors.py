@@ -18,7 +18,7 @@ class UserError(AutofitError, ValueError):
     exit_code = 2
 
 
-class NothingFits(AutofitError):
+class NothingFitsError(AutofitError):
     """Every configuration that was tried failed; the sentence says what would make one fit."""
 
     exit_code = 3

@@ -16,7 +16,8 @@ from autofit.units import format_bytes
 OUT_OF_MEMORY_TEXTS: tuple[tuple[str, str], ...] = (
     (r"(CUDA|HIP|XPU|NPU) out of memory", "the device's memory limit was reached"),
     (r"(CUDA|HIP|hip) ?(driver )?error:? ?(.*)out of memory", "the device's memory limit was reached"),
-    (r"hipErrorOutOfMemory|cudaErrorMemoryAllocation|CUDA_ERROR_OUT_OF_MEMORY", "the device's memory limit was reached"),
+    (r"hipErrorOutOfMemory|cudaErrorMemoryAllocation", "the device's memory limit was reached"),
+    (r"CUDA_ERROR_OUT_OF_MEMORY", "the device's memory limit was reached"),
     (r"MPS backend out of memory", "the device's memory limit was reached"),
     (r"UR_RESULT_ERROR_OUT_OF_(DEVICE|HOST|RESOURCES)", "the device's memory limit was reached"),
     (r"(CU|HIP)BLAS_STATUS_ALLOC_FAILED", "the matrix library could not allocate its workspace"),
@@ -37,7 +38,8 @@ UNSUPPORTED_TEXTS: tuple[tuple[str, str], ...] = (
     (r"FlashAttention\d? has been toggled on, but it cannot be used", "flash attention cannot be used here"),
     (r"does not support an attention implementation through", "the model does not support this attention"),
     (r"does not support gradient checkpointing", "the model does not support activation checkpointing"),
-    (r"setup doesn't support bf16/gpu|fp16 mixed precision requires a GPU", "the device does not support this precision"),
+    (r"setup doesn't support bf16/gpu", "the device does not support this precision"),
+    (r"fp16 mixed precision requires a GPU", "the device does not support this precision"),
 )
 
 _WANTED = re.compile(r"[Tt]ried to allocate (?:about )?(\d+(?:\.\d+)?) ?(\w*)")
@@ -45,7 +47,7 @@ _WANTED = re.compile(r"[Tt]ried to allocate (?:about )?(\d+(?:\.\d+)?) ?(\w*)")
 
 def classify_exception(error: BaseException) -> tuple[Outcome, str]:
     """The outcome and reason for an exception that a library raised, its causes included."""
-    texts = []
+    texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(texts) < 10:
         texts.append(f"{type(cause).__name__}: {cause}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from enum import Enum
+from enum import StrEnum
 
 
-class Outcome(str, Enum):
+class Outcome(StrEnum):
     """``ok`` alone is ranked; ``oom`` alone may rule out other configurations."""
 
     OK = "ok"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autofit.device import Device, Libraries
 from autofit.errors import UserError
@@ -43,6 +43,14 @@ class Limits:
         """What a trial may use at most, context included."""
         return int(self.memory_bytes * (1 - self.headroom))
 
+    def check(self, device: Device) -> None:
+        """Raises UserError where the device has less."""
+        if self.memory_bytes > device.memory_bytes:
+            raise UserError(
+                f"--memory-limit {format_bytes(self.memory_bytes)} is more than {device.name} has "
+                f"({format_bytes(device.memory_bytes)}); leave it out to use all of it."
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Situation:
@@ -55,11 +63,7 @@ class Situation:
     limits: Limits
 
     def __post_init__(self) -> None:
-        if self.limits.memory_bytes > self.device.memory_bytes:
-            raise UserError(
-                f"--memory-limit {format_bytes(self.limits.memory_bytes)} is more than "
-                f"{self.device.name} has ({format_bytes(self.device.memory_bytes)}); leave it out to use all of it."
-            )
+        self.limits.check(self.device)
         longest = self.model.max_positions
         if longest is not None and self.workload.sequence_length > longest:
             raise UserError(
@@ -71,3 +75,7 @@ class Situation:
     def memory_is_emulated(self) -> bool:
         """Whether a smaller card than the present one is asked for."""
         return self.limits.memory_bytes < self.device.memory_bytes
+
+    def without_limit(self) -> Situation:
+        """The same with the whole device and no headroom."""
+        return replace(self, limits=Limits(memory_bytes=self.device.memory_bytes, headroom=0.0))

@@ -9,6 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import urllib.error
+import urllib.request
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,6 +37,16 @@ class ModelSource:
         """The same for the same configuration, wherever it was found."""
         text = json.dumps(self.config, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def positions(self) -> int | None:
+        """The longest sequence, as far as the configuration itself says; its class may know a default."""
+        positions = self.config.get("max_position_embeddings", self.config.get("n_positions"))
+        if not isinstance(positions, int) or positions <= 0:
+            return None
+        # RoBERTa's family numbers positions from the padding token on, and so loses the first ones.
+        offset = 2 if self.config.get("model_type") in ("roberta", "xlm-roberta", "camembert") else 0
+        return positions - offset
 
     @property
     def needs_remote_code(self) -> bool:
@@ -94,26 +106,33 @@ def _from_table(name: str) -> ModelSource | None:
 
 
 def _from_network(name: str) -> ModelSource:
-    import httpx
-    from huggingface_hub import constants, get_session, hf_hub_download, hf_hub_url
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
-    offline = f"{_unknown(name)} The hub was not asked: HF_HUB_OFFLINE is set."
     if constants.HF_HUB_OFFLINE:
-        raise UserError(offline)
-    try:
-        get_session().head(hf_hub_url(name, "config.json"), timeout=NETWORK_PATIENCE_SECONDS)
-    except httpx.HTTPError:
-        raise UserError(f"{_unknown(name)} The hub could not be reached from here.") from None
+        raise UserError(f"{_unknown(name)} The hub was not asked: HF_HUB_OFFLINE is set.")
+    if not _answers(hf_hub_url(name, "config.json")):
+        raise UserError(f"{_unknown(name)} The hub could not be reached from here.")
     try:
         path = Path(hf_hub_download(name, "config.json", etag_timeout=NETWORK_PATIENCE_SECONDS))
     except GatedRepoError:
         raise UserError(f"{name} is gated; accept its licence on the hub and log in with 'hf auth login'.") from None
     except RepositoryNotFoundError:
         raise UserError(f"{_unknown(name)} The hub does not know it either.") from None
-    except (OSError, httpx.HTTPError) as error:
+    except OSError as error:
         raise UserError(f"The configuration of {name} could not be fetched: {str(error).splitlines()[0]}") from None
     return ModelSource(name=name, origin="network", config=_read_config(path), path=str(path.parent))
+
+
+def _answers(url: str) -> bool:
+    """Whether anybody answers at all; a refusal is an answer."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=NETWORK_PATIENCE_SECONDS):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False
 
 
 def _read_config(path: Path) -> dict[str, Any]:

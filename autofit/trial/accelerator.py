@@ -24,7 +24,7 @@ from autofit.trial.protocol import MemoryPlan
 Mark = Any
 
 
-class CapTooSmall(Exception):
+class CapTooSmallError(Exception):
     """The memory limit leaves nothing for the allocator; the text says what took it."""
 
 
@@ -37,7 +37,7 @@ class Accelerator(Protocol):
         """What the device is."""
 
     def open(self, plan: MemoryPlan, reserved_for_paging: int) -> None:
-        """Take the baseline and enforce the cap. Raises CapTooSmall."""
+        """Take the baseline and enforce the cap. Raises CapTooSmallError."""
 
     def release(self) -> None:
         """Lift the cap, so that a failure can be written down."""
@@ -121,7 +121,7 @@ class Processor:
     def open(self, plan: MemoryPlan, reserved_for_paging: int) -> None:
         self._cap = plan.own_bytes
         if self._cap <= 0:
-            raise CapTooSmall("other processes already use all of this machine's memory")
+            raise CapTooSmallError("other processes already use all of this machine's memory")
         before = self._memory.read()
         if before:
             self._memory.reset_peak()
@@ -198,7 +198,7 @@ class CudaCard:
         torch.cuda.empty_cache()
         self._cap = plan.own_bytes - self._context - reserved_for_paging
         if self._cap <= 0:
-            raise CapTooSmall("the memory limit leaves nothing after the device's context and paged state")
+            raise CapTooSmallError("the memory limit leaves nothing after the device's context and paged state")
         torch.cuda.set_per_process_memory_fraction(min(1.0, self._cap / total), 0)
         torch.cuda.reset_peak_memory_stats(0)
 

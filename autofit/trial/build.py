@@ -48,7 +48,7 @@ def build_trial_model(job: TrialJob) -> Any:
     )
 
 
-class RandomTokens(Dataset[dict[str, torch.Tensor]]):
+class RandomTokens(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
     """``rows`` samples of ``workload.sequence_length`` token ids drawn over the vocabulary.
 
     Each has ``input_ids``, ``attention_mask`` (all ones: what a tokenizer gives) and ``labels``, int64,

@@ -6,6 +6,7 @@ clipping happens before ``on_pre_optimizer_step``, and no callback sees the loss
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -66,7 +67,7 @@ class StepRecorder:
         return tuple(self._cut(marks) for marks in self._steps)
 
     def _cut(self, marks: list[Mark]) -> StepSeconds:
-        spans = [self._accelerator.seconds(a, b) for a, b in zip(marks, marks[1:], strict=False)]
+        spans = [self._accelerator.seconds(a, b) for a, b in itertools.pairwise(marks)]
         loop, fetch, *micro_steps, update = spans
         return StepSeconds(loop=loop, fetch=fetch, micro_steps=tuple(micro_steps), update=update)
 

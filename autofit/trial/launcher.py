@@ -23,7 +23,7 @@ from autofit.trial.protocol import JobFiles
 SERVER_START_SECONDS = 180.0
 
 
-class LaunchFailed(Exception):
+class LaunchError(Exception):
     """A worker could not be started; the text is a sentence's end."""
 
 
@@ -31,7 +31,7 @@ class Launcher(Protocol):
     """One worker at a time."""
 
     def start(self, job_path: Path) -> int:
-        """Start a worker for the job; its process id. Raises LaunchFailed."""
+        """Start a worker for the job; its process id. Raises LaunchError."""
 
     def wait(self, seconds: float) -> int | None:
         """The worker's exit code (negative for a signal), or None if it still runs after ``seconds``."""
@@ -82,7 +82,7 @@ class FreshInterpreters:
                     start_new_session=True,
                 )
             except OSError as error:
-                raise LaunchFailed(str(error)) from None
+                raise LaunchError(str(error)) from None
         return self._process.pid
 
     def wait(self, seconds: float) -> int | None:
@@ -128,11 +128,11 @@ class FreshInterpreters:
 
 
 class TrialServer:
-    """The parent's end of ``server.py``. Raises LaunchFailed where forking workers cannot be had."""
+    """The parent's end of ``server.py``. Raises LaunchError where forking workers cannot be had."""
 
     def __init__(self, environment: dict[str, str], device: str, log: Path) -> None:
         if sys.platform != "linux":
-            raise LaunchFailed(f"forking workers is not safe on {sys.platform}")
+            raise LaunchError(f"forking workers is not safe on {sys.platform}")
         ours, theirs = socket.socketpair()
         self._connection = ours
         self._buffer = b""
@@ -153,14 +153,14 @@ class TrialServer:
         self._ready = False
 
     def await_ready(self) -> None:
-        """Wait for the server's imports and its self-check. Raises LaunchFailed with the reason."""
+        """Wait for the server's imports and its self-check. Raises LaunchError with the reason."""
         if self._ready:
             return
         message = self._message(SERVER_START_SECONDS)
         if message is None or "ready" not in message:
             problem = message["problem"] if message and "problem" in message else self._last_words()
             self.close()
-            raise LaunchFailed(problem)
+            raise LaunchError(problem)
         self._ready = True
 
     def start(self, job_path: Path) -> int:
@@ -170,7 +170,7 @@ class TrialServer:
         while message is not None and "ended" in message:  # of a worker that outlived its killing
             message = self._message(SERVER_START_SECONDS)
         if message is None or "started" not in message:
-            raise LaunchFailed(f"the trial server stopped answering: {self._last_words()}")
+            raise LaunchError(f"the trial server stopped answering: {self._last_words()}")
         self._running = int(message["started"])
         return self._running
 
@@ -181,7 +181,7 @@ class TrialServer:
             self._running = None
             return int(message["exit_code"])
         if self._process.poll() is not None:
-            raise LaunchFailed("the trial server died")
+            raise LaunchError("the trial server died")
         return None
 
     def kill(self) -> None:
@@ -200,7 +200,7 @@ class TrialServer:
         try:
             self._connection.sendall(json.dumps(request).encode() + b"\n")
         except OSError:
-            raise LaunchFailed("the trial server died") from None
+            raise LaunchError("the trial server died") from None
 
     def _message(self, seconds: float) -> dict[str, Any] | None:
         deadline = time.monotonic() + seconds

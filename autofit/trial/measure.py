@@ -79,9 +79,13 @@ class WarmupAndWindows:
 
     def _is_surely_slower(self) -> bool:
         best = self._plan.slower_than_seconds
-        if best is None or len(self.warmup) < 2:
+        if best is None or len(self.warmup) < 3:
             return False
-        return self.warmup[-1].composed(self._accumulation_steps) > SLOWER_FACTOR * best
+        return self.fastest_warm_step() > SLOWER_FACTOR * best
+
+    def fastest_warm_step(self) -> float:
+        """Seconds at the full accumulation, the first step left out; interference only ever adds to it."""
+        return min(step.composed(self._accumulation_steps) for step in self.warmup[1:])
 
     def _is_warm(self) -> bool:
         if self._real_steps < self._plan.warmup_steps:
@@ -164,8 +168,8 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         trainer.train()
         losses = _read_losses(recorder.losses)
         if stepper.surely_slower:
-            ratio = stepper.warmup[-1].composed(recipe.accumulation_steps) / (job.plan.slower_than_seconds or 1.0)
-            return TrialResult(outcome=Outcome.SLOWER, reason=f"its second step took {ratio:.1f} times the best")
+            ratio = stepper.fastest_warm_step() / (job.plan.slower_than_seconds or math.inf)
+            return TrialResult(outcome=Outcome.SLOWER, reason=f"its fastest warm step took {ratio:.1f} times the best")
         if None in losses:
             broken = losses.index(None) // micro_steps + 1
             return TrialResult(outcome=Outcome.INVALID, reason=f"the loss was not finite in optimizer step {broken}")
@@ -179,7 +183,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
     if retries:
         return TrialResult(
             outcome=Outcome.OOM,
-            reason=f"the allocator emptied its cache and asked again {retries} times after warm-up: too close to the limit",
+            reason=f"too close to the limit: the allocator emptied its cache and asked again {retries} times when warm",
         )
     measurement = Measurement(
         micro_batch_size=recipe.micro_batch_size,

@@ -53,19 +53,10 @@ def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         embedding_parameters=sum(embeddings.values()),
         vocabulary_size=int(text_config.vocab_size),
-        max_positions=_usable_positions(text_config),
+        max_positions=job.model.positions or getattr(text_config, "max_position_embeddings", None),
         supports_checkpointing=bool(model.supports_gradient_checkpointing),
         attention=_attention_of(model),
     )
-
-
-def _usable_positions(config: Any) -> int | None:
-    positions = getattr(config, "max_position_embeddings", None)
-    if positions is None or positions <= 0:
-        return None
-    # RoBERTa's family numbers positions from the padding token on, and so loses the first ones.
-    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
-    return int(positions) - offset
 
 
 def _attention_of(model: Any) -> tuple[str, ...]:

@@ -132,7 +132,8 @@ def write_document(path: Path, document: Any) -> None:
 
 def read_job(path: Path) -> Job:
     """Raises msgspec.ValidationError for anything that is not a job of this format."""
-    return msgspec.json.decode(path.read_bytes(), type=Job)
+    job: Job = msgspec.json.decode(path.read_bytes(), type=Job)
+    return job
 
 
 def read_result(path: Path) -> Result | None:

@@ -21,7 +21,7 @@ from autofit.measurement import Measurement
 from autofit.outcome import Outcome
 from autofit.recipe import Recipe
 from autofit.situation import Limits, Situation
-from autofit.trial.launcher import FreshInterpreters, Launcher, LaunchFailed, TrialServer, worker_environment
+from autofit.trial.launcher import FreshInterpreters, Launcher, LaunchError, TrialServer, worker_environment
 from autofit.trial.protocol import (
     SLOWER_FACTOR,
     JobFiles,
@@ -85,7 +85,7 @@ class Workshop:
         self._launcher: Launcher | None = None
         try:
             self._server = TrialServer(self._environment, self.torch_device, folder / "server.log")
-        except LaunchFailed as error:
+        except LaunchError as error:
             self._fall_back(str(error))
 
     def launcher(self, environment: dict[str, str]) -> Launcher:
@@ -97,7 +97,7 @@ class Workshop:
             try:
                 self._server.await_ready()
                 self._launcher = self._server
-            except LaunchFailed as error:
+            except LaunchError as error:
                 self._fall_back(str(error))
         assert self._launcher is not None
         return self._launcher
@@ -142,9 +142,7 @@ def probe(
     index. Raises UserError where the model or the device cannot be used, AutofitError where the worker
     does not answer.
     """
-    job = ProbeJob(
-        model=model, task=workload.task, device=workshop.torch_device, trust_remote_code=trust_remote_code
-    )
+    job = ProbeJob(model=model, task=workload.task, device=workshop.torch_device, trust_remote_code=trust_remote_code)
     files = JobFiles(workshop.folder / "probe.json")
     files.result.unlink(missing_ok=True)
     write_document(files.job, job)
@@ -152,7 +150,7 @@ def probe(
     try:
         launcher.start(files.job)
         code = launcher.wait(PROBE_SECONDS)
-    except LaunchFailed as error:
+    except LaunchError as error:
         launcher = workshop.fall_back(str(error))
         launcher.start(files.job)
         code = launcher.wait(PROBE_SECONDS)
@@ -171,9 +169,7 @@ def probe(
         # The driver counts a little memory that torch cannot have; what torch says is what there is.
         whole_card = limits.memory_bytes >= device.memory_bytes
         limits = replace(limits, memory_bytes=found.memory_bytes) if whole_card else limits
-    return Situation(
-        workload=workload, device=found, libraries=answer.libraries, model=answer.model, limits=limits
-    )
+    return Situation(workload=workload, device=found, libraries=answer.libraries, model=answer.model, limits=limits)
 
 
 class ProcessRunner:
@@ -235,7 +231,7 @@ class ProcessRunner:
             try:
                 launcher.start(files.job)
                 ended = self._watch(launcher, files, job)
-            except LaunchFailed as error:
+            except LaunchError as error:
                 launcher = self._workshop.fall_back(str(error))
                 launcher.start(files.job)
                 ended = self._watch(launcher, files, job)
@@ -273,7 +269,7 @@ class ProcessRunner:
                 return verdict
 
     def _too_slow(self, now: float, files: JobFiles, job: TrialJob) -> RunResult | None:
-        """A first optimizer step runs at most what the best one does whole, so it may take as long, and be warming up."""
+        """A first step runs at most what the best one does whole, so it may take as long, and its warm-up."""
         best = job.plan.slower_than_seconds
         phases = read_phases(files.phases) if best is not None else {}
         if best is None or "first_micro_step" not in phases or "first_step" in phases:

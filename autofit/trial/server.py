@@ -89,7 +89,7 @@ def _serve(connection: socket.socket) -> None:
     running: int | None = None
     buffer = b""
     while True:
-        readable, _, _ = select.select([connection, wake_read], [], [])
+        readable = select.select([connection.fileno(), wake_read], [], [])[0]
         if wake_read in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_read, 4096)
@@ -97,14 +97,14 @@ def _serve(connection: socket.socket) -> None:
             exit_code = _end(running)
             _send(connection, {"ended": running, "exit_code": exit_code})
             running = None
-        if connection in readable:
+        if connection.fileno() in readable:
             received = connection.recv(65536)
             if not received:
                 break
             *lines, buffer = (buffer + received).split(b"\n")
             for line in lines:
                 request = json.loads(line)
-                if "kill" in request and request["kill"] == running:
+                if running is not None and request.get("kill") == running:
                     _kill_group(running)
                 elif "job" in request:
                     running = _start(Path(request["job"]), connection)

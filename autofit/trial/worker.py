@@ -37,7 +37,7 @@ def run_job(job_path: Path) -> Result:
     job = read_job(job_path)
     os.environ.update(job.recipe.environment if isinstance(job, TrialJob) else {})
     # Imported here: by hand, the environment above must be there before torch is; in a fork it costs nothing.
-    from autofit.trial.accelerator import CapTooSmall, accelerator_for
+    from autofit.trial.accelerator import CapTooSmallError, accelerator_for
     from autofit.trial.measure import measure
     from autofit.trial.probe import probe
 
@@ -47,7 +47,7 @@ def run_job(job_path: Path) -> Result:
         accelerator = accelerator_for(job.device)
         try:
             result = measure(job, accelerator, note)
-        except CapTooSmall as error:
+        except CapTooSmallError as error:
             from autofit.outcome import Outcome
 
             result = TrialResult(outcome=Outcome.OOM, reason=str(error))

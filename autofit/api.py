@@ -1,0 +1,286 @@
+"""The library's front door: ``autofit.search(...)`` does what the command does, and returns what it prints."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autofit.catalogue.models import ModelSource, resolve_model
+from autofit.detect import find_device
+from autofit.errors import NothingFitsError, UserError
+from autofit.ranking import rank
+from autofit.recipe import recipe_for
+from autofit.report.document import document
+from autofit.report.text import as_html, as_text
+from autofit.result import Result, Run
+from autofit.search.budget import Budget
+from autofit.search.ladder import LadderStrategy
+from autofit.search.loop import Search
+from autofit.search.need import least_need
+from autofit.search.observer import Observer
+from autofit.situation import Limits, Situation
+from autofit.space import SearchSpace, SpaceRequest
+from autofit.study import Study, StudyRecord, default_storage, home, load_study, open_study
+from autofit.tasks import task_of
+from autofit.train_config import KnobValue
+from autofit.trial.protocol import MeasuringPlan
+from autofit.trial.runner import ProcessRunner, RunResult, Workshop, probe
+from autofit.trials import Trial
+from autofit.units import parse_bytes, parse_seconds, parse_share
+from autofit.versions import installed_versions
+from autofit.workload import Workload
+
+DEFAULT_SEQUENCE_LENGTH = 1024
+DEFAULT_BUDGET_SECONDS = 600.0
+
+
+@dataclass(frozen=True)
+class SearchResult(Result):
+    """A Result that prints itself: ``print(result)``, a notebook cell, ``result.document()``."""
+
+    def document(self) -> dict[str, Any]:
+        """The JSON document of ``--json``, as plain dicts and lists."""
+        return document(self)
+
+    def __str__(self) -> str:
+        return as_text(self)
+
+    def _repr_html_(self) -> str:
+        return as_html(self)
+
+
+def search(
+    model: str,
+    *,
+    effective_batch: int,
+    seq_len: int | None = None,
+    device: str = "auto",
+    memory_limit: str | int | None = None,
+    headroom: str | float = 0.05,
+    budget: str | float | None = DEFAULT_BUDGET_SECONDS,
+    max_trials: int | None = None,
+    numerics: str = "standard",
+    fix: Mapping[str, KnobValue] | None = None,
+    allow: Mapping[str, Sequence[KnobValue]] | None = None,
+    forbid: Mapping[str, Sequence[KnobValue]] | None = None,
+    study: str | None = None,
+    storage: str | None = None,
+    fresh: bool = False,
+    run: Run | None = None,
+    seed: int = 0,
+    trust_remote_code: bool = False,
+    trial_timeout: str | float = 600.0,
+    observer: Observer | None = None,
+) -> SearchResult:
+    """Find the fastest configuration that trains ``model`` at exactly ``effective_batch`` and fits.
+
+    Sizes and durations are bytes and seconds, or text such as ``"24GiB"`` and ``"10m"``. What was
+    measured before under the same workload, device, versions and limits is used, not repeated.
+
+    Returns the result; after Ctrl-C too, with ``interrupted`` set and everything measured in it.
+    Raises UserError for a request that cannot be carried out, NothingFitsError where every
+    configuration failed, AutofitError where a worker cannot be had.
+    """
+    watcher = observer or Observer()
+    request = SpaceRequest(
+        numerics=numerics,
+        fix={name: str(value) for name, value in (fix or {}).items()},
+        allow={name: tuple(map(str, values)) for name, values in (allow or {}).items()},
+        forbid={name: tuple(map(str, values)) for name, values in (forbid or {}).items()},
+    )
+    limit = Budget(
+        seconds=parse_seconds(budget) if isinstance(budget, str) else budget,
+        trials=_checked_max_trials(max_trials),
+    )
+    timeout = parse_seconds(trial_timeout) if isinstance(trial_timeout, str) else trial_timeout
+    record = _record(
+        resolve_model(model, trust_remote_code=trust_remote_code),
+        effective_batch=effective_batch,
+        seq_len=seq_len,
+        device_label=device,
+        memory_limit=memory_limit,
+        headroom=headroom,
+        seed=seed,
+        trust_remote_code=trust_remote_code,
+    )
+    opened = open_study(storage or default_storage(), record, study, fresh=fresh)
+    workers = _Workers(opened, timeout, watcher)
+    stopped, interrupted = "it was interrupted", True
+    try:
+        situation = opened.situation or workers.probe()
+        space = SearchSpace(situation, request)
+        watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), limit.seconds)
+        stopped = Search(
+            study=opened,
+            situation=situation,
+            space=space,
+            strategy=LadderStrategy(),
+            budget=limit,
+            plan=MeasuringPlan(seed=seed),
+            make_runner=lambda: workers.runner(situation),
+            observer=watcher,
+        ).run()
+        interrupted = False
+        if rank(opened.trials()).best is None:
+            raise NothingFitsError(least_need(workers, situation, space, opened.trials(), MeasuringPlan(seed=seed)))
+    except KeyboardInterrupt:
+        if opened.situation is None:
+            raise
+    finally:
+        workers.close()
+    return result_of(opened, stopped=stopped, interrupted=interrupted, run=run)
+
+
+def load(study: str | None = None, *, storage: str | None = None) -> SearchResult:
+    """A stored study's result; the newest one's where no name is given. Raises UserError where there is none."""
+    return result_of(load_study(storage or default_storage(), study))
+
+
+def result_of(study: Study, *, stopped: str = "", interrupted: bool = False, run: Run | None = None) -> SearchResult:
+    """What a study holds now. Raises UserError where no worker has looked at the device yet."""
+    situation = study.situation
+    if situation is None:
+        raise UserError(f"Study '{study.name}' was begun, but nothing was tried yet.")
+    return SearchResult(
+        study=study.name,
+        storage=study.storage_url,
+        record=study.record,
+        situation=situation,
+        trials=study.trials(),
+        stopped=stopped,
+        interrupted=interrupted,
+        run=run,
+    )
+
+
+def replay(study: str | None, number: int, *, storage: str | None = None) -> tuple[Trial, RunResult, str]:
+    """Run a stored trial again: the trial as it was, what came of it now, and the worker's own command line.
+
+    Nothing is stored. Raises UserError where there is no such trial.
+    """
+    opened = load_study(storage or default_storage(), study)
+    trial = next((each for each in opened.trials() if each.number == number), None)
+    if trial is None or opened.situation is None:
+        raise UserError(f"Study '{opened.name}' has no trial {number}; 'autofit show --json' lists them.")
+    workers = _Workers(opened, DEFAULT_BUDGET_SECONDS, Observer())
+    try:
+        plan = MeasuringPlan(whole=trial.whole, seed=opened.record.seed)
+        result = workers.runner(opened.situation).run(recipe_for(trial.config, opened.situation), plan, "replay")
+    finally:
+        workers.close()
+    return trial, result, f"{sys.executable} -P -m autofit.trial.worker {opened.log_folder / 'replay.json'}"
+
+
+def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False) -> Situation:
+    """What a worker can say of the device, the libraries and a model; nothing is trained or stored."""
+    record = _record(
+        resolve_model(model, trust_remote_code=trust_remote_code),
+        effective_batch=1,
+        seq_len=None,
+        device_label=device,
+        memory_limit=None,
+        headroom=0.05,
+        seed=0,
+        trust_remote_code=trust_remote_code,
+    )
+    workshop = Workshop(record.device.kind, record.device.index, home() / "logs" / "doctor", lambda sentence: None)
+    try:
+        return probe(
+            workshop, record.model, record.workload, record.device, record.limits, trust_remote_code=trust_remote_code
+        )
+    finally:
+        workshop.close()
+
+
+class _Workers:
+    """Starts the trial server when something has to run, and not before."""
+
+    def __init__(self, study: Study, timeout: float, observer: Observer) -> None:
+        self._study = study
+        self._timeout = timeout
+        self._observer = observer
+        self._workshop: Workshop | None = None
+
+    def probe(self) -> Situation:
+        self._observer.say("Looking at the device and the model (the first start imports torch).")
+        record = self._study.record
+        situation = probe(
+            self._open(),
+            record.model,
+            record.workload,
+            record.device,
+            record.limits,
+            trust_remote_code=record.trust_remote_code,
+        )
+        self._study.keep_situation(situation)
+        return situation
+
+    def runner(self, situation: Situation) -> ProcessRunner:
+        record = self._study.record
+        return ProcessRunner(
+            self._open(),
+            situation,
+            record.model,
+            most_seconds=self._timeout,
+            trust_remote_code=record.trust_remote_code,
+        )
+
+    def close(self) -> None:
+        if self._workshop is not None:
+            self._workshop.close()
+            self._workshop = None
+
+    def _open(self) -> Workshop:
+        if self._workshop is None:
+            device = self._study.record.device
+            self._workshop = Workshop(device.kind, device.index, self._study.log_folder, self._observer.say)
+        return self._workshop
+
+
+def _record(
+    source: ModelSource,
+    *,
+    effective_batch: int,
+    seq_len: int | None,
+    device_label: str,
+    memory_limit: str | int | None,
+    headroom: str | float,
+    seed: int,
+    trust_remote_code: bool,
+) -> StudyRecord:
+    workload = Workload(
+        model=source.name,
+        model_digest=source.digest,
+        task=task_of(source.config, source.head).name,
+        sequence_length=seq_len or min(DEFAULT_SEQUENCE_LENGTH, source.positions or DEFAULT_SEQUENCE_LENGTH),
+        effective_batch=effective_batch,
+    )
+    if seq_len is not None and source.positions is not None and seq_len > source.positions:
+        raise UserError(
+            f"--seq-len {seq_len} is longer than the {source.positions} positions of {source.name}; "
+            f"choose {source.positions} or less."
+        )
+    device = find_device(device_label)
+    wanted = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
+    limits = Limits(
+        memory_bytes=device.memory_bytes if wanted is None else wanted,
+        headroom=parse_share(headroom) if isinstance(headroom, str) else headroom,
+    )
+    limits.check(device)
+    return StudyRecord(
+        model=source,
+        workload=workload,
+        device=device,
+        versions=installed_versions(),
+        limits=limits,
+        trust_remote_code=trust_remote_code,
+        seed=seed,
+    )
+
+
+def _checked_max_trials(max_trials: int | None) -> int | None:
+    if max_trials is not None and max_trials < 1:
+        raise UserError(f"--max-trials must be at least 1, not {max_trials}.")
+    return max_trials

@@ -1,0 +1,26 @@
+"""``autofit export``: files from a stored study."""
+
+from __future__ import annotations
+
+import sys
+
+from autofit.cli.options import Parser, add_study_options
+
+
+def main(words: list[str]) -> int:
+    """Write the exports; the exit code."""
+    from autofit.export import EXPORTERS, parse_export, write_export
+
+    parser = Parser(prog="autofit export", description="Write what a stored study recommends.")
+    parser.add_argument("exports", nargs="+", metavar="FORMAT=PATH", help=f"formats: {', '.join(EXPORTERS)}")
+    parser.add_argument("--study", metavar="NAME", help="its name (default: the newest)")
+    add_study_options(parser)
+    options = parser.parse_args(words)
+    exports = [parse_export(text) for text in options.exports]
+    from autofit.api import load
+
+    result = load(options.study, storage=options.storage)
+    for name, path in exports:
+        write_export(result, name, path)
+        print(f"Wrote {path}", file=sys.stderr)
+    return 0

@@ -1,0 +1,13 @@
+"""``json``: the document that ``--json`` prints."""
+
+from __future__ import annotations
+
+import json
+
+from autofit.report.document import document
+from autofit.result import Result
+
+
+def serialize(result: Result) -> str:
+    """Indented JSON with a newline at the end."""
+    return json.dumps(document(result), indent=2, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,159 @@
+"""The recommendation: what to pass to Hugging Face, and why this configuration and not another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autofit.knobs import KNOBS
+from autofit.outcome import Outcome
+from autofit.ranking import Ranked, Ranking
+from autofit.recipe import recipe_for
+from autofit.situation import Situation
+from autofit.train_config import TrainConfig
+from autofit.trials import Trial
+from autofit.units import format_bytes, format_seconds
+
+NOISY = 0.05
+"""An uncertainty of the mean step above this is worth a sentence."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recommendation:
+    """``training_arguments`` holds everything but ``output_dir``; ``model_kwargs`` go to ``from_pretrained``."""
+
+    trial: int
+    training_arguments: dict[str, Any]
+    model_kwargs: dict[str, Any]
+    environment: dict[str, str]
+    reasons: tuple[str, ...]
+
+
+def recommend(ranking: Ranking, trials: Sequence[Trial], situation: Situation) -> Recommendation | None:
+    """The first of the ranking, spelled out; None where nothing was measured."""
+    best = ranking.best
+    if best is None:
+        return None
+    recipe = recipe_for(best.trial.config, situation)
+    arguments = {
+        **recipe.training_arguments,
+        "per_device_eval_batch_size": best.measurement.evaluation_batch_size,
+    }
+    return Recommendation(
+        trial=best.trial.number,
+        training_arguments=arguments,
+        model_kwargs=recipe.model_kwargs,
+        environment=recipe.environment,
+        reasons=tuple(_reasons(best, ranking, trials, situation)),
+    )
+
+
+def _reasons(best: Ranked, ranking: Ranking, trials: Sequence[Trial], situation: Situation) -> list[str]:
+    reasons = [_against_reference(best, ranking), _batch_reason(best, ranking)]
+    for row in KNOBS:
+        reasons.extend(_knob_reason(row.name, best, ranking))
+    reasons.append(_memory_reason(best, situation))
+    reasons.extend(_tie_reason(ranking))
+    reasons.extend(_measuring_reason(best, trials))
+    return [reason for reason in reasons if reason]
+
+
+def _against_reference(best: Ranked, ranking: Ranking) -> str:
+    reference = ranking.reference
+    if reference is None:
+        return "there is no reference to compare with: TrainingArguments' defaults were not measured or did not fit"
+    if best.is_reference:
+        return "TrainingArguments' defaults, in this precision, are already the fastest of what was tried"
+    assert reference.measurement is not None and best.speedup is not None
+    config = reference.config
+    return (
+        f"{best.speedup:.2f}x the speed of TrainingArguments' defaults in their fastest precision "
+        f"({config.micro_batch_size} x {config.accumulation_steps}, {config['precision']}: "
+        f"{format_seconds(reference.measurement.step_seconds)} a step)"
+    )
+
+
+def _batch_reason(best: Ranked, ranking: Ranking) -> str:
+    config = best.trial.config
+    same = [each for each in ranking.ranked if each.trial.config.combination() == config.combination()]
+    too_large = [each for each in _failed_of_memory(ranking) if each.combination() == config.combination()]
+    larger = [each.micro_batch_size for each in too_large]
+    sizes = sorted(each.trial.config.micro_batch_size for each in same)
+    text = f"micro-batch {config.micro_batch_size} x {config.accumulation_steps} accumulation"
+    if len(sizes) > 1:
+        text += f" is the fastest of the micro-batches measured with these settings ({', '.join(map(str, sizes))})"
+    if larger:
+        text += f"{';' if len(sizes) > 1 else ':'} {min(larger)} does not fit"
+    return text if len(sizes) > 1 or larger else ""
+
+
+def _knob_reason(name: str, best: Ranked, ranking: Ranking) -> list[str]:
+    """Per other value of a knob: how far behind its fastest configuration is, and what memory it makes of it."""
+    chosen = best.trial.config[name]
+    parts = []
+    fastest: dict[object, Ranked] = {}
+    for each in ranking.ranked:
+        value = each.trial.config[name]
+        known = fastest.get(value)
+        if known is None or each.measurement.step_seconds < known.measurement.step_seconds:
+            fastest[value] = each
+    for other_value, other in fastest.items():
+        if other_value == chosen:
+            continue
+        slower = other.measurement.step_seconds / best.measurement.step_seconds - 1
+        memory = other.measurement.memory.needed - best.measurement.memory.needed
+        speed = f"{abs(slower):.0%} {'slower' if slower > 0 else 'faster'}" if abs(slower) >= 0.005 else "as fast"
+        more = f"{format_bytes(abs(memory))} {'more' if memory > 0 else 'less'}"
+        parts.append(f"{other_value} at its fastest is {speed} and takes {more}")
+    failed = {trial.config[name]: trial for trial in ranking.failed if trial.config[name] not in fastest}
+    parts += [f"{value}: {trial.outcome.meaning}" for value, trial in failed.items() if value != chosen]
+    return [f"{name}={chosen}: {'; '.join(parts)}"] if parts else []
+
+
+def _memory_reason(best: Ranked, situation: Situation) -> str:
+    needed = best.measurement.memory.needed
+    usable = situation.limits.usable_bytes
+    return (
+        f"it needs {format_bytes(needed)} of the {format_bytes(usable)} that the limit less "
+        f"{situation.limits.headroom:.0%} headroom leaves, with an evaluation batch of "
+        f"{best.measurement.evaluation_batch_size} while the optimizer state is alive"
+    )
+
+
+def _tie_reason(ranking: Ranking) -> list[str]:
+    tied = [each for each in ranking.ranked if each.tied_with_first]
+    if len(tied) < 2:
+        return []
+    others = ", ".join(str(each.rank) for each in tied[1:])
+    return [f"rank {others} {'is' if len(tied) == 2 else 'are'} as fast within the noise; the plainer one comes first"]
+
+
+def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
+    reasons = []
+    measurement = best.measurement
+    short = next(
+        (
+            trial.measurement
+            for trial in trials
+            if trial.config == best.trial.config and trial.measurement is not None and not trial.measurement.whole
+        ),
+        None,
+    )
+    if measurement.whole and short is not None:
+        difference = short.step_seconds / measurement.step_seconds - 1
+        reasons.append(
+            f"measured over the whole accumulation; the short trial had composed it to within {abs(difference):.1%}"
+        )
+    elif not measurement.whole:
+        reasons.append("its step was composed from a shortened accumulation; no budget was left to run it whole")
+    if measurement.uncertainty > NOISY:
+        reasons.append(
+            f"this machine is noisy: the mean step is known to {measurement.uncertainty:.0%} only; "
+            "close everything else and run it again with --fresh to be surer"
+        )
+    return reasons
+
+
+def _failed_of_memory(ranking: Ranking) -> list[TrainConfig]:
+    return [trial.config for trial in ranking.failed if trial.outcome is Outcome.OOM]

@@ -1,0 +1,75 @@
+"""The JSON document: what ``--json`` prints and ``--export json=`` writes. ``FORMAT`` counts its versions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from autofit.knobs import numerics_of
+from autofit.measurement import Measurement
+from autofit.result import Result
+from autofit.trials import Trial
+
+FORMAT = 1
+
+
+def document(result: Result) -> dict[str, Any]:
+    """Everything a program may want of a result; keys are only ever added within a format."""
+    record, recommendation = result.record, result.recommendation
+    reference = result.ranking.reference
+    content = {
+        "format": FORMAT,
+        "study": {"name": result.study, "storage": result.storage, "stopped": result.stopped},
+        "workload": msgspec.to_builtins(record.workload),
+        "device": msgspec.to_builtins(result.situation.device),
+        "versions": dict(record.versions),
+        "limits": {**msgspec.to_builtins(record.limits), "usable_bytes": result.situation.limits.usable_bytes},
+        "model": msgspec.to_builtins(result.situation.model),
+        "trials": [_trial(trial) for trial in result.trials],
+        "ranking": [ranked.trial.number for ranked in result.ranking.ranked],
+        "reference": None if reference is None else reference.number,
+        "recommendation": None if recommendation is None else msgspec.to_builtins(recommendation),
+        "run": None if result.run is None else _run(result),
+    }
+    # Tuples become lists here, as they would on the way through a file.
+    plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(content))
+    return plain
+
+
+def _trial(trial: Trial) -> dict[str, Any]:
+    return {
+        "number": trial.number,
+        "config": dict(trial.values),
+        "numerics": [numerics.label for numerics in numerics_of(trial.values)],
+        "outcome": trial.outcome.value,
+        "reason": trial.reason,
+        "whole": trial.whole,
+        "notes": list(trial.notes),
+        "wall_seconds": trial.wall_seconds,
+        "log_path": trial.log_path,
+        "measurement": None if trial.measurement is None else _measurement(trial.measurement),
+    }
+
+
+def _measurement(measurement: Measurement) -> dict[str, Any]:
+    return {
+        "step_seconds": measurement.step_seconds,
+        "uncertainty": measurement.uncertainty,
+        "samples_per_second": measurement.samples_per_second,
+        "tokens_per_second": measurement.tokens_per_second,
+        "peak_allocated_bytes": measurement.memory.peak_allocated,
+        "peak_reserved_bytes": measurement.memory.peak_reserved,
+        "needed_bytes": measurement.memory.needed,
+        "samples": list(measurement.samples),
+        "raw": msgspec.to_builtins(measurement),
+    }
+
+
+def _run(result: Result) -> dict[str, Any]:
+    run, best = result.run, result.ranking.best
+    assert run is not None
+    steps = run.steps(result.record.workload.effective_batch)
+    hours = None if best is None else steps * best.measurement.step_seconds / 3600
+    cost = None if hours is None or run.price_per_hour is None else hours * run.price_per_hour
+    return {"samples": run.samples, "epochs": run.epochs, "steps": steps, "hours": hours, "cost": cost}

@@ -1,0 +1,154 @@
+"""The view while a search runs, on stderr: a live panel on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.spinner import Spinner
+from rich.table import Table
+from rich.text import Text
+
+from autofit.ranking import rank
+from autofit.report.text import describe
+from autofit.search.observer import Observer
+from autofit.situation import Situation
+from autofit.train_config import TrainConfig
+from autofit.trials import Trial
+from autofit.units import format_bytes, format_rate, format_seconds
+
+LAST_TRIALS = 6
+
+
+class Watcher(Observer):
+    """Remembers the study's name, and how the search stands."""
+
+    study: str | None = None
+
+    def __init__(self) -> None:
+        self.trials: list[Trial] = []
+        self.num_configs = 0
+        self.budget_seconds: float | None = None
+        self.began = time.monotonic()
+
+    def opened(
+        self,
+        study: str,
+        storage: str,
+        situation: Situation,
+        num_configs: int,
+        trials: Sequence[Trial],
+        budget_seconds: float | None,
+    ) -> None:
+        self.study = study
+        self.trials = list(trials)
+        self.num_configs = num_configs
+        self.budget_seconds = budget_seconds
+        known = f"; {len(trials)} trials are known" if trials else ""
+        self.say(f"Study {study}: {num_configs} configurations{known}.")
+
+    def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
+        self.trials = list(trials)
+
+
+class PlainLines(Watcher):
+    """One line for each thing that happens."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
+        super().ended(trial, trials)
+        self._console.print(trial_line(trial), soft_wrap=True, markup=False)
+
+    def say(self, sentence: str) -> None:
+        self._console.print(sentence, soft_wrap=True, markup=False)
+
+
+class LivePanel(Watcher):
+    """What is running, the best so far, the last trials, and the time."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+        self._running: tuple[TrainConfig, bool, float] | None = None
+        self._spinner = Spinner("dots")
+
+    def begun(self, number: int, config: TrainConfig, *, whole: bool) -> None:
+        self._running = (config, whole, time.monotonic())
+
+    def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
+        super().ended(trial, trials)
+        self._running = None
+
+    def say(self, sentence: str) -> None:
+        self._console.print(sentence, style="dim", markup=False)
+
+    def __rich__(self) -> RenderableType:
+        parts: list[RenderableType] = [self._progress()]
+        for trial in self.trials[-LAST_TRIALS:]:
+            parts.append(Text(trial_line(trial), style="dim", no_wrap=True, overflow="ellipsis"))
+        ranking = rank(self.trials)
+        if ranking.best is not None:
+            parts.append(Text(f"best so far: {_best_line(ranking.best.trial)}", style="bold"))
+        if self._running is not None:
+            config, whole, began = self._running
+            doing = "running whole" if whole else "running"
+            self._spinner.update(text=Text(f"{doing}: {describe_config(config)}  {time.monotonic() - began:.0f} s"))
+            parts.append(self._spinner)
+        return Group(*parts)
+
+    def _progress(self) -> RenderableType:
+        spent = time.monotonic() - self.began
+        line = Table.grid(padding=(0, 1))
+        count = Text(f"{len(self.trials)} trials, {format_seconds(spent)}")
+        if self.budget_seconds is None:
+            line.add_row(count)
+        else:
+            left = max(0.0, self.budget_seconds - spent)
+            bar = ProgressBar(total=self.budget_seconds, completed=min(spent, self.budget_seconds), width=30)
+            line.add_row(count, bar, Text(f"at most {format_seconds(left)} left"))
+        return line
+
+
+@contextmanager
+def watch(*, quiet: bool) -> Iterator[Watcher]:
+    """The watcher that suits stderr."""
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield Watcher()
+    elif not console.is_terminal:
+        yield PlainLines(Console(file=sys.stderr, highlight=False, no_color=True))
+    else:
+        panel = LivePanel(console)
+        with Live(panel, console=console, refresh_per_second=4, transient=True):
+            yield panel
+
+
+def trial_line(trial: Trial) -> str:
+    """One trial in a line."""
+    kind = "confirmed" if trial.whole else trial.outcome.value
+    if trial.measurement is None:
+        return f"[{trial.number}] {trial.outcome.value}: {describe(trial)}: {trial.reason}"
+    return f"[{trial.number}] {kind}: {_best_line(trial)}"
+
+
+def describe_config(config: TrainConfig) -> str:
+    """A configuration's values, micro-batch first."""
+    rest = " ".join(str(value) for name, value in config.combination())
+    return f"{config.micro_batch_size} x {config.accumulation_steps} {rest}"
+
+
+def _best_line(trial: Trial) -> str:
+    measurement = trial.measurement
+    assert measurement is not None
+    return (
+        f"{describe(trial)}: {format_seconds(measurement.step_seconds)} a step, "
+        f"{format_rate(measurement.samples_per_second)} samples/s, {format_bytes(measurement.memory.needed)}"
+    )

@@ -1,0 +1,126 @@
+"""What the command prints at the end: table, failures, recommendation, what to paste, what a run costs."""
+
+from __future__ import annotations
+
+import io
+from collections import defaultdict
+
+from rich.console import Console, Group, RenderableType
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from autofit.knobs import BATCH_KNOBS
+from autofit.report.code import model_call, training_arguments_call
+from autofit.report.document import document
+from autofit.report.table import ranked_table
+from autofit.result import Result
+from autofit.trials import Trial
+from autofit.units import format_bytes, format_seconds
+
+PIPE_WIDTH = 132
+"""Columns where the output is no terminal and COLUMNS does not say."""
+SHOWN_PER_OUTCOME = 3
+
+
+def final_report(result: Result, *, width: int, everything: bool = False) -> RenderableType:
+    """The whole of it, for a console of ``width`` columns."""
+    parts: list[RenderableType] = [_heading(result)]
+    if result.ranking.ranked:
+        parts.append(ranked_table(result, width=width, most_rows=None if everything else 15))
+    parts += _failures(result, everything=everything)
+    parts += _recommendation(result)
+    return Group(*parts)
+
+
+def as_text(result: Result) -> str:
+    """Plain text, no colours."""
+    buffer = io.StringIO()
+    console = Console(file=buffer, width=PIPE_WIDTH, no_color=True, highlight=False)
+    console.print(final_report(result, width=PIPE_WIDTH))
+    return buffer.getvalue()
+
+
+def as_html(result: Result) -> str:
+    """The same, for a notebook."""
+    console = Console(file=io.StringIO(), width=PIPE_WIDTH, record=True, highlight=False)
+    console.print(final_report(result, width=PIPE_WIDTH))
+    return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>")
+
+
+def describe(trial: Trial) -> str:
+    """One configuration in a line: ``8 x 4 bf16 off sdpa adamw_torch_fused``."""
+    config = trial.config
+    rest = [f"{name}={value}" for name, value in config.items() if name not in BATCH_KNOBS]
+    return f"{config.micro_batch_size} x {config.accumulation_steps}, {', '.join(rest)}"
+
+
+def _heading(result: Result) -> Text:
+    workload, device = result.record.workload, result.situation.device
+    limits = result.situation.limits
+    line = Text()
+    line.append(workload.model, style="bold")
+    line.append(
+        f"  {workload.task}, effective batch {workload.effective_batch}, sequence {workload.sequence_length}, "
+        f"on {device.name}, limit {format_bytes(limits.memory_bytes)} less {limits.headroom:.0%}"
+    )
+    if result.stopped:
+        count = len(result.trials)
+        line.append(f"\n{count} trials; stopped because {result.stopped}.", style="dim")
+    return line
+
+
+def _failures(result: Result, *, everything: bool) -> list[RenderableType]:
+    groups: dict[str, list[Trial]] = defaultdict(list)
+    for trial in result.ranking.failed:
+        groups[trial.outcome.value].append(trial)
+    if not groups:
+        return []
+    lines = [Text("Not ranked", style="bold")]
+    for name, trials in groups.items():
+        shown = trials if everything else trials[:SHOWN_PER_OUTCOME]
+        lines.append(Text(f"{name} ({trials[0].outcome.meaning}): {len(trials)}"))
+        for trial in shown:
+            lines.append(Text(f"  {describe(trial)}: {trial.reason}", style="dim"))
+        if len(trials) > len(shown):
+            lines.append(Text(f"  ... and {len(trials) - len(shown)} more: autofit show --all", style="dim"))
+    return [Padding(Group(*lines), (0, 0, 1, 0))]
+
+
+def _recommendation(result: Result) -> list[RenderableType]:
+    recommendation = result.recommendation
+    if recommendation is None:
+        return []
+    code = Group(
+        Text(training_arguments_call(recommendation.training_arguments, output_dir="output")),
+        Text(model_call(result.record.workload, recommendation.model_kwargs)),
+        *(Text(f"export {name}={value}") for name, value in recommendation.environment.items()),
+    )
+    reasons = Group(*(_bullet(reason) for reason in recommendation.reasons))
+    parts: list[RenderableType] = [
+        Text("Use this", style="bold"),
+        Padding(code, (0, 0, 1, 2)),
+        Text("Because", style="bold"),
+        Padding(reasons, (0, 0, 1, 0)),
+    ]
+    if result.run is not None:
+        parts += [Text(_run_line(result)), Text("")]
+    parts.append(Text(f"Export: autofit export training-arguments=train_args.py --study {result.study}", style="dim"))
+    return parts
+
+
+def _bullet(reason: str) -> RenderableType:
+    grid = Table.grid(padding=(0, 1))
+    grid.add_column(no_wrap=True)
+    grid.add_column()
+    grid.add_row("  -", Text(reason))
+    return grid
+
+
+def _run_line(result: Result) -> str:
+    facts = document(result)["run"]
+    seconds = facts["hours"] * 3600
+    line = f"The whole run: {facts['steps']:,} optimizer steps, {format_seconds(seconds)} of steps alone"
+    if facts["cost"] is not None:
+        line += f", {facts['cost']:,.2f} at {result.run.price_per_hour if result.run else 0:g} an hour"
+    return line + "."

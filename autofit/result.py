@@ -1,0 +1,86 @@
+"""The result of a search: what every report and export is a function of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from autofit.errors import UserError
+from autofit.ranking import Ranking, rank
+from autofit.recommendation import Recommendation, recommend
+from autofit.situation import Situation
+from autofit.study import StudyRecord
+from autofit.trials import Trial
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """The training run that the configuration is for: its samples, epochs, and what an hour costs."""
+
+    samples: int
+    epochs: float = 1.0
+    price_per_hour: float | None = None
+
+    def steps(self, effective_batch: int) -> int:
+        """Optimizer steps of the whole run."""
+        return math.ceil(math.ceil(self.samples / effective_batch) * self.epochs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Best:
+    """The recommended configuration, ready to use."""
+
+    trial: Trial
+    recommendation: Recommendation
+
+    @property
+    def model_kwargs(self) -> dict[str, Any]:
+        """Keywords for ``from_pretrained``."""
+        return dict(self.recommendation.model_kwargs)
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables to set before torch is imported."""
+        return dict(self.recommendation.environment)
+
+    def training_arguments(self, output_dir: str, **others: Any) -> TrainingArguments:
+        """The real TrainingArguments, with what else you set. Imports transformers."""
+        from transformers import TrainingArguments
+
+        return TrainingArguments(output_dir=output_dir, **{**self.recommendation.training_arguments, **others})
+
+
+@dataclass(frozen=True)
+class Result:
+    """A study's content at one moment. ``stopped`` is why the search ended; ``interrupted`` whether by Ctrl-C."""
+
+    study: str
+    storage: str
+    record: StudyRecord
+    situation: Situation
+    trials: tuple[Trial, ...]
+    stopped: str = ""
+    interrupted: bool = False
+    run: Run | None = None
+
+    @cached_property
+    def ranking(self) -> Ranking:
+        """The trials, ranked."""
+        return rank(self.trials)
+
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """What to use and why; None where nothing was measured."""
+        return recommend(self.ranking, self.trials, self.situation)
+
+    @property
+    def best(self) -> Best:
+        """The recommended configuration. Raises UserError where nothing was measured."""
+        if self.ranking.best is None or self.recommendation is None:
+            raise UserError(f"Study '{self.study}' has no measured configuration.")
+        return Best(trial=self.ranking.best.trial, recommendation=self.recommendation)

@@ -1,0 +1,52 @@
+"""How much a search may still spend, and what its last trials will cost."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autofit.measurement import Measurement
+from autofit.trials import Trial
+
+FIRST_TRIAL_SECONDS = 10.0
+"""A guess for a trial's cost before the first one ended."""
+WHOLE_STEPS = 5.5
+"""Optimizer steps of a confirmation: two or three of warm-up, three timed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Wall seconds and trials, over all runs of the same study; None for no limit."""
+
+    seconds: float | None
+    trials: int | None
+
+    def reason_to_stop(self, spent_seconds: float, trials: Sequence[Trial], to_confirm: Sequence[Trial]) -> str | None:
+        """A sentence when another trial would not leave enough for the confirmations, else None."""
+        if self.trials is not None and len(trials) + len(to_confirm) >= self.trials:
+            return f"the {self.trials} trials of --max-trials are used"
+        if self.seconds is not None:
+            next_trial = statistics.median(trial.wall_seconds for trial in trials) if trials else FIRST_TRIAL_SECONDS
+            last_ones = sum(confirmation_seconds(trial) for trial in to_confirm)
+            if spent_seconds + next_trial + last_ones > self.seconds and trials:
+                return f"the {_minutes(self.seconds)} of --budget are spent"
+        return None
+
+    def allows_confirmation(self, spent_seconds: float, num_trials: int) -> bool:
+        """Whether a confirmation may still start; time already reserved for it may run over a little."""
+        if self.trials is not None and num_trials >= self.trials:
+            return False
+        return self.seconds is None or spent_seconds < 1.25 * self.seconds
+
+
+def confirmation_seconds(trial: Trial) -> float:
+    """What running a trial's whole accumulation will take, by its own measurement."""
+    measurement = trial.measurement
+    assert isinstance(measurement, Measurement)
+    around = trial.wall_seconds - sum(window.wall_seconds for window in measurement.windows)
+    return max(0.0, around) + WHOLE_STEPS * measurement.step_seconds
+
+
+def _minutes(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.3g} minutes"

@@ -1,0 +1,59 @@
+"""What is known so far, as a strategy asks for it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+
+from autofit.outcome import Outcome
+from autofit.ranking import evidence_by_config
+from autofit.space import SearchSpace
+from autofit.train_config import TrainConfig
+from autofit.trials import Trial
+
+
+class History:
+    """The trials of a study that lie in a space. Immutable: a new trial makes a new history."""
+
+    def __init__(self, space: SearchSpace, trials: Sequence[Trial]) -> None:
+        self.space = space
+        self.trials = tuple(trial for trial in trials if trial.config in space)
+        self._evidence = evidence_by_config(self.trials)
+
+    def outcome(self, config: TrainConfig) -> Outcome | None:
+        """How a configuration ended: ``skipped`` where an out-of-memory rules it out, None where nothing is known."""
+        trial = self._evidence.get(config)
+        if trial is not None:
+            return trial.outcome
+        ruled_out = self.space.ruled_out_by(config, self.out_of_memory)
+        return None if ruled_out is None else Outcome.SKIPPED
+
+    def step_seconds(self, config: TrainConfig) -> float | None:
+        """Measured seconds per optimizer step, or None."""
+        trial = self._evidence.get(config)
+        return None if trial is None or trial.measurement is None else trial.measurement.step_seconds
+
+    @cached_property
+    def out_of_memory(self) -> tuple[TrainConfig, ...]:
+        """Configurations that ran out of memory."""
+        return tuple(config for config, trial in self._evidence.items() if trial.outcome is Outcome.OOM)
+
+    @cached_property
+    def best(self) -> Trial | None:
+        """The fastest measured trial."""
+        ranking = [(self.step_seconds(config), trial) for config, trial in self._evidence.items()]
+        measured = [(seconds, trial) for seconds, trial in ranking if seconds is not None]
+        return min(measured, key=lambda pair: pair[0])[1] if measured else None
+
+    @property
+    def best_seconds(self) -> float | None:
+        """Its seconds per optimizer step."""
+        return None if self.best is None or self.best.measurement is None else self.best.measurement.step_seconds
+
+    def is_fitting(self, config: TrainConfig) -> bool:
+        """Whether it was measured, or was stopped only for being slow."""
+        return self.outcome(config) in (Outcome.OK, Outcome.SLOWER)
+
+    def is_too_large(self, config: TrainConfig) -> bool:
+        """Whether it ran out of memory, or is ruled out by one that did."""
+        return self.outcome(config) in (Outcome.OOM, Outcome.SKIPPED)

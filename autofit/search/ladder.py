@@ -1,0 +1,210 @@
+"""The plain strategy: find the reference, then improve on the best one change at a time.
+
+1. The reference: TrainingArguments' defaults at a micro-batch of up to 8, in each allowed precision; where
+   that does not fit, the next smaller step of the divisor ladder. Where nothing does, the leanest
+   configurations there are.
+2. From the best so far: climb its ladder to the largest micro-batch that fits (it need not be the
+   fastest, but only measuring tells); then change one knob at a time, climbing further with each change
+   that keeps up; then, where memory was what ended the climb, the choices that save memory, at the size
+   that did not fit.
+3. Accumulation 1 on its own: it keeps no gradients during the forward pass, so an out-of-memory with
+   accumulation says nothing about it.
+
+The search is over when the best has no neighbour left that is neither measured nor ruled out. Every
+proposal is computed from the history alone, so a search that was killed goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+from autofit.knobs import KNOBS
+from autofit.outcome import Outcome
+from autofit.ranking import LARGEST_REFERENCE_MICRO_BATCH
+from autofit.search.history import History
+from autofit.space import SearchSpace
+from autofit.train_config import KnobValue, TrainConfig
+
+KEEPS_UP = 1.15
+"""A change within this factor of the best is worth climbing with: a larger micro-batch often makes that up."""
+COARSE_STEP = 1.5
+"""Climbing skips ladder steps closer than this; the best's own neighbours are tried at the end."""
+WORSE_TWICE = 2
+
+
+class Strategy(Protocol):
+    """Decides what to try next."""
+
+    def propose(self, history: History) -> TrainConfig | None:
+        """A configuration that is neither measured nor ruled out, or None when there is nothing worth trying."""
+
+
+class LadderStrategy:
+    """See the module."""
+
+    def propose(self, history: History) -> TrainConfig | None:
+        for config in _candidates(history):
+            if config in history.space and history.outcome(config) is None:
+                return config
+        return None
+
+
+def reference_configs(space: SearchSpace) -> list[TrainConfig]:
+    """The reference in each precision of the space, plainest knobs first choice where the reference's is not there."""
+    values: dict[str, KnobValue] = {}
+    for row in KNOBS:
+        choices = space.choices[row.name]
+        values[row.name] = row.reference if row.reference in choices else choices[0]
+    sizes = space.micro_batch_sizes
+    size = max((size for size in sizes if size <= LARGEST_REFERENCE_MICRO_BATCH), default=sizes[0])
+    base = space.at_micro_batch(TrainConfig({"micro_batch_size": 1, "accumulation_steps": 1, **values}), size)
+    precisions = list(space.choices["precision"])
+    if space.situation.device.kind == "cpu":
+        # Few CPUs are fast in fewer bits, and a slow first trial has no best to be stopped by.
+        precisions.sort(key=lambda precision: precision != "fp32")
+    return [base.replace(precision=precision) for precision in precisions]
+
+
+def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
+    """The configurations that need least memory: the smallest micro-batch and all at once, with all that saves."""
+    lean = reference_configs(space)
+    for saver in _SAVERS:
+        lean = [config.replace(**saver) if _has(space, saver) else config for config in lean]
+    sizes = space.micro_batch_sizes
+    return [space.at_micro_batch(config, size) for size in dict.fromkeys((sizes[0], sizes[-1])) for config in lean]
+
+
+# What saves memory at the same micro-batch, strongest first; the second list entry saves optimizer state.
+_SAVERS: tuple[dict[str, KnobValue], ...] = (
+    {"activation_checkpointing": "on"},
+    {"optimizer": "adamw_8bit"},
+)
+
+
+def _candidates(history: History) -> Iterator[TrainConfig]:
+    space = history.space
+    references = reference_configs(space)
+    for start in references:
+        yield from _descend(history, start)
+    if history.best is None:
+        for start in references:
+            for saver in _SAVERS:
+                if _has(space, saver):
+                    yield from _descend(history, start.replace(**saver))
+        yield from leanest_configs(space)
+    best = history.best
+    if best is None:
+        return
+    config = best.config
+    yield from _climb(history, config)
+    yield from _single_changes(history, config)
+    yield from _savers_where_memory_ended_it(history, config)
+    yield from _ladder_neighbours(space, config)
+    yield from _without_accumulation(history, config)
+
+
+def _descend(history: History, start: TrainConfig) -> Iterator[TrainConfig]:
+    """From ``start`` down the ladder to the first that fits."""
+    for size in reversed(history.space.micro_batch_sizes):
+        if size > start.micro_batch_size:
+            continue
+        config = history.space.at_micro_batch(start, size)
+        yield config
+        if not history.is_too_large(config):
+            return
+
+
+def _climb(history: History, start: TrainConfig) -> Iterator[TrainConfig]:
+    """From ``start`` up the ladder: coarsely until one does not fit or two in a row are worse, then between.
+
+    The last step, accumulation 1, is left to ``_without_accumulation`` where a smaller one did not fit.
+    """
+    space = history.space
+    fitting = start.micro_batch_size
+    too_large = None
+    lowest = history.step_seconds(start)
+    worse = 0
+    last = start.micro_batch_size
+    for size in space.micro_batch_sizes:
+        top = size == space.micro_batch_sizes[-1]
+        if size <= last or (size < COARSE_STEP * last and not top):
+            continue
+        config = space.at_micro_batch(start, size)
+        yield config
+        last = size
+        if history.is_too_large(config):
+            too_large = size
+            break
+        fitting = size
+        seconds = history.step_seconds(config)
+        if lowest is not None and (seconds is None or seconds >= lowest):
+            worse += 1
+            if worse == WORSE_TWICE:
+                return
+        elif seconds is not None:
+            lowest, worse = seconds, 0
+    if too_large is not None and worse == 0:
+        yield from _bisect(history, start, fitting, too_large)
+
+
+def _bisect(history: History, start: TrainConfig, fitting: int, too_large: int) -> Iterator[TrainConfig]:
+    """The largest step that fits between one that does and one that does not."""
+    between = [size for size in history.space.micro_batch_sizes if fitting < size < too_large]
+    while between:
+        middle = between[len(between) // 2]
+        config = history.space.at_micro_batch(start, middle)
+        yield config
+        if history.is_too_large(config):
+            between = [size for size in between if size < middle]
+        else:
+            between = [size for size in between if size > middle]
+
+
+def _single_changes(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
+    best = history.best_seconds
+    for row in KNOBS:
+        for value in history.space.choices[row.name]:
+            if value == config[row.name]:
+                continue
+            changed = config.replace(**{row.name: value})
+            yield changed
+            seconds = history.step_seconds(changed)
+            if best is not None and seconds is not None and seconds <= KEEPS_UP * best:
+                yield from _climb(history, changed)
+
+
+def _savers_where_memory_ended_it(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
+    space = history.space
+    larger = [size for size in space.micro_batch_sizes if size > config.micro_batch_size]
+    ended_at = next((size for size in larger if history.is_too_large(space.at_micro_batch(config, size))), None)
+    if ended_at is None:
+        return
+    both: dict[str, KnobValue] = {**_SAVERS[0], **_SAVERS[1]}
+    for saver in (*_SAVERS, both):
+        saving = config.replace(**saver)
+        if saving == config or not _has(space, saver):
+            continue
+        start = space.at_micro_batch(saving, ended_at)
+        yield start
+        if history.outcome(start) is Outcome.OK:
+            yield from _climb(history, start)
+
+
+def _ladder_neighbours(space: SearchSpace, config: TrainConfig) -> Iterator[TrainConfig]:
+    sizes = space.micro_batch_sizes
+    place = sizes.index(config.micro_batch_size)
+    for near in (place + 1, place - 1):
+        if 0 <= near < len(sizes):
+            yield space.at_micro_batch(config, sizes[near])
+
+
+def _without_accumulation(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
+    top = history.space.micro_batch_sizes[-1]
+    yield history.space.at_micro_batch(config, top)
+    if _has(history.space, _SAVERS[0]):
+        yield history.space.at_micro_batch(config.replace(**_SAVERS[0]), top)
+
+
+def _has(space: SearchSpace, values: dict[str, KnobValue]) -> bool:
+    return all(value in space.choices[name] for name, value in values.items())

@@ -1,0 +1,139 @@
+"""The search: propose, run, store, tell; then run the finalists whole."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from autofit.ranking import rank
+from autofit.recipe import recipe_for
+from autofit.search.budget import Budget
+from autofit.search.history import History
+from autofit.search.ladder import Strategy
+from autofit.search.observer import Observer
+from autofit.situation import Situation
+from autofit.space import SearchSpace
+from autofit.study import Study
+from autofit.train_config import TrainConfig
+from autofit.trial.protocol import MeasuringPlan
+from autofit.trial.runner import Runner
+from autofit.trials import Trial
+
+MOST_FINALISTS = 3
+
+
+class Search:
+    """One run of a search over a study. ``make_runner`` is called when the first trial has to run."""
+
+    def __init__(
+        self,
+        *,
+        study: Study,
+        situation: Situation,
+        space: SearchSpace,
+        strategy: Strategy,
+        budget: Budget,
+        plan: MeasuringPlan,
+        make_runner: Callable[[], Runner],
+        observer: Observer,
+    ) -> None:
+        self._study = study
+        self._situation = situation
+        self._space = space
+        self._strategy = strategy
+        self._budget = budget
+        self._plan = plan
+        self._make_runner = make_runner
+        self._observer = observer
+        self._runner: Runner | None = None
+        self._trials = list(study.trials())
+        self._spent_before = study.spent_seconds
+        self._began = time.monotonic()
+        self._noted = 0.0
+
+    def run(self) -> str:
+        """Search until nothing is worth trying or the budget is spent; the reason, as a sentence's end.
+
+        KeyboardInterrupt passes through after the running trial was ended; what was measured is stored.
+        """
+        try:
+            reason = self._explore()
+            self._confirm()
+        finally:
+            self._note_spending()
+        return reason
+
+    @property
+    def _spent(self) -> float:
+        return self._spent_before + time.monotonic() - self._began
+
+    def _explore(self) -> str:
+        while True:
+            history = History(self._space, self._trials)
+            reason = self._budget.reason_to_stop(self._spent, history.trials, finalists(history.trials))
+            if reason is not None:
+                return reason
+            config = self._strategy.propose(history)
+            if config is None:
+                return "no configuration next to the best one is untried"
+            self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds))
+
+    def _confirm(self) -> None:
+        """Run the finalists' whole accumulation: what is reported is then measured, not composed."""
+        confirmed: set[TrainConfig] = set()
+        while True:
+            in_space = History(self._space, self._trials).trials
+            left = [trial for trial in finalists(in_space) if trial.config not in confirmed]
+            if not left or not self._budget.allows_confirmation(self._spent, len(in_space)):
+                return
+            confirmed.add(left[0].config)
+            self._try(left[0].config, with_plan(self._plan, whole=True))
+
+    def _try(self, config: TrainConfig, plan: MeasuringPlan) -> None:
+        if self._runner is None:
+            self._runner = self._make_runner()
+        number = self._study.begin(config)
+        self._observer.begun(number, config, whole=plan.whole)
+        try:
+            result = self._runner.run(recipe_for(config, self._situation), plan, f"trial-{number:04d}")
+        except BaseException:
+            self._study.give_up(number)
+            raise
+        trial = Trial(
+            number=number,
+            values=dict(config),
+            outcome=result.outcome,
+            reason=result.reason,
+            measurement=result.measurement,
+            whole=plan.whole,
+            log_path=result.log_path,
+            wall_seconds=result.wall_seconds,
+            notes=result.notes,
+        )
+        self._study.finish(trial)
+        self._note_spending()
+        self._trials.append(trial)
+        self._observer.ended(trial, self._trials)
+
+    def _note_spending(self) -> None:
+        spent = time.monotonic() - self._began
+        self._study.spend(spent - self._noted)
+        self._noted = spent
+
+
+def finalists(trials: Sequence[Trial]) -> list[Trial]:
+    """Measured short, and about to be reported: the first, those tied with it, the reference."""
+    ranking = rank(trials)
+    if ranking.best is None:
+        return []
+    chosen = [ranked.trial for ranked in ranking.ranked if ranked.tied_with_first][:MOST_FINALISTS]
+    if ranking.reference is not None and ranking.reference not in chosen:
+        chosen.append(ranking.reference)
+    return [trial for trial in chosen if trial.measurement is not None and not trial.measurement.whole]
+
+
+def with_plan(plan: MeasuringPlan, **changes: object) -> MeasuringPlan:
+    """A copy of a measuring plan with some fields changed."""
+    return msgspec.structs.replace(plan, **changes)

@@ -1,0 +1,71 @@
+"""When nothing fits: how much the smallest configuration needs, measured where that can be done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from autofit.outcome import Outcome
+from autofit.recipe import recipe_for
+from autofit.search.ladder import leanest_configs
+from autofit.situation import Situation
+from autofit.space import SearchSpace
+from autofit.train_config import TrainConfig
+from autofit.trial.protocol import MeasuringPlan
+from autofit.trial.runner import ProcessRunner
+from autofit.trials import Trial
+from autofit.units import format_bytes
+
+
+class RunnerSource(Protocol):
+    """Makes a runner for a situation."""
+
+    def runner(self, situation: Situation) -> ProcessRunner: ...
+
+
+def least_need(
+    source: RunnerSource, situation: Situation, space: SearchSpace, trials: Sequence[Trial], plan: MeasuringPlan
+) -> str:
+    """The sentence for a search that found nothing: why, what the smallest needs, what would make it fit.
+
+    Under an emulated limit the leanest configuration is run once with the whole device, so the figure is
+    measured; otherwise it is the sum of weights, gradients and optimizer state, a lower bound.
+    """
+    tried = [trial for trial in trials if trial.config in space]
+    if not any(trial.outcome is Outcome.OOM for trial in tried):
+        first = tried[0] if tried else None
+        if first is None:
+            return "Nothing was tried: the budget was too small for one trial; raise --budget or --max-trials."
+        how = f"{first.outcome.value}: {first.reason} (log: {first.log_path})"
+        return f"No configuration could be run. The first ended as {how}"
+    lean = next(config for config in leanest_configs(space) if config in space)
+    need = None
+    if situation.memory_is_emulated:
+        need = _measured_need(source, situation, lean, plan)
+    limit = format_bytes(situation.limits.usable_bytes)
+    opening = f"Nothing fits into {limit} (the limit less headroom)."
+    if need is not None:
+        # Rounded up to what would pass the same headroom.
+        wanted = need / (1 - situation.limits.headroom)
+        return (
+            f"{opening} The smallest configuration (micro-batch {lean.micro_batch_size}) needs {format_bytes(need)}, "
+            f"measured without the limit; it fits from --memory-limit {-(-int(wanted) // 2**20)}MiB on, "
+            "or with a shorter --seq-len or a smaller model."
+        )
+    return (
+        f"{opening} Weights, gradients and optimizer state alone take {format_bytes(_static_bytes(situation, lean))} "
+        "(computed, not measured); try a shorter --seq-len, --numerics aggressive, a smaller model or a larger device."
+    )
+
+
+def _measured_need(source: RunnerSource, situation: Situation, lean: TrainConfig, plan: MeasuringPlan) -> int | None:
+    runner = source.runner(situation.without_limit())
+    result = runner.run(recipe_for(lean, situation), plan, "smallest-need")
+    return None if result.measurement is None else result.measurement.memory.needed
+
+
+def _static_bytes(situation: Situation, config: TrainConfig) -> int:
+    """4 + 4 + 8 bytes per parameter in fp32, half of it in pure bf16; 8-bit state 2 instead of 8."""
+    share = 0.5 if config["precision"] == "pure_bf16" else 1.0
+    state = 2.0 if "8bit" in str(config["optimizer"]) else 8.0 * share
+    return round(situation.model.num_parameters * (8 * share + state))

@@ -1,0 +1,33 @@
+"""What a search tells whoever watches it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from autofit.situation import Situation
+from autofit.train_config import TrainConfig
+from autofit.trials import Trial
+
+
+class Observer:
+    """Watches a search and does nothing; a live view overrides what it shows."""
+
+    def opened(
+        self,
+        study: str,
+        storage: str,
+        situation: Situation,
+        num_configs: int,
+        trials: Sequence[Trial],
+        budget_seconds: float | None,
+    ) -> None:
+        """The study is open; ``trials`` are what it holds already, ``num_configs`` what its space holds."""
+
+    def begun(self, number: int, config: TrainConfig, *, whole: bool) -> None:
+        """A trial starts; ``whole`` for the confirmation of a finalist."""
+
+    def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
+        """It ended, and is stored. ``trials`` are all of the study, this one included."""
+
+    def say(self, sentence: str) -> None:
+        """Something worth telling."""

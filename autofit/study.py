@@ -1,0 +1,235 @@
+"""A study: one situation and its trials, kept in an Optuna storage so that nothing measured is lost.
+
+Each trial is an Optuna trial whose ``trial`` attribute holds our own document; it is written before
+Optuna is told that the trial ended, so a process killed in between loses at most the telling.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from pathlib import Path
+
+import msgspec
+import optuna
+import psutil
+import sqlalchemy.exc
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import TrialState
+
+from autofit.catalogue.models import ModelSource
+from autofit.device import Device
+from autofit.errors import UserError
+from autofit.knobs import BATCH_KNOBS, KNOBS
+from autofit.outcome import Outcome
+from autofit.situation import Limits, Situation
+from autofit.train_config import TrainConfig
+from autofit.trials import Trial
+from autofit.workload import Workload
+
+FORMAT = 1
+_STATES = {Outcome.OK: TrialState.COMPLETE, Outcome.SLOWER: TrialState.PRUNED}
+
+
+class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """What a study is of. ``situation`` is there once a worker has looked at the device."""
+
+    model: ModelSource
+    workload: Workload
+    device: Device
+    versions: dict[str, str]
+    limits: Limits
+    trust_remote_code: bool = False
+    seed: int = 0
+    situation: Situation | None = None
+    format: int = FORMAT
+
+    @property
+    def identity(self) -> str:
+        """The same for the same workload on the same device with the same versions and limits."""
+        parts = (
+            self.workload,
+            self.device.kind,
+            self.device.name,
+            self.device.memory_bytes,
+            self.versions,
+            self.limits,
+            self.seed,
+            self.format,
+        )
+        return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:8]
+
+    @property
+    def default_name(self) -> str:
+        """Readable, and unique by its identity."""
+        model = self.workload.model.rstrip("/").split("/")[-1]
+        return f"{model}-b{self.workload.effective_batch}-s{self.workload.sequence_length}-{self.identity}"
+
+
+def home() -> Path:
+    """Where studies and logs are kept: ``AUTOFIT_HOME``, else ``~/.autofit``."""
+    return Path(os.environ.get("AUTOFIT_HOME") or Path.home() / ".autofit")
+
+
+def default_storage() -> str:
+    """The SQLite file in ``home()``."""
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); set AUTOFIT_HOME to a folder that can.") from None
+    return f"sqlite:///{folder / 'studies.db'}"
+
+
+class Study:
+    """One study in a storage. Open it with ``open_study`` or ``load_study``."""
+
+    def __init__(self, inner: optuna.Study, storage_url: str) -> None:
+        self._inner = inner
+        self.storage_url = storage_url
+
+    @property
+    def name(self) -> str:
+        """The name it is stored under."""
+        return self._inner.study_name
+
+    @property
+    def record(self) -> StudyRecord:
+        """What the study is of."""
+        return msgspec.convert(self._inner.user_attrs["record"], StudyRecord)
+
+    @property
+    def situation(self) -> Situation | None:
+        """What a worker found, or None where none was asked yet."""
+        return self.record.situation
+
+    def keep_situation(self, situation: Situation) -> None:
+        """Store what a worker found, so that the same command need not ask again."""
+        record = msgspec.structs.replace(self.record, situation=situation)
+        self._inner.set_user_attr("record", msgspec.to_builtins(record))
+
+    @property
+    def spent_seconds(self) -> float:
+        """Wall seconds that searches have spent on this study."""
+        return float(self._inner.user_attrs.get("spent_seconds", 0.0))
+
+    def spend(self, seconds: float) -> None:
+        """Add to ``spent_seconds``."""
+        self._inner.set_user_attr("spent_seconds", self.spent_seconds + seconds)
+
+    @property
+    def log_folder(self) -> Path:
+        """Where this study's jobs and logs lie."""
+        return home() / "logs" / "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in self.name)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial that ended, in order."""
+        stored = self._inner.get_trials(deepcopy=False)
+        documents = [entry.user_attrs["trial"] for entry in stored if "trial" in entry.user_attrs]
+        return tuple(msgspec.convert(document, Trial) for document in documents)
+
+    def begin(self, config: TrainConfig) -> int:
+        """Note that a configuration is being tried; its number."""
+        distributions = _distributions(config)
+        self._inner.enqueue_trial(dict(config), user_attrs={"process": os.getpid(), "host": socket.gethostname()})
+        return self._inner.ask(distributions).number
+
+    def finish(self, trial: Trial) -> None:
+        """Keep a trial: first our document, then Optuna's own state."""
+        entry = self._entry(trial.number)
+        storage: BaseStorage = self._inner._storage
+        storage.set_trial_user_attr(entry._trial_id, "trial", msgspec.to_builtins(trial))
+        state = _STATES.get(trial.outcome, TrialState.FAIL)
+        value = trial.measurement.step_seconds if trial.measurement is not None else None
+        self._inner.tell(trial.number, value, state=state)
+
+    def give_up(self, number: int) -> None:
+        """End a trial that was begun and not finished, without a document: it counts as never run."""
+        self._inner.tell(number, state=TrialState.FAIL)
+
+    def reap(self) -> None:
+        """Give up trials that a process of this host began and did not live to finish."""
+        for entry in self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            process, host = entry.user_attrs.get("process"), entry.user_attrs.get("host")
+            if host == socket.gethostname() and process is not None and not psutil.pid_exists(int(process)):
+                if "trial" in entry.user_attrs:
+                    self.finish(msgspec.convert(entry.user_attrs["trial"], Trial))
+                elif entry.state is TrialState.RUNNING:
+                    self.give_up(entry.number)
+
+    def _entry(self, number: int) -> optuna.trial.FrozenTrial:
+        return next(entry for entry in self._inner.get_trials(deepcopy=False) if entry.number == number)
+
+
+def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh: bool) -> Study:
+    """The study of ``record``, made where it is not there; begun anew with ``fresh``.
+
+    Raises UserError where the name belongs to a study of something else, or the storage is not one.
+    """
+    storage = _storage(storage_url)
+    name = name or record.default_name
+    existing = name in optuna.study.get_all_study_names(storage)
+    if existing and fresh:
+        optuna.delete_study(study_name=name, storage=storage)
+        existing = False
+    inner = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="minimize")
+    if "record" not in inner.user_attrs:
+        if existing:
+            raise UserError(f"'{name}' in {storage_url} was not made by autofit; choose another --study.")
+        inner.set_user_attr("record", msgspec.to_builtins(record))
+    study = Study(inner, storage_url)
+    if study.record.identity != record.identity:
+        raise UserError(
+            f"Study '{name}' is of {_describe(study.record)}, not of {_describe(record)}; "
+            "choose another --study, or begin it anew with --fresh."
+        )
+    study.reap()
+    return study
+
+
+def load_study(storage_url: str, name: str | None) -> Study:
+    """A stored study by name; the newest one where no name is given. Raises UserError where there is none."""
+    storage = _storage(storage_url)
+    summaries = [each for each in optuna.get_all_study_summaries(storage) if "record" in each.user_attrs]
+    if not summaries:
+        raise UserError(f"There is no study in {storage_url} yet; run 'autofit MODEL --effective-batch N' first.")
+    names = [summary.study_name for summary in summaries]
+    if name is None:
+        newest = max(summaries, key=lambda each: (each.datetime_start is not None, each.datetime_start, each._study_id))
+        name = newest.study_name
+    if name not in names:
+        raise UserError(f"There is no study '{name}' in {storage_url}; there are: {', '.join(names)}.")
+    return Study(optuna.load_study(study_name=name, storage=storage), storage_url)
+
+
+def _storage(url: str) -> RDBStorage:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        return RDBStorage(url)
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
+        first_line = (str(error).splitlines() or ["unknown"])[0]
+        raise UserError(
+            f"{url} is not a storage of studies ({first_line}); give a URL such as sqlite:///studies.db."
+        ) from None
+
+
+def _distributions(config: TrainConfig) -> dict[str, BaseDistribution]:
+    """One distribution per knob, the same for every trial of a study, as Optuna asks for."""
+    micro_batch_size, accumulation_steps = config.micro_batch_size, config.accumulation_steps
+    total = micro_batch_size * accumulation_steps
+    divisors = [size for size in range(1, total + 1) if total % size == 0]
+    distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(divisors) for name in BATCH_KNOBS}
+    for row in KNOBS:
+        distributions[row.name] = CategoricalDistribution([choice.value for choice in row.choices])
+    return distributions
+
+
+def _describe(record: StudyRecord) -> str:
+    workload = record.workload
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if name == "torch")
+    return (
+        f"{workload.model} at effective batch {workload.effective_batch}, sequence {workload.sequence_length}, "
+        f"{record.limits.memory_bytes} bytes on {record.device.name} ({versions})"
+    )
