@@ -86,8 +86,7 @@ class SearchSpace:
         for row in KNOBS:
             self.choices[row.name] = tuple(choice.value for choice in row.choices if self._admits(row, choice))
             if not self.choices[row.name]:
-                reasons = "; ".join(refusal.reason for refusal in self.refusals if refusal.knob == row.name)
-                raise UserError(f"No value of {row.name} is left: {reasons}. Loosen --fix, --forbid or --numerics.")
+                raise UserError(self._why_none_is_left(row))
         self.batch_pairs = self._batch_pairs()
 
     @cached_property
@@ -135,6 +134,12 @@ class SearchSpace:
     def ruled_out_by(self, config: TrainConfig, out_of_memory: Iterable[TrainConfig]) -> TrainConfig | None:
         """A configuration known to run out of memory that needs at most what ``config`` needs, or None."""
         return next((other for other in out_of_memory if needs_at_least(config, other)), None)
+
+    def _why_none_is_left(self, row: Knob) -> str:
+        fixed = self.request.fix.get(row.name)
+        refusals = [each for each in self.refusals if each.knob == row.name and str(each.value) == (fixed or each.value)]
+        reasons = "; ".join(refusal.reason for refusal in refusals)
+        return f"No value of {row.name} is left: {reasons}. Loosen --fix, --forbid or --numerics."
 
     def _batch_pairs(self) -> tuple[tuple[int, int], ...]:
         pairs = self.situation.workload.batch_pairs()

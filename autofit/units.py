@@ -104,5 +104,6 @@ def format_rate(rate: float) -> str:
 def _three_digits(value: float) -> str:
     if value <= 0:
         return "0"
+    value = float(f"{value:.3g}") if value < 1000 else value
     digits = max(0, 2 - math.floor(math.log10(value) + 1e-9))
     return f"{value:.{digits}f}"

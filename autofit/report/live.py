@@ -65,10 +65,10 @@ class PlainLines(Watcher):
 
     def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
         super().ended(trial, trials)
-        self._console.print(trial_line(trial), soft_wrap=True, markup=False)
+        self._console.print(trial_line(trial), soft_wrap=True)
 
     def say(self, sentence: str) -> None:
-        self._console.print(sentence, soft_wrap=True, markup=False)
+        self._console.print(sentence, soft_wrap=True)
 
 
 class LivePanel(Watcher):
@@ -88,7 +88,7 @@ class LivePanel(Watcher):
         self._running = None
 
     def say(self, sentence: str) -> None:
-        self._console.print(sentence, style="dim", markup=False)
+        self._console.print(sentence, style="dim")
 
     def __rich__(self) -> RenderableType:
         parts: list[RenderableType] = [self._progress()]
@@ -120,11 +120,11 @@ class LivePanel(Watcher):
 @contextmanager
 def watch(*, quiet: bool) -> Iterator[Watcher]:
     """The watcher that suits stderr."""
-    console = Console(stderr=True, highlight=False)
+    console = Console(stderr=True, highlight=False, markup=False)
     if quiet:
         yield Watcher()
     elif not console.is_terminal:
-        yield PlainLines(Console(file=sys.stderr, highlight=False, no_color=True))
+        yield PlainLines(Console(file=sys.stderr, highlight=False, markup=False, no_color=True))
     else:
         panel = LivePanel(console)
         with Live(panel, console=console, refresh_per_second=4, transient=True):

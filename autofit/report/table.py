@@ -1,8 +1,9 @@
-"""The ranked table, for wide and for narrow terminals."""
+"""The ranked table: a column for every knob on wide terminals, a second line per row on narrow ones."""
 
 from __future__ import annotations
 
 from rich import box
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -11,77 +12,86 @@ from autofit.ranking import Ranked
 from autofit.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
 
-WIDE = 132
+WIDE = 130
 """From this many columns on every knob has its own."""
 
+_FIGURES = ("time a step", "samples/s", "tokens/s", "needs", "free", "speed-up")
 
-def ranked_table(result: Result, *, width: int, most_rows: int | None = 15) -> Table:
-    """Measured configurations, fastest first. Narrow tables name the knobs that differ in one column.
 
-    A knob that has the same value in every row stands in the caption only, in narrow tables.
-    """
+def ranked_table(result: Result, *, width: int, most_rows: int | None = 15) -> RenderableType:
+    """Measured configurations, fastest first, and a line that explains the last columns."""
     rows = result.ranking.ranked[:most_rows]
-    differing = [row.name for row in KNOBS if len({each.trial.config[row.name] for each in result.ranking.ranked}) > 1]
-    wide = width >= WIDE
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True, title=None, caption_justify="left")
+    shown = _wide(result, rows) if width >= WIDE else _narrow(result, rows)
+    return Group(shown, Text(_explanation(result, len(rows)), style="dim"), Text(""))
+
+
+def _wide(result: Result, rows: tuple[Ranked, ...]) -> RenderableType:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("micro\nx acc", no_wrap=True)
-    for row in KNOBS if wide else ():
+    for row in KNOBS:
         table.add_column(row.title, no_wrap=True)
-    if differing and not wide:
-        table.add_column("settings", overflow="fold", min_width=12)
-    table.add_column("time a\nstep", justify="right", no_wrap=True)
-    table.add_column("samples\n/s", justify="right", no_wrap=True)
-    table.add_column("tokens\n/s", justify="right", no_wrap=True)
-    table.add_column("needs", justify="right", no_wrap=True)
-    table.add_column("free", justify="right", no_wrap=True)
-    table.add_column("speed\nup", justify="right", no_wrap=True)
+    for title in _FIGURES:
+        table.add_column(title.replace(" a ", " a\n").replace("s/s", "s\n/s"), justify="right", no_wrap=True)
     table.add_column("numerics", overflow="fold")
     for each in rows:
-        settings = [str(each.trial.config[row.name]) for row in KNOBS] if wide else []
-        if differing and not wide:
-            settings = [_settings(each, differing)]
-        table.add_row(*_cells(each, settings, result), style="bold" if each.rank == 1 else "")
-    table.caption = _caption(result, differing, len(rows), wide)
+        settings = [str(each.trial.config[row.name]) for row in KNOBS]
+        cells = [str(each.rank), _split(each), *settings, *_figures(each, result), _numerics(each)]
+        table.add_row(*cells, style="bold" if each.rank == 1 else "")
     return table
 
 
-def _cells(each: Ranked, settings: list[str], result: Result) -> list[str]:
-    config, measurement = each.trial.config, each.measurement
+def _narrow(result: Result, rows: tuple[Ranked, ...]) -> RenderableType:
+    lines = [["#", "micro x acc", *_FIGURES]]
+    lines += [[str(each.rank), _split(each), *_figures(each, result)] for each in rows]
+    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    text = []
+    for number, line in enumerate(lines):
+        aligned = [
+            cell.ljust(width) if place == 1 else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ]
+        first = number == 1
+        text.append(Text("  ".join(aligned), style="bold" if number <= 1 else "", no_wrap=True))
+        if number:
+            each = rows[number - 1]
+            settings = " ".join(_word(row.name, str(each.trial.config[row.name])) for row in KNOBS)
+            indent = " " * (widths[0] + 2)
+            text.append(Text(f"{indent}{settings} ({_numerics(each)})", style="" if first else "dim"))
+    return Group(Text(""), *text, Text(""))
+
+
+def _split(each: Ranked) -> str:
+    config = each.trial.config
+    return f"{config.micro_batch_size} x {config.accumulation_steps}"
+
+
+def _figures(each: Ranked, result: Result) -> list[str]:
+    measurement = each.measurement
     free = result.situation.limits.memory_bytes - measurement.memory.needed
     return [
-        str(each.rank),
-        f"{config.micro_batch_size} x {config.accumulation_steps}",
-        *settings,
         format_seconds(measurement.step_seconds),
         format_rate(measurement.samples_per_second),
         format_rate(measurement.tokens_per_second),
         format_bytes(measurement.memory.needed),
         format_bytes(free),
         "-" if each.speedup is None else ("ref" if each.is_reference else f"{each.speedup:.2f}x"),
-        ", ".join(numerics.label for numerics in each.numerics),
     ]
 
 
-def _settings(each: Ranked, differing: list[str]) -> str:
-    """The values of the knobs that differ, as short as they are clear."""
-    words = []
-    for name in differing:
-        value = str(each.trial.config[name])
-        words.append(f"checkpointing {value}" if name == "activation_checkpointing" else value)
-    return ", ".join(words)
+def _numerics(each: Ranked) -> str:
+    return ", ".join(numerics.label for numerics in each.numerics)
 
 
-def _caption(result: Result, differing: list[str], shown: int, wide: bool) -> Text:
-    lines = []
-    first = result.ranking.best
-    same = [row for row in KNOBS if row.name not in differing]
-    if first is not None and same and not wide:
-        values = ", ".join(f"{row.title} {first.trial.config[row.name]}" for row in same)
-        lines.append(f"All with {values}.")
+def _word(name: str, value: str) -> str:
+    return f"checkpointing-{value}" if name == "activation_checkpointing" else value
+
+
+def _explanation(result: Result, shown: int) -> str:
+    sentences = []
     hidden = len(result.ranking.ranked) - shown
     if hidden > 0:
-        lines.append(f"{hidden} more: autofit show {result.study} --all")
+        sentences.append(f"{hidden} more: autofit show {result.study} --all.")
     if result.ranking.reference is not None:
-        lines.append("Speed-up is over the reference (ref): TrainingArguments' defaults in their fastest precision.")
-    return Text("\n".join(lines), style="dim", justify="left")
+        sentences.append("ref: TrainingArguments' defaults in their fastest precision, micro-batch up to 8.")
+    return " ".join(sentences)

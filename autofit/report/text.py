@@ -36,14 +36,14 @@ def final_report(result: Result, *, width: int, everything: bool = False) -> Ren
 def as_text(result: Result) -> str:
     """Plain text, no colours."""
     buffer = io.StringIO()
-    console = Console(file=buffer, width=PIPE_WIDTH, no_color=True, highlight=False)
+    console = Console(file=buffer, width=PIPE_WIDTH, no_color=True, highlight=False, markup=False)
     console.print(final_report(result, width=PIPE_WIDTH))
     return buffer.getvalue()
 
 
 def as_html(result: Result) -> str:
     """The same, for a notebook."""
-    console = Console(file=io.StringIO(), width=PIPE_WIDTH, record=True, highlight=False)
+    console = Console(file=io.StringIO(), width=PIPE_WIDTH, record=True, highlight=False, markup=False)
     console.print(final_report(result, width=PIPE_WIDTH))
     return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>")
 

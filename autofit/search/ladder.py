@@ -168,7 +168,7 @@ def _single_changes(history: History, config: TrainConfig) -> Iterator[TrainConf
             if value == config[row.name]:
                 continue
             changed = config.replace(**{row.name: value})
-            yield changed
+            yield from _descend(history, changed)
             seconds = history.step_seconds(changed)
             if best is not None and seconds is not None and seconds <= KEEPS_UP * best:
                 yield from _climb(history, changed)

@@ -71,10 +71,18 @@ class Runner(Protocol):
 class Workshop:
     """Where workers of one device are started: the trial server, or fresh interpreters as the announced fallback.
 
-    ``announce`` is called with a sentence when the fallback is taken.
+    ``announce`` is called with a sentence when the fallback is taken. ``launcher`` replaces both: the
+    seam where tests put workers of their own.
     """
 
-    def __init__(self, device_kind: str, device_index: int, folder: Path, announce: Announce) -> None:
+    def __init__(
+        self,
+        device_kind: str,
+        device_index: int,
+        folder: Path,
+        announce: Announce,
+        launcher: Launcher | None = None,
+    ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.torch_device = "cpu" if device_kind == "cpu" else f"{device_kind}:0"
@@ -82,7 +90,9 @@ class Workshop:
         self._environment = worker_environment(visible)
         self._announce = announce
         self._server: TrialServer | None = None
-        self._launcher: Launcher | None = None
+        self._launcher: Launcher | None = launcher
+        if launcher is not None:
+            return
         try:
             self._server = TrialServer(self._environment, self.torch_device, folder / "server.log")
         except LaunchError as error:

@@ -1,0 +1,72 @@
+"""Fixtures: a home of its own for every test, a tiny model, situations without a device."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autofit.catalogue.models import ModelSource, resolve_model
+from autofit.situation import Situation
+from tests.doubles import make_situation
+
+TINY_LLAMA = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 64,
+    "intermediate_size": 256,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 512,
+    "max_position_embeddings": 256,
+}
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Studies and logs of a test stay in its own folder; the hub is not asked."""
+    home = tmp_path / "autofit-home"
+    monkeypatch.setenv("AUTOFIT_HOME", str(home))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("COLUMNS", raising=False)
+    return home
+
+
+@pytest.fixture
+def tiny_model(tmp_path: Path) -> Path:
+    """A folder with the configuration of a model of 0.3 million parameters."""
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY_LLAMA))
+    return folder
+
+
+@pytest.fixture
+def tiny_source(tiny_model: Path) -> ModelSource:
+    return resolve_model(str(tiny_model))
+
+
+@pytest.fixture
+def situation() -> Situation:
+    """A CPU, a llama, an effective batch of 32."""
+    return make_situation()
+
+
+@pytest.fixture
+def situation_of() -> Callable[..., Situation]:
+    return make_situation
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """GPU tests are skipped with the reason where there is no CUDA device."""
+    from autofit import nvml
+
+    if nvml.visible_indices() or os.path.exists("/dev/kfd"):
+        return
+    for item in items:
+        if "gpu" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="no CUDA device here"))

@@ -1,0 +1,195 @@
+"""Stand-ins for the two seams: a runner that answers from a formula, and situations without a device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from autofit.device import Device, Libraries
+from autofit.measurement import Measurement, Memory, StepSeconds, Window
+from autofit.outcome import Outcome
+from autofit.recipe import Recipe
+from autofit.situation import Limits, ModelFacts, Situation
+from autofit.train_config import TrainConfig
+from autofit.trial.protocol import MeasuringPlan
+from autofit.trial.runner import RunResult
+from autofit.trials import Trial
+from autofit.workload import Workload
+
+GIB = 1024**3
+FIELDS = frozenset({"activation_checkpointing", "activation_checkpointing_kwargs"})
+
+
+def make_situation(
+    *,
+    effective_batch: int = 32,
+    kind: str = "cpu",
+    capability: tuple[int, int] | None = None,
+    memory_bytes: int = 16 * GIB,
+    limit_bytes: int | None = None,
+    headroom: float = 0.05,
+    missing: dict[str, str] | None = None,
+    fields: frozenset[str] = FIELDS,
+    supports_checkpointing: bool = True,
+    attention: tuple[str, ...] = ("eager", "sdpa", "flash_attention_2"),
+    sequence_length: int = 128,
+    processes: int = 1,
+) -> Situation:
+    return Situation(
+        workload=Workload(
+            model="some/llama",
+            model_digest="0" * 16,
+            task="causal-lm",
+            sequence_length=sequence_length,
+            effective_batch=effective_batch,
+            processes=processes,
+        ),
+        device=Device(
+            kind=kind,
+            name="Some CPU" if kind == "cpu" else "Some GPU",
+            memory_bytes=memory_bytes,
+            compute_capability=capability,
+        ),
+        libraries=Libraries(
+            versions={"torch": "2.13.0"},
+            training_argument_fields=fields,
+            missing={"flash_attention_2": "flash-attn is not installed"} if missing is None else missing,
+        ),
+        model=ModelFacts(
+            model_type="llama",
+            num_parameters=1_000_000,
+            embedding_parameters=200_000,
+            vocabulary_size=1000,
+            max_positions=2048,
+            supports_checkpointing=supports_checkpointing,
+            attention=attention,
+        ),
+        limits=Limits(memory_bytes=memory_bytes if limit_bytes is None else limit_bytes, headroom=headroom),
+    )
+
+
+def make_config(**changes: Any) -> TrainConfig:
+    values = {
+        "micro_batch_size": 8,
+        "accumulation_steps": 4,
+        "precision": "fp32",
+        "activation_checkpointing": "off",
+        "attention": "sdpa",
+        "optimizer": "adamw_torch_fused",
+    }
+    return TrainConfig({**values, **changes})
+
+
+def make_measurement(
+    seconds: float = 1.0,
+    *,
+    micro_batch_size: int = 8,
+    accumulation_steps: int = 4,
+    needed: int = GIB,
+    whole: bool = True,
+    jitter: float = 0.0,
+) -> Measurement:
+    """Steps of exactly ``seconds`` at the full accumulation, or spread by ``jitter`` around it."""
+
+    def step(total: float) -> StepSeconds:
+        part = total / accumulation_steps
+        ran = accumulation_steps if whole else min(3, accumulation_steps)
+        return StepSeconds(loop=0.0, fetch=0.0, micro_steps=(part,) * ran, update=0.0)
+
+    steps = tuple(step(seconds * (1 + sign * jitter)) for sign in (0, 1, -1, 0))
+    return Measurement(
+        micro_batch_size=micro_batch_size,
+        accumulation_steps=accumulation_steps,
+        processes=1,
+        tokens_per_step=float(micro_batch_size * accumulation_steps * 128),
+        whole=whole,
+        warmup=(step(seconds * 2),),
+        windows=(Window(wall_seconds=sum(each.total for each in steps), steps=steps),),
+        losses=(1.0,),
+        memory=Memory(peak_allocated=needed, peak_reserved=needed, context=0, paged_state=0, cap=16 * GIB),
+        evaluation_batch_size=micro_batch_size,
+        evaluation_seconds=0.1,
+        build_seconds=0.1,
+    )
+
+
+def make_trial(
+    number: int = 0,
+    *,
+    seconds: float | None = 1.0,
+    outcome: Outcome = Outcome.OK,
+    reason: str = "",
+    whole: bool = True,
+    jitter: float = 0.0,
+    needed: int = GIB,
+    **changes: Any,
+) -> Trial:
+    config = make_config(**changes)
+    measurement = None
+    if outcome is Outcome.OK:
+        assert seconds is not None
+        measurement = make_measurement(
+            seconds,
+            micro_batch_size=config.micro_batch_size,
+            accumulation_steps=config.accumulation_steps,
+            whole=whole,
+            jitter=jitter,
+            needed=needed,
+        )
+    return Trial(
+        number=number,
+        values=dict(config),
+        outcome=outcome,
+        reason=reason or ("" if outcome is Outcome.OK else "it failed"),
+        measurement=measurement,
+        whole=whole,
+        wall_seconds=1.0,
+    )
+
+
+class FormulaRunner:
+    """Answers a recipe from two formulas over its configuration: seconds, and bytes against a limit.
+
+    ``asked`` lists the configurations in order; ``before`` may raise, to stand for Ctrl-C.
+    """
+
+    def __init__(
+        self,
+        configs: dict[str, TrainConfig],
+        seconds: Callable[[TrainConfig], float],
+        needed: Callable[[TrainConfig], int] = lambda config: GIB,
+        limit: int = 16 * GIB,
+        before: Callable[[TrainConfig], None] = lambda config: None,
+    ) -> None:
+        self._configs = configs
+        self._seconds = seconds
+        self._needed = needed
+        self._limit = limit
+        self._before = before
+        self.asked: list[TrainConfig] = []
+        self.plans: list[MeasuringPlan] = []
+
+    def run(self, recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
+        config = self._configs[recipe_key(recipe)]
+        self._before(config)
+        self.asked.append(config)
+        self.plans.append(plan)
+        needed = self._needed(config)
+        if needed > self._limit:
+            return RunResult(outcome=Outcome.OOM, reason="the memory limit was reached", wall_seconds=0.1)
+        measurement = make_measurement(
+            self._seconds(config),
+            micro_batch_size=config.micro_batch_size,
+            accumulation_steps=config.accumulation_steps,
+            needed=needed,
+            whole=plan.whole or config.accumulation_steps <= 3,
+        )
+        return RunResult(outcome=Outcome.OK, measurement=measurement, wall_seconds=0.1)
+
+    def close(self) -> None:
+        return None
+
+
+def recipe_key(recipe: Recipe) -> str:
+    """Tells recipes of one situation apart."""
+    return repr((sorted(recipe.training_arguments.items(), key=str), sorted(recipe.model_kwargs.items())))

@@ -1,0 +1,126 @@
+"""Rules about the package as a whole: imports go down, and the light things stay light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "autofit"
+
+# Floor of every module, or of a whole folder; an import may go to the same floor or below.
+FLOORS = {
+    "cli": 6,
+    "__main__": 6,
+    "__init__": 6,
+    "api": 5,
+    "report": 5,
+    "export": 5,
+    "result": 4,
+    "search": 4,
+    "recommendation": 4,
+    "study": 3,
+    "ranking": 3,
+    "trial": 3,
+    "space": 2,
+    "knobs": 1,
+    "recipe": 1,
+    "failures": 1,
+    "detect": 1,
+}
+WORKER_ONLY = {"accelerator", "build", "hidden_import", "instrument", "measure", "probe", "server", "worker"}
+HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "peft"}
+
+
+def modules() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
+
+
+def floor_of(name: str) -> int:
+    return FLOORS.get(name.split(".")[0], 0)
+
+
+def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
+    """Modules named in import statements; those only for type checkers are left out."""
+    tree = ast.parse(path.read_text())
+    skipped = {
+        id(node)
+        for branch in ast.walk(tree)
+        if isinstance(branch, ast.If) and getattr(branch.test, "id", "") == "TYPE_CHECKING"
+        for node in ast.walk(branch)
+    }
+    found = set()
+    for node in tree.body if top_level_only else ast.walk(tree):
+        if id(node) in skipped:
+            continue
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_imports_go_down_the_floors(path: Path) -> None:
+    own = floor_of(name_of(path))
+    for imported in imports_of(path):
+        if imported.startswith("autofit.") and (PACKAGE / imported.split(".")[1]).exists() | (
+            PACKAGE / f"{imported.split('.')[1]}.py"
+        ).exists():
+            target = imported.removeprefix("autofit.")
+            assert floor_of(target) <= own, f"{name_of(path)} imports {target}, which is above it"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_only_workers_import_torch(path: Path) -> None:
+    name = name_of(path)
+    if name.startswith("trial.") and name.split(".")[1] in WORKER_ONLY:
+        return
+    # A library user may ask a finished result for real TrainingArguments; that import stays in the method.
+    found = {module.split(".")[0] for module in imports_of(path, top_level_only=name == "result")}
+    assert not found & HEAVY, f"{name} must not import {found & HEAVY}"
+    worker_modules = {f"autofit.trial.{module}" for module in WORKER_ONLY}
+    assert not imports_of(path) & worker_modules, f"{name} must not import the worker's side"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_torch_cuda_is_named_in_the_accelerator_file_alone(path: Path) -> None:
+    code = ast.unparse(ast.parse(path.read_text()))
+    assert name_of(path) == "trial.accelerator" or "torch.cuda" not in code
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_no_file_grows_past_four_hundred_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_every_file_opens_with_what_it_is(path: Path) -> None:
+    assert ast.get_docstring(ast.parse(path.read_text())), f"{name_of(path)} has no docstring"
+
+
+@pytest.mark.parametrize(
+    ("code", "forbidden"),
+    [
+        ("import autofit", HEAVY | {"optuna", "rich", "sqlalchemy"}),
+        ("from autofit.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
+         HEAVY | {"optuna", "rich", "sqlalchemy", "huggingface_hub"}),
+        ("import autofit.api", HEAVY),
+        ("import autofit.trial.runner, autofit.search.loop, autofit.report.live", HEAVY),
+    ],
+    ids=["import", "help", "api", "parent"],
+)  # fmt: skip
+def test_light_things_load_nothing_heavy(code: str, forbidden: set[str]) -> None:
+    script = f"{code}\nimport sys\nprint('LOADED', *sorted(set(m.split('.')[0] for m in sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+    loaded = set(output.rsplit("LOADED", 1)[1].split())
+    assert "sys" in loaded and not loaded & forbidden

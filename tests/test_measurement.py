@@ -1,0 +1,55 @@
+import math
+
+import pytest
+
+from autofit.measurement import StepSeconds, Window, relative_half_width
+from tests.doubles import make_measurement
+
+
+def test_a_shortened_step_composes_with_the_interior_micro_step() -> None:
+    """T(A) = T(k) + (A - k) x (interior + fetch / k), with the figures of one measured step."""
+    step = StepSeconds(loop=0.001, fetch=0.003, micro_steps=(0.126, 0.144, 0.169), update=0.05)
+    assert step.total == pytest.approx(0.493)
+    assert step.composed(3) == step.total
+    assert step.composed(8) == pytest.approx(0.493 + 5 * (0.144 + 0.001))
+
+
+def test_a_step_that_ran_whole_is_not_composed() -> None:
+    for micro_steps in ((0.2,), (0.2, 0.3), (0.1,) * 7):
+        step = StepSeconds(loop=0.0, fetch=0.0, micro_steps=micro_steps, update=0.1)
+        assert step.composed(len(micro_steps)) == step.total
+
+
+def test_two_micro_steps_have_no_interior_to_compose_from() -> None:
+    step = StepSeconds(loop=0.0, fetch=0.0, micro_steps=(0.2, 0.3), update=0.1)
+    with pytest.raises(ValueError, match="interior"):
+        step.composed(4)
+
+
+def test_the_step_is_the_median_so_one_disturbed_sample_does_not_move_it() -> None:
+    measurement = make_measurement(1.0, jitter=0.5)
+    assert sorted(measurement.samples) == [0.5, 1.0, 1.0, 1.5]
+    assert measurement.step_seconds == 1.0
+
+
+def test_rates_follow_from_the_step() -> None:
+    measurement = make_measurement(2.0, micro_batch_size=8, accumulation_steps=4)
+    assert measurement.samples_per_second == 16
+    assert measurement.tokens_per_second == 16 * 128
+
+
+def test_warm_up_is_never_averaged_in() -> None:
+    measurement = make_measurement(1.0)
+    assert measurement.warmup[0].total == 2.0 and set(measurement.samples) == {1.0}
+
+
+def test_uncertainty_is_student_s_interval_and_unknown_for_one_sample() -> None:
+    assert relative_half_width((1.0,)) == math.inf
+    assert relative_half_width((1.0, 1.0, 1.0)) == 0.0
+    # 0.9, 1.0, 1.1: standard deviation 0.1, t of two degrees of freedom 4.30.
+    assert relative_half_width((0.9, 1.0, 1.1)) == pytest.approx(4.30 * 0.1 / math.sqrt(3))
+
+
+def test_a_window_tells_how_much_of_it_its_parts_leave_out() -> None:
+    steps = (StepSeconds(loop=0.0, fetch=0.1, micro_steps=(0.4,), update=0.4),)
+    assert Window(wall_seconds=1.0, steps=steps).unaccounted_share == pytest.approx(0.1)

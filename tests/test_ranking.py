@@ -1,0 +1,93 @@
+from autofit.knobs import KNOBS
+from autofit.numerics import Numerics
+from autofit.outcome import Outcome
+from autofit.ranking import find_reference, rank
+from tests.doubles import make_trial
+
+
+def test_the_fastest_comes_first_and_only_ok_is_ranked() -> None:
+    trials = [
+        make_trial(0, seconds=2.0),
+        make_trial(1, seconds=1.0, attention="eager"),
+        make_trial(2, outcome=Outcome.OOM, precision="bf16"),
+        make_trial(3, outcome=Outcome.SLOWER, optimizer="adamw_torch"),
+    ]
+    ranking = rank(trials)
+    assert [each.trial.number for each in ranking.ranked] == [1, 0]
+    assert [each.rank for each in ranking.ranked] == [1, 2]
+    assert {trial.number for trial in ranking.failed} == {2, 3}
+
+
+def test_a_tie_inside_the_noise_goes_to_the_more_exact_then_to_the_plainer() -> None:
+    trials = [
+        make_trial(0, seconds=1.000, precision="bf16", jitter=0.02),
+        make_trial(1, seconds=1.005, attention="eager", jitter=0.02),
+        make_trial(2, seconds=1.010, jitter=0.02),
+        make_trial(3, seconds=1.500, optimizer="adamw_torch", jitter=0.02),
+    ]
+    ranking = rank(trials)
+    assert [each.trial.number for each in ranking.ranked] == [2, 1, 0, 3]
+    assert [each.tied_with_first for each in ranking.ranked] == [True, True, True, False]
+
+
+def test_without_noise_the_faster_wins_however_close() -> None:
+    trials = [make_trial(0, seconds=1.0, precision="bf16"), make_trial(1, seconds=1.005)]
+    assert rank(trials).ranked[0].trial.number == 0
+
+
+def test_a_noisy_machine_does_not_make_everything_a_tie() -> None:
+    trials = [
+        make_trial(0, seconds=1.0, jitter=0.5, precision="bf16"),
+        make_trial(1, seconds=1.1, jitter=0.5),
+    ]
+    assert rank(trials).ranked[0].trial.number == 0
+
+
+def test_a_confirmation_replaces_the_short_measurement() -> None:
+    short = make_trial(0, seconds=1.0, whole=False)
+    other = make_trial(1, seconds=1.2, whole=False, attention="eager")
+    confirmed = make_trial(2, seconds=1.5, whole=True)
+    assert [each.trial.number for each in rank([short, other, confirmed]).ranked] == [1, 2]
+
+
+def test_a_finalist_that_does_not_fit_whole_is_no_longer_ranked() -> None:
+    short = make_trial(0, seconds=1.0, whole=False)
+    failed = make_trial(1, outcome=Outcome.OOM, whole=True)
+    ranking = rank([short, failed])
+    assert ranking.best is None and [trial.number for trial in ranking.failed] == [1]
+
+
+def test_the_reference_is_the_default_s_largest_micro_batch_up_to_eight_in_its_fastest_precision() -> None:
+    trials = [
+        make_trial(0, seconds=1.0, micro_batch_size=32, accumulation_steps=1),
+        make_trial(1, seconds=3.0, micro_batch_size=8, accumulation_steps=4),
+        make_trial(2, seconds=2.0, micro_batch_size=8, accumulation_steps=4, precision="bf16"),
+        make_trial(3, seconds=1.5, micro_batch_size=4, accumulation_steps=8, precision="bf16"),
+        make_trial(4, seconds=0.5, micro_batch_size=8, accumulation_steps=4, optimizer="adamw_8bit"),
+    ]
+    reference = find_reference(trials)
+    assert reference is not None and reference.number == 2
+    ranking = rank(trials)
+    speedups = {each.trial.number: each.speedup for each in ranking.ranked}
+    assert speedups[2] == 1.0 and speedups[0] == 2.0 and speedups[4] == 4.0
+
+
+def test_without_a_measured_reference_there_is_no_speed_up() -> None:
+    ranking = rank([make_trial(0, attention="eager")])
+    assert ranking.reference is None and ranking.ranked[0].speedup is None
+
+
+def test_every_row_carries_its_class() -> None:
+    ranking = rank([make_trial(0, precision="bf16", optimizer="adamw_8bit")])
+    assert ranking.ranked[0].numerics == (Numerics.QUANTIZED_STATE, Numerics.MIXED)
+
+
+def test_nothing_measured_ranks_to_nothing() -> None:
+    assert rank([]).best is None
+
+
+def test_the_reference_differs_in_no_knob_but_precision() -> None:
+    for row in KNOBS:
+        for choice in row.choices:
+            if row.name != "precision" and choice.value != row.reference:
+                assert find_reference([make_trial(0, **{row.name: choice.value})]) is None
