@@ -90,8 +90,8 @@ def _from_cache(name: str) -> ModelSource | None:
 
     try:
         found = try_to_load_from_cache(name, "config.json")
-    except HFValidationError:
-        raise UserError(_unknown(name)) from None
+    except HFValidationError:  # no hub name, but perhaps one of the table
+        return None
     if not isinstance(found, str):
         return None
     path = Path(found)
@@ -107,7 +107,7 @@ def _from_table(name: str) -> ModelSource | None:
 
 def _from_network(name: str) -> ModelSource:
     from huggingface_hub import constants, hf_hub_download, hf_hub_url
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     if constants.HF_HUB_OFFLINE:
         raise UserError(f"{_unknown(name)} The hub was not asked: HF_HUB_OFFLINE is set.")
@@ -117,6 +117,8 @@ def _from_network(name: str) -> ModelSource:
         path = Path(hf_hub_download(name, "config.json", etag_timeout=NETWORK_PATIENCE_SECONDS))
     except GatedRepoError:
         raise UserError(f"{name} is gated; accept its licence on the hub and log in with 'hf auth login'.") from None
+    except HFValidationError:
+        raise UserError(_unknown(name)) from None
     except RepositoryNotFoundError:
         raise UserError(f"{_unknown(name)} The hub does not know it either.") from None
     except OSError as error:

@@ -1,0 +1,153 @@
+"""The parent's side against workers that misbehave in every way a worker can."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from autofit.outcome import Outcome
+from autofit.recipe import recipe_for
+from autofit.trial import runner as runner_module
+from autofit.trial.launcher import FreshInterpreters, worker_environment
+from autofit.trial.protocol import MeasuringPlan
+from autofit.trial.runner import ProcessRunner, RunResult, Workshop, expected_state_bytes
+from tests.doubles import make_config, make_situation
+from tests.trial.test_launcher import gone
+
+SCRIPT = Path(__file__).with_name("scripted_worker.py")
+
+
+def scripted(word: str, folder: Path, *, seconds: float = 60.0, **situation: object) -> ProcessRunner:
+    launcher = FreshInterpreters(worker_environment(""), (sys.executable, str(SCRIPT), word))
+    workshop = Workshop("cpu", 0, folder, lambda sentence: None, launcher=launcher)
+    from autofit.catalogue.models import resolve_model
+
+    source = resolve_model("EleutherAI/pythia-70m")
+    return ProcessRunner(workshop, make_situation(**situation), source, most_seconds=seconds)  # type: ignore[arg-type]
+
+
+def run(word: str, folder: Path, *, best: float | None = None, seconds: float = 60.0) -> RunResult:
+    runner = scripted(word, folder, seconds=seconds)
+    try:
+        recipe = recipe_for(make_config(), make_situation())
+        return runner.run(recipe, MeasuringPlan(slower_than_seconds=best), "one")
+    finally:
+        runner.close()
+
+
+@pytest.mark.parametrize(
+    ("word", "outcome", "words"),
+    [
+        ("succeed", Outcome.OK, ""),
+        ("noisy", Outcome.OK, ""),
+        ("raise", Outcome.CRASHED, "exit code 1: ValueError: the scripted failure"),
+        ("exit-3", Outcome.CRASHED, "exit code 3: words before the end"),
+        ("kill", Outcome.CRASHED, "SIGKILL from outside"),
+        ("segfault", Outcome.CRASHED, "segmentation fault"),
+        ("garbage", Outcome.CRASHED, "cannot be read"),
+        ("half", Outcome.CRASHED, "cannot be read"),
+        ("other-format", Outcome.CRASHED, "cannot be read"),
+        ("oom-text", Outcome.OOM, "asking for 3.00 GiB more"),
+    ],
+)
+def test_whatever_a_worker_does_becomes_a_row_with_its_reason(
+    word: str, outcome: Outcome, words: str, tmp_path: Path
+) -> None:
+    result = run(word, tmp_path)
+    assert result.outcome is outcome and words in result.reason
+    assert (result.measurement is not None) == (outcome is Outcome.OK)
+    assert result.log_path is not None and Path(result.log_path).exists()
+    assert result.wall_seconds > 0
+
+
+def test_a_worker_that_hangs_is_ended_at_the_limit(tmp_path: Path) -> None:
+    began = time.monotonic()
+    result = run("hang", tmp_path, seconds=0.5)
+    assert result.outcome is Outcome.TIMEOUT and "phase 'start'" in result.reason
+    assert time.monotonic() - began < 60
+
+
+def test_a_first_step_far_beyond_the_best_is_ended_as_slower(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(runner_module.WARM_UP_GRACE_SECONDS, "cpu", 0.1)
+    result = run("stuck-first-step", tmp_path, best=0.05)
+    assert result.outcome is Outcome.SLOWER and "first step" in result.reason
+
+
+def test_without_a_best_nothing_is_called_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(runner_module.WARM_UP_GRACE_SECONDS, "cpu", 0.1)
+    assert run("stuck-first-step", tmp_path, seconds=1.0).outcome is Outcome.TIMEOUT
+
+
+@pytest.mark.parametrize(("word", "seconds"), [("helper", 60.0), ("hang-with-helper", 3.0)])
+def test_helpers_of_a_worker_die_with_it(word: str, seconds: float, tmp_path: Path) -> None:
+    run(word, tmp_path, seconds=seconds)
+    assert gone(int((tmp_path / "one.helper").read_text()))
+
+
+def test_an_old_result_is_never_taken_for_a_new_one(tmp_path: Path) -> None:
+    assert run("succeed", tmp_path).outcome is Outcome.OK
+    assert run("exit-3", tmp_path).outcome is Outcome.CRASHED
+
+
+def test_a_kill_that_the_kernel_counted_is_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = iter((4, 5))
+    monkeypatch.setattr(runner_module, "out_of_memory_kills", lambda: next(counts))
+    result = run("kill", tmp_path)
+    assert result.outcome is Outcome.OOM and "out-of-memory killer" in result.reason
+
+
+def test_ctrl_c_ends_the_worker_and_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = scripted("hang-with-helper", tmp_path)
+    helper = tmp_path / "one.helper"
+
+    def interrupt(*arguments: object) -> None:
+        if helper.exists() and helper.read_text():
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "_too_slow", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(recipe_for(make_config(), make_situation()), MeasuringPlan(), "one")
+    runner.close()
+    assert gone(int(helper.read_text()))
+
+
+def test_the_cap_is_the_limit_less_headroom_and_less_what_others_use_of_the_device(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = 2**30
+    recipe = recipe_for(make_config(), make_situation())
+    monkeypatch.setattr(runner_module, "host_memory_bytes", lambda: 16 * gib)
+    for in_use, limit, own in (
+        (2 * gib, 16 * gib, int(0.95 * 16 * gib) - 2 * gib),
+        (2 * gib, 4 * gib, int(0.95 * 4 * gib)),
+        (13 * gib, 4 * gib, int(0.95 * 16 * gib) - 13 * gib),
+    ):
+        monkeypatch.setattr(runner_module, "host_memory_in_use_bytes", lambda in_use=in_use: in_use)
+        runner = scripted("succeed", tmp_path, limit_bytes=limit)
+        assert runner.job_for(recipe, MeasuringPlan()).memory.own_bytes == own
+
+
+def test_paged_state_under_an_emulated_limit_is_kept_out_of_the_cap_and_never_called_out_of_memory(
+    tmp_path: Path,
+) -> None:
+    situation = make_situation(kind="cuda", limit_bytes=2**30, missing={})
+    recipe = recipe_for(make_config(optimizer="paged_adamw_8bit"), situation)
+    runner = scripted("oom-text", tmp_path, kind="cuda", limit_bytes=2**30, missing={})
+    assert runner.job_for(recipe, MeasuringPlan()).expected_paged_bytes == expected_state_bytes(situation)
+    result = runner.run(recipe, MeasuringPlan(), "one")
+    assert result.outcome is Outcome.UNSUPPORTED and "cannot be emulated" in result.reason
+
+
+def test_the_state_of_an_8_bit_adamw_counts_embeddings_at_32_bits() -> None:
+    # 800,000 parameters at 2 + 8/256 bytes, 200,000 of embeddings at 8.
+    assert expected_state_bytes(make_situation()) == round(800_000 * 2.03125 + 200_000 * 8)
+
+
+def test_no_worker_is_left_after_the_tests() -> None:
+    assert not [child for child in psutil.Process().children(recursive=True) if "scripted" in " ".join(child.cmdline())]
