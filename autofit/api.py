@@ -9,17 +9,17 @@ from typing import Any
 
 from autofit.catalogue.models import ModelSource, resolve_model
 from autofit.detect import find_device
+from autofit.driver.budget import Budget
+from autofit.driver.ladder import LadderStrategy
+from autofit.driver.loop import Search
+from autofit.driver.need import least_need
+from autofit.driver.observer import Observer
 from autofit.errors import NothingFitsError, UserError
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
 from autofit.report.document import document
 from autofit.report.text import as_html, as_text
 from autofit.result import Result, Run
-from autofit.search.budget import Budget
-from autofit.search.ladder import LadderStrategy
-from autofit.search.loop import Search
-from autofit.search.need import least_need
-from autofit.search.observer import Observer
 from autofit.situation import Limits, Situation
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.study import Study, StudyRecord, default_storage, home, load_study, open_study
@@ -112,19 +112,20 @@ def search(
         situation = opened.situation or workers.probe()
         space = SearchSpace(situation, request)
         watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), limit.seconds)
+        plan = MeasuringPlan(seed=seed)
         stopped = Search(
             study=opened,
             situation=situation,
             space=space,
             strategy=LadderStrategy(),
             budget=limit,
-            plan=MeasuringPlan(seed=seed),
+            plan=plan,
             make_runner=lambda: workers.runner(situation),
             observer=watcher,
         ).run()
         interrupted = False
         if rank(opened.trials()).best is None:
-            raise NothingFitsError(least_need(workers, situation, space, opened.trials(), MeasuringPlan(seed=seed)))
+            raise NothingFitsError(least_need(workers, situation, space, opened.trials(), plan, stopped=stopped))
     except KeyboardInterrupt:
         if opened.situation is None:
             raise

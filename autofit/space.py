@@ -137,8 +137,8 @@ class SearchSpace:
 
     def _why_none_is_left(self, row: Knob) -> str:
         fixed = self.request.fix.get(row.name)
-        refusals = [each for each in self.refusals if each.knob == row.name and str(each.value) == (fixed or each.value)]
-        reasons = "; ".join(refusal.reason for refusal in refusals)
+        refusals = [each for each in self.refusals if each.knob == row.name]
+        reasons = "; ".join(each.reason for each in refusals if fixed in (None, str(each.value)))
         return f"No value of {row.name} is left: {reasons}. Loosen --fix, --forbid or --numerics."
 
     def _batch_pairs(self) -> tuple[tuple[int, int], ...]:

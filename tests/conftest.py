@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,7 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests are skipped with the reason where there is no CUDA device."""
     from autofit import nvml
 
-    if nvml.visible_indices() or os.path.exists("/dev/kfd"):
+    if nvml.visible_indices() or Path("/dev/kfd").exists():
         return
     for item in items:
         if "gpu" in item.keywords:

@@ -20,7 +20,7 @@ FLOORS = {
     "report": 5,
     "export": 5,
     "result": 4,
-    "search": 4,
+    "driver": 4,
     "recommendation": 4,
     "study": 3,
     "ranking": 3,
@@ -73,9 +73,10 @@ def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
 def test_imports_go_down_the_floors(path: Path) -> None:
     own = floor_of(name_of(path))
     for imported in imports_of(path):
-        if imported.startswith("autofit.") and (PACKAGE / imported.split(".")[1]).exists() | (
-            PACKAGE / f"{imported.split('.')[1]}.py"
-        ).exists():
+        if (
+            imported.startswith("autofit.")
+            and (PACKAGE / imported.split(".")[1]).exists() | (PACKAGE / f"{imported.split('.')[1]}.py").exists()
+        ):
             target = imported.removeprefix("autofit.")
             assert floor_of(target) <= own, f"{name_of(path)} imports {target}, which is above it"
 
@@ -115,7 +116,7 @@ def test_every_file_opens_with_what_it_is(path: Path) -> None:
         ("from autofit.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: pass",
          HEAVY | {"optuna", "rich", "sqlalchemy", "huggingface_hub"}),
         ("import autofit.api", HEAVY),
-        ("import autofit.trial.runner, autofit.search.loop, autofit.report.live", HEAVY),
+        ("import autofit.trial.runner, autofit.driver.loop, autofit.report.live", HEAVY),
     ],
     ids=["import", "help", "api", "parent"],
 )  # fmt: skip
@@ -124,3 +125,8 @@ def test_light_things_load_nothing_heavy(code: str, forbidden: set[str]) -> None
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
     loaded = set(output.rsplit("LOADED", 1)[1].split())
     assert "sys" in loaded and not loaded & forbidden
+
+
+def test_the_search_function_is_not_hidden_by_a_package_of_the_same_name() -> None:
+    script = "import autofit, autofit.api, autofit.driver.loop\nassert callable(autofit.search)"
+    subprocess.run([sys.executable, "-c", script], check=True)

@@ -14,9 +14,9 @@ from rich.spinner import Spinner
 from rich.table import Table
 from rich.text import Text
 
+from autofit.driver.observer import Observer
 from autofit.ranking import rank
 from autofit.report.text import describe
-from autofit.search.observer import Observer
 from autofit.situation import Situation
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial

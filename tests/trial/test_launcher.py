@@ -132,9 +132,7 @@ def test_a_server_that_cannot_start_says_why_and_fresh_interpreters_take_over(
     assert len(said) == 1 and "fresh Python" in said[0]
 
 
-def test_where_forking_is_not_safe_the_fallback_is_announced(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_forking_is_not_safe_the_fallback_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     said: list[str] = []
     workshop = Workshop("cpu", 0, tmp_path, said.append)

@@ -71,9 +71,7 @@ def test_a_worker_that_hangs_is_ended_at_the_limit(tmp_path: Path) -> None:
     assert time.monotonic() - began < 60
 
 
-def test_a_first_step_far_beyond_the_best_is_ended_as_slower(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_first_step_far_beyond_the_best_is_ended_as_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(runner_module.WARM_UP_GRACE_SECONDS, "cpu", 0.1)
     result = run("stuck-first-step", tmp_path, best=0.05)
     assert result.outcome is Outcome.SLOWER and "first step" in result.reason

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from autofit.driver.history import History
+from autofit.driver.ladder import leanest_configs
 from autofit.outcome import Outcome
 from autofit.recipe import recipe_for
-from autofit.search.ladder import leanest_configs
 from autofit.situation import Situation
 from autofit.space import SearchSpace
 from autofit.train_config import TrainConfig
@@ -24,7 +25,13 @@ class RunnerSource(Protocol):
 
 
 def least_need(
-    source: RunnerSource, situation: Situation, space: SearchSpace, trials: Sequence[Trial], plan: MeasuringPlan
+    source: RunnerSource,
+    situation: Situation,
+    space: SearchSpace,
+    trials: Sequence[Trial],
+    plan: MeasuringPlan,
+    *,
+    stopped: str,
 ) -> str:
     """The sentence for a search that found nothing: why, what the smallest needs, what would make it fit.
 
@@ -39,6 +46,8 @@ def least_need(
         how = f"{first.outcome.value}: {first.reason} (log: {first.log_path})"
         return f"No configuration could be run. The first ended as {how}"
     lean = next(config for config in leanest_configs(space) if config in space)
+    if History(space, tried).outcome(lean) is None:
+        return f"Nothing that was tried fits, and smaller configurations are left: {stopped}; give it more."
     need = None
     if situation.memory_is_emulated:
         need = _measured_need(source, situation, lean, plan)

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from autofit.driver.history import History
+from autofit.driver.ladder import LadderStrategy, leanest_configs, reference_configs
 from autofit.outcome import Outcome
 from autofit.ranking import find_reference, rank
 from autofit.recipe import recipe_for
-from autofit.search.history import History
-from autofit.search.ladder import LadderStrategy, leanest_configs, reference_configs
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan

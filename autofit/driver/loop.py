@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from autofit.driver.budget import Budget
+from autofit.driver.history import History
+from autofit.driver.ladder import Strategy
+from autofit.driver.observer import Observer
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
-from autofit.search.budget import Budget
-from autofit.search.history import History
-from autofit.search.ladder import Strategy
-from autofit.search.observer import Observer
 from autofit.situation import Situation
 from autofit.space import SearchSpace
 from autofit.study import Study

@@ -19,10 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
+from autofit.driver.history import History
 from autofit.knobs import KNOBS
 from autofit.outcome import Outcome
 from autofit.ranking import LARGEST_REFERENCE_MICRO_BATCH
-from autofit.search.history import History
 from autofit.space import SearchSpace
 from autofit.train_config import KnobValue, TrainConfig
 

@@ -1,1 +1,0 @@
-"""Searching: what to try next (``ladder``), trying it (``loop``), and when to stop (``budget``)."""

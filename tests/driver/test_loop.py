@@ -1,0 +1,145 @@
+"""The loop over a formula: storing, budgets, confirmation, interruption."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from autofit.driver.budget import Budget
+from autofit.driver.ladder import LadderStrategy
+from autofit.driver.loop import Search, finalists
+from autofit.driver.observer import Observer
+from autofit.outcome import Outcome
+from autofit.ranking import rank
+from autofit.recipe import recipe_for
+from autofit.space import SearchSpace, SpaceRequest
+from autofit.study import Study, load_study, open_study
+from autofit.train_config import TrainConfig
+from autofit.trial.protocol import MeasuringPlan
+from tests.doubles import FormulaRunner, make_situation, make_trial, recipe_key
+from tests.driver.test_ladder import MIB, needed, seconds
+from tests.test_study import make_record
+
+UNLIMITED = Budget(seconds=None, trials=None)
+
+
+class Setting:
+    """A study over a formula; ``search`` makes one run of the loop over it."""
+
+    def __init__(self, folder: Path, before: Callable[[TrainConfig], None] = lambda config: None) -> None:
+        self.situation = make_situation(missing={})
+        self.space = SearchSpace(self.situation, SpaceRequest())
+        self.storage = f"sqlite:///{folder / 'studies.db'}"
+        configs = {recipe_key(recipe_for(config, self.situation)): config for config in self.space.configs}
+        self.runner = FormulaRunner(configs, seconds, needed, 2000 * MIB, before)
+        self.made = 0
+
+    def study(self) -> Study:
+        return open_study(self.storage, make_record(), "one", fresh=False)
+
+    def search(self, budget: Budget = UNLIMITED, observer: Observer | None = None) -> str:
+        def make_runner() -> FormulaRunner:
+            self.made += 1
+            return self.runner
+
+        return Search(
+            study=self.study(),
+            situation=self.situation,
+            space=self.space,
+            strategy=LadderStrategy(),
+            budget=budget,
+            plan=MeasuringPlan(),
+            make_runner=make_runner,
+            observer=observer or Observer(),
+        ).run()
+
+
+def test_every_trial_is_stored_before_it_is_told(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    seen = []
+
+    class Checking(Observer):
+        def ended(self, trial: object, trials: object) -> None:
+            seen.append(trial in load_study(setting.storage, "one").trials())
+
+    setting.search(observer=Checking())
+    assert seen and all(seen)
+
+
+def test_a_second_run_of_the_same_search_runs_nothing(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    first = setting.search()
+    asked = len(setting.runner.asked)
+    assert setting.search() == first
+    assert len(setting.runner.asked) == asked and setting.made == 1
+
+
+def test_a_search_that_is_interrupted_keeps_everything_and_goes_on_where_it_was(tmp_path: Path) -> None:
+    whole = Setting(tmp_path)
+    whole.search()
+    countdown = [4]
+
+    def interrupt(config: TrainConfig) -> None:
+        countdown[0] -= 1
+        if countdown[0] == 0:
+            raise KeyboardInterrupt
+
+    (tmp_path / "other").mkdir()
+    setting = Setting(tmp_path / "other", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        setting.search()
+    assert len(setting.study().trials()) == 3
+    setting.search()
+    assert setting.runner.asked == whole.runner.asked
+
+
+def test_the_number_of_trials_is_never_exceeded(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    reason = setting.search(Budget(seconds=None, trials=5))
+    assert "--max-trials" in reason
+    assert len(setting.study().trials()) == 5
+
+
+def test_one_trial_is_run_even_in_the_smallest_budget(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    assert "--budget" in setting.search(Budget(seconds=0.01, trials=None))
+    assert len(setting.study().trials()) >= 1
+
+
+def test_time_spent_before_counts(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    setting.search(Budget(seconds=None, trials=2))
+    setting.study().spend(1000.0)
+    setting.search(Budget(seconds=500.0, trials=None))
+    assert len(setting.study().trials()) == 2
+
+
+def test_the_first_and_the_reference_are_run_whole(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    setting.search()
+    ranking = rank(setting.study().trials())
+    assert ranking.best is not None and ranking.best.measurement.whole
+    assert ranking.reference is not None and ranking.reference.measurement is not None
+    assert ranking.reference.measurement.whole
+    assert finalists(setting.study().trials()) == []
+    assert setting.runner.plans[-1].whole and setting.runner.plans[-1].slower_than_seconds is None
+
+
+def test_later_trials_know_the_best_so_far(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    setting.search()
+    first, second = setting.runner.plans[:2]
+    assert first.slower_than_seconds is None and second.slower_than_seconds == seconds(setting.runner.asked[0])
+
+
+def test_finalists_are_the_first_its_ties_and_the_reference_while_they_are_composed() -> None:
+    trials = [
+        make_trial(0, seconds=2.0, whole=False),
+        make_trial(1, seconds=1.00, whole=False, jitter=0.05, attention="eager"),
+        make_trial(2, seconds=1.01, whole=False, jitter=0.05, optimizer="adamw_torch"),
+        make_trial(3, seconds=1.5, whole=False, precision="bf16", attention="eager"),
+    ]
+    assert {trial.number for trial in finalists(trials)} == {0, 1, 2}
+    assert finalists([make_trial(0, outcome=Outcome.OOM)]) == []

@@ -1,0 +1,184 @@
+"""The whole command on the CPU, with real trials."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import autofit
+from autofit.cli.main import main
+from autofit.errors import NothingFitsError
+from autofit.outcome import Outcome
+from autofit.ranking import rank
+from autofit.space import SearchSpace, SpaceRequest
+from autofit.study import load_study
+
+# Few and quick: one precision, one optimizer.
+NARROW = ["--fix", "precision=fp32", "--fix", "optimizer=adamw_torch_fused"]
+
+
+def autofit_command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "autofit", *words]
+
+
+def test_the_command_prints_one_document_and_the_same_command_answers_from_the_study(
+    tiny_model: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    exported = tmp_path / "result.json"
+    words = [str(tiny_model), "--effective-batch", "6", "--seq-len", "32", "--max-trials", "5", *NARROW]
+    words += ["--json", "--samples", "600", "--epochs", "2", "--price", "3"]
+    assert main([*words, "--export", f"json={exported}"]) == 0
+    output, progress = capfd.readouterr()
+    document = json.loads(output)
+    assert json.loads(exported.read_text()) == document
+    assert "trial" in progress or "ok" in progress
+
+    assert document["format"] == 1
+    assert document["workload"]["effective_batch"] == 6 and document["device"]["kind"] == "cpu"
+    assert set(document) >= {"workload", "device", "versions", "trials", "ranking", "recommendation"}
+    for trial in document["trials"]:
+        assert trial["config"]["micro_batch_size"] * trial["config"]["accumulation_steps"] == 6
+        assert set(trial) >= {"number", "config", "outcome", "reason", "measurement"}
+    best = next(trial for trial in document["trials"] if trial["number"] == document["ranking"][0])
+    assert best["measurement"]["samples_per_second"] == pytest.approx(6 / best["measurement"]["step_seconds"])
+    assert best["measurement"]["peak_reserved_bytes"] >= best["measurement"]["peak_allocated_bytes"] > 0
+    recommendation = document["recommendation"]
+    assert recommendation["trial"] == document["ranking"][0] and recommendation["reasons"]
+    arguments = recommendation["training_arguments"]
+    assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] == 6
+    assert arguments["per_device_eval_batch_size"] == best["measurement"]["raw"]["evaluation_batch_size"]
+    run = document["run"]
+    assert run["steps"] == 200
+    assert run["cost"] == pytest.approx(3 * 200 * best["measurement"]["step_seconds"] / 3600)
+
+    began = time.monotonic()
+    assert main(words) == 0
+    again, progress = capfd.readouterr()
+    repeated = json.loads(again)
+    assert repeated["trials"] == document["trials"] and repeated["ranking"] == document["ranking"]
+    assert "Looking at the device" not in progress, f"a worker was started ({time.monotonic() - began:.1f} s)"
+
+
+def test_a_search_under_a_tight_limit_ranks_as_running_every_configuration_does(tiny_model: Path) -> None:
+    """Several configurations run out of memory for real; the recommendation is what the exhaustive search finds."""
+    setting = {
+        "effective_batch": 8,
+        "seq_len": 256,
+        "device": "cpu",
+        "memory_limit": "70MiB",
+        "numerics": "exact",
+        "forbid": {"optimizer": ["adamw_torch"]},
+        "budget": None,
+    }
+    searched = autofit.search(str(tiny_model), study="searched", **setting)
+    exhaustive = _run_everything(tiny_model, setting)
+
+    outcomes = {trial.config: trial.outcome for trial in exhaustive.trials}
+    assert sum(outcome is Outcome.OOM for outcome in outcomes.values()) >= 3
+    assert sum(outcome is Outcome.OK for outcome in outcomes.values()) >= 3
+    # Nothing that the search measured or ruled out fits otherwise.
+    for trial in searched.trials:
+        assert (trial.outcome is Outcome.OOM) == (outcomes[trial.config] is Outcome.OOM), trial.config
+    everything = {trial.config: trial for trial in exhaustive.trials if trial.measurement is not None}
+    chosen = everything[searched.best.trial.config].measurement
+    fastest = rank(exhaustive.trials).best
+    assert chosen is not None and fastest is not None
+    noise = chosen.uncertainty + fastest.measurement.uncertainty + 0.10
+    assert chosen.step_seconds <= fastest.measurement.step_seconds * (1 + noise)
+    assert len(searched.trials) < len(exhaustive.trials) + 4
+
+
+def _run_everything(tiny_model: Path, setting: dict) -> autofit.SearchResult:
+    """Every configuration of the same space, each by a ``--fix`` of all its values, into one study."""
+    _search_anyway(tiny_model, {**setting, "max_trials": 1})
+    forbid = {name: tuple(values) for name, values in setting["forbid"].items()}
+    space = SearchSpace(autofit.load("every").situation, SpaceRequest(numerics="exact", forbid=forbid))
+    for config in space.configs:
+        _search_anyway(tiny_model, {**setting, "fix": dict(config)})
+    return autofit.load("every")
+
+
+def _search_anyway(tiny_model: Path, setting: dict) -> None:
+    with contextlib.suppress(NothingFitsError):
+        autofit.search(str(tiny_model), study="every", **setting)
+
+
+def test_nothing_fits_is_exit_code_3_with_the_need_measured(
+    tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(tiny_model), "--effective-batch", "2", "--seq-len", "256", *NARROW, "--memory-limit", "9MiB"]
+    assert main(words) == 3
+    output, errors = capfd.readouterr()
+    assert "oom (out of memory)" in output and "Use this" not in output
+    last = errors.strip().splitlines()[-1]
+    assert last.startswith("autofit: Nothing fits into 8.55 MiB") and "measured without the limit" in last
+    assert "--memory-limit" in last
+
+
+def test_the_need_that_is_named_when_nothing_fits_is_enough(
+    tiny_model: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = [str(tiny_model), "--effective-batch", "2", "--seq-len", "64", *NARROW]
+    assert main([*words, "--memory-limit", "5MiB"]) == 3
+    last = capfd.readouterr().err.strip().splitlines()[-1]
+    named = last.split("--memory-limit ")[1].split("MiB")[0]
+    # The heap takes a little more under a limit than resident memory shows without one.
+    assert main([*words, "--memory-limit", f"{int(int(named) * 1.5)}MiB"]) == 0
+
+
+def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(tiny_model: Path, own_home: Path) -> None:
+    words = [str(tiny_model), "--effective-batch", "16", "--seq-len", "128", "--budget", "10m", "--study", "cut"]
+    process = subprocess.Popen(
+        autofit_command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+    assert process.stderr is not None
+    seen = []
+    for line in process.stderr:
+        seen.append(line)
+        if line.startswith("[0]"):
+            break
+    time.sleep(0.5)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, "".join(seen) + errors
+    assert "Use this" in output
+    assert f"Go on with: autofit {tiny_model} --effective-batch 16" in errors and "--study cut" in errors
+    study = load_study(f"sqlite:///{own_home / 'studies.db'}", "cut")
+    assert len(study.trials()) >= 1 and all(trial.outcome is Outcome.OK for trial in study.trials()[:1])
+
+
+def test_a_search_whose_process_is_killed_loses_at_most_the_running_trial(tiny_model: Path, own_home: Path) -> None:
+    words = [str(tiny_model), "--effective-batch", "4", "--seq-len", "32", "--max-trials", "4", *NARROW, "--study", "k"]
+    process = subprocess.Popen(autofit_command(*words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.startswith("[1]"):
+            break
+    process.kill()
+    process.communicate()
+    kept = load_study(f"sqlite:///{own_home / 'studies.db'}", "k").trials()
+    assert len(kept) >= 2
+    result = subprocess.run(autofit_command(*words), capture_output=True, text=True, timeout=300, check=True)
+    finished = load_study(f"sqlite:///{own_home / 'studies.db'}", "k").trials()
+    assert finished[: len(kept)] == kept and len(finished) == 4, result.stderr
+
+
+def test_the_library_call_returns_the_object_that_the_command_prints(tiny_model: Path) -> None:
+    result = autofit.search(
+        str(tiny_model), effective_batch=4, seq_len=32, max_trials=2, fix={"optimizer": "adamw_torch_fused"}
+    )
+    arguments = result.best.training_arguments(output_dir="nowhere", learning_rate=3e-4)
+    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 4
+    assert arguments.learning_rate == 3e-4
+    assert result.best.model_kwargs["dtype"] == "float32"
+    assert "Use this" in str(result) and "<pre" in result._repr_html_()
+    assert result.document()["recommendation"]["trial"] == result.best.trial.number
+    assert autofit.load(result.study).trials == result.trials
