@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import signal
@@ -14,12 +13,13 @@ from pathlib import Path
 import pytest
 
 import autofit
+from autofit import api
 from autofit.cli.main import main
-from autofit.errors import NothingFitsError
+from autofit.driver.history import History
 from autofit.outcome import Outcome
-from autofit.ranking import rank
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.study import load_study
+from autofit.train_config import TrainConfig
 
 # Few and quick: one precision, one optimizer.
 NARROW = ["--fix", "precision=fp32", "--fix", "optimizer=adamw_torch_fused"]
@@ -67,48 +67,47 @@ def test_the_command_prints_one_document_and_the_same_command_answers_from_the_s
     assert "Looking at the device" not in progress, f"a worker was started ({time.monotonic() - began:.1f} s)"
 
 
-def test_a_search_under_a_tight_limit_ranks_as_running_every_configuration_does(tiny_model: Path) -> None:
+class Everything:
+    """A strategy that runs the whole space, whatever is known to run out of memory."""
+
+    def propose(self, history: History) -> TrainConfig | None:
+        tried = {trial.config for trial in history.trials}
+        return next((config for config in history.space.configs if config not in tried), None)
+
+
+def test_a_search_under_a_tight_limit_ranks_as_running_every_configuration_does(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Several configurations run out of memory for real; the recommendation is what the exhaustive search finds."""
     setting = {
         "effective_batch": 8,
         "seq_len": 256,
         "device": "cpu",
-        "memory_limit": "70MiB",
+        "memory_limit": "50MiB",
         "numerics": "exact",
-        "forbid": {"optimizer": ["adamw_torch"]},
+        "fix": {"attention": "sdpa", "optimizer": "adamw_torch_fused"},
         "budget": None,
     }
     searched = autofit.search(str(tiny_model), study="searched", **setting)
-    exhaustive = _run_everything(tiny_model, setting)
+    monkeypatch.setattr(api, "LadderStrategy", Everything)
+    exhaustive = autofit.search(str(tiny_model), study="every", **setting)
 
-    outcomes = {trial.config: trial.outcome for trial in exhaustive.trials}
+    outcomes = {trial.config: trial.outcome for trial in exhaustive.trials if not trial.whole}
+    assert len(outcomes) == 8
     assert sum(outcome is Outcome.OOM for outcome in outcomes.values()) >= 3
     assert sum(outcome is Outcome.OK for outcome in outcomes.values()) >= 3
-    # Nothing that the search measured or ruled out fits otherwise.
+    # What the search found not to fit does not fit, and the other way round.
     for trial in searched.trials:
         assert (trial.outcome is Outcome.OOM) == (outcomes[trial.config] is Outcome.OOM), trial.config
-    everything = {trial.config: trial for trial in exhaustive.trials if trial.measurement is not None}
-    chosen = everything[searched.best.trial.config].measurement
-    fastest = rank(exhaustive.trials).best
-    assert chosen is not None and fastest is not None
-    noise = chosen.uncertainty + fastest.measurement.uncertainty + 0.10
-    assert chosen.step_seconds <= fastest.measurement.step_seconds * (1 + noise)
-    assert len(searched.trials) < len(exhaustive.trials) + 4
+    space = SearchSpace(searched.situation, SpaceRequest(numerics="exact", fix=setting["fix"]))
+    history = History(space, searched.trials)
+    for config, outcome in outcomes.items():
+        assert not (history.is_too_large(config) and outcome is Outcome.OK), f"{config} was ruled out, and fits"
 
-
-def _run_everything(tiny_model: Path, setting: dict) -> autofit.SearchResult:
-    """Every configuration of the same space, each by a ``--fix`` of all its values, into one study."""
-    _search_anyway(tiny_model, {**setting, "max_trials": 1})
-    forbid = {name: tuple(values) for name, values in setting["forbid"].items()}
-    space = SearchSpace(autofit.load("every").situation, SpaceRequest(numerics="exact", forbid=forbid))
-    for config in space.configs:
-        _search_anyway(tiny_model, {**setting, "fix": dict(config)})
-    return autofit.load("every")
-
-
-def _search_anyway(tiny_model: Path, setting: dict) -> None:
-    with contextlib.suppress(NothingFitsError):
-        autofit.search(str(tiny_model), study="every", **setting)
+    measured = {each.trial.config: each.measurement for each in exhaustive.ranking.ranked}
+    chosen, fastest = measured[searched.best.trial.config], exhaustive.ranking.ranked[0].measurement
+    noise = chosen.uncertainty + fastest.uncertainty + 0.10
+    assert chosen.step_seconds <= fastest.step_seconds * (1 + noise)
 
 
 def test_nothing_fits_is_exit_code_3_with_the_need_measured(

@@ -118,11 +118,11 @@ def serialize(result: Result) -> str:
     task = task_named(workload.task)
     masked = task.masked_share is not None
     values = {
-        "MODEL": workload.model,
+        "MODEL": _in_docstring(workload.model),
         "VERSION": __version__,
         "STEP": format_seconds(best.measurement.step_seconds),
         "MEMORY": format_bytes(best.measurement.memory.needed),
-        "DEVICE": device.name,
+        "DEVICE": _in_docstring(device.name),
         "LIBRARIES": ", ".join(f"{name} {version}" for name, version in result.record.versions.items()),
         "FILE_NAME": "train_args.py",
         "ENVIRONMENT": _literal(recommendation.environment),
@@ -142,6 +142,10 @@ def serialize(result: Result) -> str:
     for name, value in values.items():
         text = text.replace(f"@{name}@", value)
     return text
+
+
+def _in_docstring(name: str) -> str:
+    return " ".join(name.split()).replace("\\", "/").replace('"', "'")
 
 
 def _collator(masked: bool) -> str:

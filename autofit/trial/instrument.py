@@ -7,6 +7,7 @@ clipping happens before ``on_pre_optimizer_step``, and no callback sees the loss
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -25,13 +26,16 @@ class StepRecorder:
     the step's end. Nothing here waits for the device.
     """
 
-    def __init__(self, accelerator: Accelerator, *, micro_batch_size: int, micro_steps: int) -> None:
+    def __init__(self, accelerator: Accelerator, *, micro_batch_size: int, micro_steps: int, most_steps: int) -> None:
         self._accelerator = accelerator
         self._micro_batch_size = micro_batch_size
         self._micro_steps = micro_steps
         self._marks: list[Mark] = []
         self._steps: list[list[Mark]] = []
-        self.losses: list[torch.Tensor] = []
+        # One block made beforehand: a kept tensor per micro-step would pin the heap or the cache in small
+        # places, and the trial would need more memory than the training it stands for.
+        self._losses = torch.full((most_steps * micro_steps,), math.nan, device=accelerator.torch_device)
+        self._num_losses = 0
 
     def begin(self) -> None:
         """Forget the steps so far; the next one starts now."""
@@ -50,8 +54,9 @@ class StepRecorder:
         self._marks.append(self._accelerator.mark())
 
     def micro_step_ended(self, loss: torch.Tensor) -> None:
-        """One forward and backward pass is queued; ``loss`` is kept for after the window."""
-        self.losses.append(loss)
+        """One forward and backward pass is queued; its loss is kept, unread, for after the windows."""
+        self._losses[self._num_losses] = loss.detach()
+        self._num_losses += 1
         self._marks.append(self._accelerator.mark())
 
     def step_ended(self) -> None:
@@ -61,6 +66,11 @@ class StepRecorder:
         assert len(self._marks) == self._micro_steps + 4, "a step lost one of its marks"
         self._steps.append(self._marks)
         self._marks = [end]
+
+    def losses(self) -> list[float | None]:
+        """The loss of every micro-step so far, None where it is not finite. Waits for the device."""
+        values = self._losses[: self._num_losses].tolist()
+        return [value if math.isfinite(value) else None for value in values]
 
     def steps(self) -> tuple[StepSeconds, ...]:
         """Seconds of every step since ``begin``; the device must have finished them."""

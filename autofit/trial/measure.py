@@ -145,7 +145,9 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
     samples_per_step = recipe.micro_batch_size * micro_steps
     vocabulary_size = int(model.config.get_text_config().vocab_size)
     dataset = RandomTokens(job.workload, vocabulary_size, most_steps * samples_per_step, job.plan.seed)
-    recorder = StepRecorder(accelerator, micro_batch_size=recipe.micro_batch_size, micro_steps=micro_steps)
+    recorder = StepRecorder(
+        accelerator, micro_batch_size=recipe.micro_batch_size, micro_steps=micro_steps, most_steps=most_steps
+    )
     with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
         trainer = MeasuredTrainer(
             model=model,
@@ -166,10 +168,15 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         note("train")
         recorder.begin()
         trainer.train()
-        losses = _read_losses(recorder.losses)
+        losses = recorder.losses()
         if stepper.surely_slower:
             ratio = stepper.fastest_warm_step() / (job.plan.slower_than_seconds or math.inf)
             return TrialResult(outcome=Outcome.SLOWER, reason=f"its fastest warm step took {ratio:.1f} times the best")
+        if not stepper.windows:
+            return TrialResult(
+                outcome=Outcome.INVALID,
+                reason=f"the optimizer skipped too many of its first {len(stepper.warmup)} steps (overflow in fp16)",
+            )
         if None in losses:
             broken = losses.index(None) // micro_steps + 1
             return TrialResult(outcome=Outcome.INVALID, reason=f"the loss was not finite in optimizer step {broken}")
@@ -200,11 +207,6 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         build_seconds=build_seconds,
     )
     return TrialResult(outcome=Outcome.OK, measurement=measurement)
-
-
-def _read_losses(losses: list[torch.Tensor]) -> list[float | None]:
-    values = torch.stack([loss.detach().float() for loss in losses]).tolist() if losses else []
-    return [value if math.isfinite(value) else None for value in values]
 
 
 def _evaluate(trainer: Any, dataset: RandomTokens, micro_batch_size: int) -> tuple[int, float]:

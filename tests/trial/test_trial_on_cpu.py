@@ -158,6 +158,17 @@ def test_peak_memory_grows_with_the_micro_batch_and_shrinks_with_checkpointing(a
     assert peaks[2, "off"] < peaks[8, "on"] < peaks[8, "off"]
 
 
+def test_measuring_longer_does_not_take_more_memory(attempt: Try) -> None:
+    """A kept tensor per micro-step once pinned the heap, and a trial of 120 steps needed four times one of 3."""
+    peaks = {}
+    for steps in (3, 60):
+        plan = MeasuringPlan(least_steps=steps, most_steps=steps, patience_seconds=0.01)
+        measurement = attempt(plan=plan, micro_batch_size=1, attention="eager", sequence_length=256).measurement
+        assert measurement is not None and len(measurement.samples) == steps
+        peaks[steps] = measurement.memory.needed
+    assert peaks[60] < peaks[3] * 1.3
+
+
 def test_a_limit_makes_real_out_of_memory_errors_and_the_next_trial_is_none_the_worse(attempt: Try) -> None:
     failed = attempt(micro_batch_size=8, sequence_length=256, limit=40 * MIB)
     assert failed.outcome is Outcome.OOM

@@ -1,0 +1,50 @@
+"""``show``, ``export`` and ``doctor`` over a study that one small search made."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from autofit.cli.main import main
+
+
+@pytest.fixture
+def searched(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> str:
+    """The name of a study of two trials."""
+    words = [str(tiny_model), "--effective-batch", "4", "--seq-len", "32", "--max-trials", "2", "--study", "small"]
+    assert main([*words, "--fix", "precision=fp32", "--quiet"]) == 0
+    assert capfd.readouterr().err == ""
+    return "small"
+
+
+def test_a_stored_study_is_shown_exported_examined_and_replayed(
+    searched: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert main(["show", searched]) == 0
+    table = capfd.readouterr().out
+    assert "Use this" in table and "TrainingArguments(" in table and "Because" in table
+
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(["show"]) == 0
+    narrow = capfd.readouterr().out
+    assert max(map(len, narrow.splitlines())) <= 80 and "samples/s" in narrow and "(exact)" in narrow
+
+    assert main(["show", searched, "--json"]) == 0
+    shown = json.loads(capfd.readouterr().out)
+    path = tmp_path / "out.json"
+    assert main(["export", f"json={path}", "--study", searched]) == 0
+    assert json.loads(path.read_text()) == shown
+    capfd.readouterr()
+
+    assert main(["doctor", "--replay", "0", "--study", searched]) == 0
+    replayed = capfd.readouterr().out
+    assert "then: ok" in replayed and "now: ok" in replayed and "autofit.trial.worker" in replayed
+
+
+def test_doctor_says_of_every_choice_whether_it_can_be_had(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", str(tiny_model), "--device", "cpu"]) == 0
+    output = capfd.readouterr().out
+    assert "tf32 needs a GPU" in output and "pip install 'autofit-train[flash]'" in output
+    assert "adamw_8bit" in output and "torch 2" in output

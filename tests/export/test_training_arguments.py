@@ -1,0 +1,139 @@
+"""The exported file: it runs, at the micro-batch and accumulation it states, or stops with one sentence."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from autofit.errors import UserError
+from autofit.export import EXPORTERS
+from autofit.export.training_arguments import serialize
+from autofit.outcome import Outcome
+from autofit.result import Result
+from autofit.trials import Trial
+from tests.conftest import TINY_LLAMA
+from tests.doubles import FIELDS, make_situation, make_trial
+from tests.test_study import make_record
+
+
+def make_result(*trials: Trial, model: str = "some/llama", task: str = "causal-lm") -> Result:
+    import dataclasses
+
+    situation = make_situation(sequence_length=32, missing={}, fields=FIELDS)
+    workload = dataclasses.replace(situation.workload, model=model, task=task)
+    situation = dataclasses.replace(situation, workload=workload)
+    record = make_record(workload=workload, situation=situation)
+    return Result(study="s", storage="sqlite://", record=record, situation=situation, trials=trials)
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    """A tiny llama with weights and a tokenizer, as a fine-tune would start from."""
+    import transformers
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+
+    folder = tmp_path / "weights"
+    keys = {name: value for name, value in TINY_LLAMA.items() if name != "model_type"}
+    config = transformers.AutoConfig.for_model("llama", **keys)
+    transformers.AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    words = {word: number for number, word in enumerate(["[UNK]", "in", "the", "beginning", "was", "word"])}
+    tokenizer = Tokenizer(WordLevel(words, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="[UNK]").save_pretrained(folder)
+    return folder
+
+
+def load(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location("exported", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_file_trains_at_the_split_it_states(weights: Path, tmp_path: Path) -> None:
+    trial = make_trial(micro_batch_size=4, accumulation_steps=8, activation_checkpointing="on")
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(make_result(trial, model=str(weights))))
+    text = tmp_path / "text.txt"
+    text.write_text("in the beginning was the word " * 600)
+    output = tmp_path / "out"
+    command = [sys.executable, str(script), "--text", str(text), "--output-dir", str(output), "--max-steps", "2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, check=False, env={**os.environ})
+    assert done.returncode == 0, done.stderr
+    assert (output / "model.safetensors").exists()
+    state = json.loads(sorted(output.glob("checkpoint-*/trainer_state.json"))[-1].read_text())
+    assert state["global_step"] == 2 and state["train_batch_size"] == 4
+    module = load(script)
+    arguments = module.training_arguments(str(output))
+    assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 8)
+    assert arguments.per_device_eval_batch_size == 4 and arguments.activation_checkpointing
+    assert str(module.load_model().dtype) == "torch.float32"
+
+
+def test_more_devices_than_were_meant_stop_it_with_one_sentence(tmp_path: Path) -> None:
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(make_result(make_trial())))
+    module = load(script)
+    arguments = module.training_arguments(str(tmp_path))
+
+    class FourCards:
+        per_device_train_batch_size = arguments.per_device_train_batch_size
+        gradient_accumulation_steps = arguments.gradient_accumulation_steps
+        world_size = 1
+        n_gpu = 4
+
+    with pytest.raises(SystemExit, match=r"effective batch of 128 here, not 32; launch with: CUDA_VISIBLE_DEVICES=0"):
+        module.check_effective_batch(FourCards())
+    with pytest.raises(SystemExit, match="effective batch of 64 here"):
+        module.training_arguments(str(tmp_path), gradient_accumulation_steps=8)
+
+
+def test_what_is_the_users_is_not_set_and_can_be_added(tmp_path: Path) -> None:
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(make_result(make_trial())))
+    module = load(script)
+    assert not {"learning_rate", "lr_scheduler_type", "seed"} & set(module.TRAINING_ARGUMENTS)
+    assert module.training_arguments(str(tmp_path), learning_rate=1e-3, seed=7).learning_rate == 1e-3
+
+
+@pytest.mark.parametrize(
+    "trial",
+    [
+        make_trial(),
+        make_trial(precision="bf16", optimizer="adamw_8bit"),
+        make_trial(precision="pure_bf16", attention="eager", activation_checkpointing="on"),
+        make_trial(micro_batch_size=32, accumulation_steps=1, optimizer="adamw_torch"),
+    ],
+)
+def test_every_kind_of_configuration_gives_arguments_that_transformers_takes(trial: Trial, tmp_path: Path) -> None:
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(make_result(trial)))
+    arguments = load(script).training_arguments(str(tmp_path))
+    assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 32
+
+
+@pytest.mark.parametrize("name", ["odd 'name' \"quoted\"/model", "back\\slash", "ünï/cödé", "new\nline"])
+@pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])
+def test_odd_names_make_no_broken_python(name: str, task: str) -> None:
+    ast.parse(serialize(make_result(make_trial(), model=name, task=task)))
+
+
+@pytest.mark.parametrize("outcome", [outcome for outcome in Outcome if outcome is not Outcome.OK])
+def test_a_study_without_a_measurement_is_a_sentence_for_arguments_and_a_document_for_json(outcome: Outcome) -> None:
+    for trials in ((), (make_trial(outcome=outcome),)):
+        with pytest.raises(UserError, match="no measured configuration"):
+            EXPORTERS["training-arguments"](make_result(*trials))
+        document = json.loads(EXPORTERS["json"](make_result(*trials)))
+        assert document["ranking"] == [] and document["recommendation"] is None
+        assert len(document["trials"]) == len(trials)
