@@ -1,0 +1,1 @@
+"""What proves the claims: each module runs by ``python -m benchmarks.NAME``, prints a table and writes JSON."""

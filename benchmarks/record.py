@@ -1,0 +1,36 @@
+"""The frame of every benchmark's JSON: machine, versions, date, figures."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import platform
+from pathlib import Path
+from typing import Any
+
+from autofit.host import host_memory_bytes, processor_name
+from autofit.version import __version__
+from autofit.versions import installed_versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_results(name: str, figures: dict[str, Any], path: Path | None = None) -> Path:
+    """Write ``results/NAME.json`` (or ``path``) and say where."""
+    content = {
+        "benchmark": name,
+        "date": datetime.date.today().isoformat(),
+        "machine": {
+            "processor": processor_name(),
+            "memory_bytes": host_memory_bytes(),
+            "system": f"{platform.system()} {platform.machine()}",
+            "python": platform.python_version(),
+        },
+        "versions": {"autofit": __version__, **installed_versions()},
+        **figures,
+    }
+    target = path or RESULTS / f"{name}.json"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    print(f"\nWrote {target}")
+    return target
