@@ -112,6 +112,8 @@ def search(
         situation = opened.situation or workers.probe()
         space = SearchSpace(situation, request)
         watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), limit.seconds)
+        if space.refusals:
+            watcher.say(f"Not searched: {'; '.join(refusal.reason for refusal in space.refusals)}.")
         plan = MeasuringPlan(seed=seed)
         stopped = Search(
             study=opened,

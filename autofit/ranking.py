@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from autofit.knobs import KNOBS, numerics_of
 from autofit.measurement import Measurement
 from autofit.numerics import Numerics
-from autofit.outcome import Outcome
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 
@@ -121,8 +120,3 @@ def _looseness(config: TrainConfig) -> int:
 def _distance_from_reference(config: TrainConfig) -> int:
     """How many knobs differ from their reference; precision, which every reference has to choose, not counted."""
     return sum(config[row.name] != row.reference for row in KNOBS if row.name != "precision")
-
-
-def is_out_of_memory(trial: Trial) -> bool:
-    """The only outcome that says anything about other configurations."""
-    return trial.outcome is Outcome.OOM

@@ -147,6 +147,7 @@ def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
         )
     elif not measurement.whole:
         reasons.append("its step was composed from a shortened accumulation; no budget was left to run it whole")
+    reasons.extend(best.trial.notes)
     if measurement.uncertainty > NOISY:
         reasons.append(
             f"this machine is noisy: the mean step is known to {measurement.uncertainty:.0%} only; "

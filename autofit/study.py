@@ -134,7 +134,12 @@ class Study:
         """Note that a configuration is being tried; its number."""
         distributions = _distributions(config)
         self._inner.enqueue_trial(dict(config), user_attrs={"process": os.getpid(), "host": socket.gethostname()})
-        return self._inner.ask(distributions).number
+        while True:
+            asked = self._inner.ask(distributions)
+            if asked.params == dict(config):
+                return asked.number
+            # Somebody was killed between queueing this and asking for it.
+            self.give_up(asked.number)
 
     def finish(self, trial: Trial) -> None:
         """Keep a trial: first our document, then Optuna's own state."""

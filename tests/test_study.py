@@ -107,6 +107,16 @@ def test_a_trial_whose_process_died_is_given_up_and_can_be_run_again(storage: st
     assert study.name == again.name
 
 
+def test_what_somebody_queued_and_never_asked_for_is_not_taken_for_ours(storage: str) -> None:
+    study = open_study(storage, make_record(), None, fresh=False)
+    study._inner.enqueue_trial(dict(make_config(attention="eager")))
+    trial = make_trial(0)
+    add(study, trial)
+    assert [kept.config for kept in study.trials()] == [trial.config]
+    add(study, make_trial(0, precision="bf16"))
+    assert [kept.number for kept in study.trials()] == [1, 2]
+
+
 def test_a_running_trial_of_a_living_process_is_left_alone(storage: str) -> None:
     study = open_study(storage, make_record(), None, fresh=False)
     number = study.begin(make_config())

@@ -50,10 +50,6 @@ class History:
         """Its seconds per optimizer step."""
         return None if self.best is None or self.best.measurement is None else self.best.measurement.step_seconds
 
-    def is_fitting(self, config: TrainConfig) -> bool:
-        """Whether it was measured, or was stopped only for being slow."""
-        return self.outcome(config) in (Outcome.OK, Outcome.SLOWER)
-
     def is_too_large(self, config: TrainConfig) -> bool:
         """Whether it ran out of memory, or is ruled out by one that did."""
         return self.outcome(config) in (Outcome.OOM, Outcome.SKIPPED)

@@ -52,6 +52,8 @@ def worker_environment(visible_device: str | None, extra: dict[str, str] | None 
     environment = {
         **os.environ,
         "PYTORCH_NVML_BASED_CUDA_CHECK": "1",
+        # Cards are numbered as nvidia-smi numbers them; CUDA's own order puts the fastest first.
+        "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
         "HF_HUB_OFFLINE": "1",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",

@@ -42,6 +42,7 @@ POLL_SECONDS = 0.1
 PROBE_SECONDS = 180.0
 WARM_UP_GRACE_SECONDS = {"cpu": 2.0, "cuda": 20.0}
 """What a first micro-step may take beyond a warm one: kernels are loaded, workspaces are made."""
+MOST_UNACCOUNTED = 0.01
 RETURN_SECONDS = 10.0
 RETURN_SLACK_BYTES = 64 * 1024**2
 
@@ -296,7 +297,8 @@ class ProcessRunner:
     def _conclude(self, code: int, files: JobFiles, kills_before: int | None) -> RunResult:
         result = read_result(files.result)
         if isinstance(result, TrialResult):
-            return RunResult(outcome=result.outcome, reason=result.reason, measurement=result.measurement)
+            notes = () if result.measurement is None else _unaccounted(result.measurement)
+            return RunResult(outcome=result.outcome, reason=result.reason, measurement=result.measurement, notes=notes)
         if files.result.exists():
             return RunResult(outcome=Outcome.CRASHED, reason="its process left a result that cannot be read")
         kills = out_of_memory_kills()
@@ -349,6 +351,12 @@ def expected_state_bytes(situation: Situation) -> int:
     """
     embeddings = situation.model.embedding_parameters
     return round((situation.model.num_parameters - embeddings) * (2 + 8 / 256) + embeddings * 8)
+
+
+def _unaccounted(measurement: Measurement) -> tuple[str, ...]:
+    """A sentence where the parts of a step leave more of the window out than the protocol allows."""
+    worst = max(window.unaccounted_share for window in measurement.windows)
+    return (f"its parts leave {worst:.1%} of the timed window out",) if worst > MOST_UNACCOUNTED else ()
 
 
 def _tail(log: Path, size: int = 8192) -> str:
