@@ -11,7 +11,7 @@ from autofit.numerics import Numerics
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 
-LARGEST_TIE = 0.02
+LARGEST_TIE = 0.05
 """Times closer than this, and within both trials' uncertainty, are called equal."""
 LARGEST_REFERENCE_MICRO_BATCH = 8
 """TrainingArguments' per_device_train_batch_size when nobody sets it."""
