@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -136,7 +135,12 @@ def test_the_need_that_is_named_when_nothing_fits_is_enough(
 def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(tiny_model: Path, own_home: Path) -> None:
     words = [str(tiny_model), "--effective-batch", "16", "--seq-len", "128", "--budget", "10m", "--study", "cut"]
     process = subprocess.Popen(
-        autofit_command(*words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ}
+        autofit_command(*words),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # Whoever runs the tests in the background ignores SIGINT, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     seen = []
