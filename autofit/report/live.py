@@ -100,7 +100,7 @@ class LivePanel(Watcher):
         if self._running is not None:
             config, whole, began = self._running
             doing = "running whole" if whole else "running"
-            self._spinner.update(text=Text(f"{doing}: {describe_config(config)}  {time.monotonic() - began:.0f} s"))
+            self._spinner.update(text=Text(f"{doing} {time.monotonic() - began:.0f} s: {describe(config)}"))
             parts.append(self._spinner)
         return Group(*parts)
 
@@ -135,20 +135,14 @@ def trial_line(trial: Trial) -> str:
     """One trial in a line."""
     kind = "confirmed" if trial.whole else trial.outcome.value
     if trial.measurement is None:
-        return f"[{trial.number}] {trial.outcome.value}: {describe(trial)}: {trial.reason}"
+        return f"[{trial.number}] {trial.outcome.value}: {describe(trial.config)}: {trial.reason}"
     return f"[{trial.number}] {kind}: {_best_line(trial)}"
-
-
-def describe_config(config: TrainConfig) -> str:
-    """A configuration's values, micro-batch first."""
-    rest = " ".join(str(value) for name, value in config.combination())
-    return f"{config.micro_batch_size} x {config.accumulation_steps} {rest}"
 
 
 def _best_line(trial: Trial) -> str:
     measurement = trial.measurement
     assert measurement is not None
     return (
-        f"{describe(trial)}: {format_seconds(measurement.step_seconds)} a step, "
-        f"{format_rate(measurement.samples_per_second)} samples/s, {format_bytes(measurement.memory.needed)}"
+        f"{format_seconds(measurement.step_seconds)} a step, {format_rate(measurement.samples_per_second)} samples/s, "
+        f"{format_bytes(measurement.memory.needed)}: {describe(trial.config)}"
     )

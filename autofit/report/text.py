@@ -15,6 +15,7 @@ from autofit.report.code import model_call, training_arguments_call
 from autofit.report.document import document
 from autofit.report.table import ranked_table
 from autofit.result import Result
+from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 from autofit.units import format_bytes, format_seconds
 
@@ -48,9 +49,8 @@ def as_html(result: Result) -> str:
     return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>")
 
 
-def describe(trial: Trial) -> str:
-    """One configuration in a line: ``8 x 4 bf16 off sdpa adamw_torch_fused``."""
-    config = trial.config
+def describe(config: TrainConfig) -> str:
+    """One configuration in a line: ``8 x 4, precision=bf16, attention=sdpa, ...``."""
     rest = [f"{name}={value}" for name, value in config.items() if name not in BATCH_KNOBS]
     return f"{config.micro_batch_size} x {config.accumulation_steps}, {', '.join(rest)}"
 
@@ -81,7 +81,7 @@ def _failures(result: Result, *, everything: bool) -> list[RenderableType]:
         shown = trials if everything else trials[:SHOWN_PER_OUTCOME]
         lines.append(Text(f"{name} ({trials[0].outcome.meaning}): {len(trials)}"))
         for trial in shown:
-            lines.append(Text(f"  {describe(trial)}: {trial.reason}", style="dim"))
+            lines.append(Text(f"  {describe(trial.config)}: {trial.reason}", style="dim"))
         if len(trials) > len(shown):
             lines.append(Text(f"  ... and {len(trials) - len(shown)} more: autofit show --all", style="dim"))
     return [Padding(Group(*lines), (0, 0, 1, 0))]

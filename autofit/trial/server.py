@@ -19,7 +19,6 @@ import select
 import signal
 import socket
 import sys
-import time
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -166,18 +165,12 @@ def _end(child: int) -> int:
 
 
 def _kill_group(child: int) -> None:
-    deadline = time.monotonic() + 0.5
-    while time.monotonic() < deadline:
-        try:
-            os.killpg(child, signal.SIGKILL)
-            return
-        except ProcessLookupError:
-            # The child has not reached setsid yet, or its whole group is gone.
-            if os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-                return
-            time.sleep(0.001)
-        except PermissionError:  # macOS says so for a group of zombies
-            return
+    """Kill the child's group, or the child alone where it has not made its group yet. It is not reaped here."""
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:
+        # Unreaped, so the number is still the child's own, dead or alive.
+        os.kill(child, signal.SIGKILL)
 
 
 def _send(connection: socket.socket, message: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from autofit.trial import hidden_import
 from autofit.trial.launcher import FreshInterpreters, LaunchError, TrialServer, worker_environment
 from autofit.trial.protocol import JobFiles, ProbeJob, ProbeResult, read_result, write_document
 from autofit.trial.runner import Workshop
+from autofit.trial.server import _kill_group
 
 
 def gone(process_id: int, patience: float = 10.0) -> bool:
@@ -99,6 +100,18 @@ def test_killing_a_worker_leaves_the_server_going(
     JobFiles(job).result.unlink(missing_ok=True)
     server.start(job)
     assert ended(server) == 0 and read_result(JobFiles(job).result) is not None
+
+
+def test_a_worker_that_has_not_made_its_group_yet_is_killed_too() -> None:
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+        os._exit(0)
+    _kill_group(child)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    sleeper = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+    _kill_group(sleeper.pid)
+    assert sleeper.wait() == -signal.SIGKILL
 
 
 def test_the_server_ends_itself_and_its_worker_when_its_parent_is_killed(
