@@ -51,9 +51,14 @@ class Watcher(Observer):
         self.budget_seconds = budget_seconds
         known = f"; {len(trials)} trials are known" if trials else ""
         self.say(f"Study {study}: {num_configs} configurations{known}.")
+        self.trials_changed()
 
     def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
         self.trials = list(trials)
+        self.trials_changed()
+
+    def trials_changed(self) -> None:
+        """Called when ``trials`` has become another list."""
 
 
 class PlainLines(Watcher):
@@ -79,6 +84,7 @@ class LivePanel(Watcher):
         self._console = console
         self._running: tuple[TrainConfig, bool, float] | None = None
         self._spinner = Spinner("dots")
+        self._standing: list[RenderableType] = []
 
     def begun(self, number: int, config: TrainConfig, *, whole: bool) -> None:
         self._running = (config, whole, time.monotonic())
@@ -91,18 +97,24 @@ class LivePanel(Watcher):
         self._console.print(sentence, style="dim")
 
     def __rich__(self) -> RenderableType:
-        parts: list[RenderableType] = [self._progress()]
-        for trial in self.trials[-LAST_TRIALS:]:
-            parts.append(Text(trial_line(trial), style="dim", no_wrap=True, overflow="ellipsis"))
-        ranking = rank(self.trials)
-        if ranking.best is not None:
-            parts.append(Text(f"best so far: {_best_line(ranking.best.trial)}", style="bold"))
+        parts: list[RenderableType] = [self._progress(), *self._standing]
         if self._running is not None:
             config, whole, began = self._running
             doing = "running whole" if whole else "running"
             self._spinner.update(text=Text(f"{doing} {time.monotonic() - began:.0f} s: {describe(config)}"))
             parts.append(self._spinner)
         return Group(*parts)
+
+    def trials_changed(self) -> None:
+        """Make the last trials and the best now, and not while a trial is being timed beside us."""
+        lines: list[RenderableType] = [
+            Text(trial_line(trial), style="dim", no_wrap=True, overflow="ellipsis")
+            for trial in self.trials[-LAST_TRIALS:]
+        ]
+        ranking = rank(self.trials)
+        if ranking.best is not None:
+            lines.append(Text(f"best so far: {_best_line(ranking.best.trial)}", style="bold"))
+        self._standing = lines
 
     def _progress(self) -> RenderableType:
         spent = time.monotonic() - self.began

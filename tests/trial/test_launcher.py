@@ -58,25 +58,29 @@ def ended(server: TrialServer, seconds: float = 60.0) -> int:
     raise AssertionError("the worker did not end")
 
 
-def test_a_forked_worker_answers_and_leads_its_own_session(
-    server: TrialServer, tmp_path: Path, tiny_source: ModelSource
-) -> None:
-    job = probe_job(tmp_path, tiny_source)
+def probed(server: TrialServer, folder: Path, source: ModelSource) -> ProbeResult:
+    """A probe's answer, from a forked worker that ended well."""
+    job = probe_job(folder, source)
     server.start(job)
     assert ended(server) == 0
     answer = read_result(JobFiles(job).result)
-    assert isinstance(answer, ProbeResult) and answer.model is not None
+    assert isinstance(answer, ProbeResult)
+    return answer
+
+
+def test_a_forked_worker_answers_and_leads_its_own_session(
+    server: TrialServer, tmp_path: Path, tiny_source: ModelSource
+) -> None:
+    answer = probed(server, tmp_path, tiny_source)
+    assert answer.model is not None
     assert answer.model.model_type == "llama" and answer.device is not None and answer.device.kind == "cpu"
 
 
 def test_children_see_bitsandbytes_though_the_server_does_not(
     server: TrialServer, tmp_path: Path, tiny_source: ModelSource
 ) -> None:
-    job = probe_job(tmp_path, tiny_source)
-    server.start(job)
-    assert ended(server) == 0
-    answer = read_result(JobFiles(job).result)
-    assert isinstance(answer, ProbeResult) and answer.libraries is not None
+    answer = probed(server, tmp_path, tiny_source)
+    assert answer.libraries is not None
     assert "bitsandbytes" not in answer.libraries.missing
 
 
