@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from autofit.catalogue.models import ModelSource, resolve_model
+from autofit.data.token_counts import lengths_of_data, lengths_of_file
 from autofit.detect import find_device
 from autofit.driver.budget import Budget
 from autofit.driver.ladder import LadderStrategy
@@ -15,6 +17,7 @@ from autofit.driver.loop import Search
 from autofit.driver.need import least_need
 from autofit.driver.observer import Observer
 from autofit.errors import NothingFitsError, UserError
+from autofit.lengths import SampleLengths
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
 from autofit.report.document import document
@@ -23,7 +26,7 @@ from autofit.result import Result, Run
 from autofit.situation import Limits, Situation
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.study import Study, StudyRecord, default_storage, home, load_study, open_study
-from autofit.tasks import task_of
+from autofit.tasks import Task, task_named, task_of
 from autofit.train_config import KnobValue
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult, Workshop, probe
@@ -56,6 +59,12 @@ def search(
     *,
     effective_batch: int,
     seq_len: int | None = None,
+    data: str | Path | None = None,
+    text_field: str | None = None,
+    lengths: str | Path | Sequence[int] | None = None,
+    max_length: int | None = None,
+    tokens_per_word: float | None = None,
+    task: str | None = None,
     device: str = "auto",
     memory_limit: str | int | None = None,
     headroom: str | float = 0.05,
@@ -76,7 +85,9 @@ def search(
 ) -> SearchResult:
     """Find the fastest configuration that trains ``model`` at exactly ``effective_batch`` and fits.
 
-    Sizes and durations are bytes and seconds, or text such as ``"24GiB"`` and ``"10m"``. What was
+    Sizes and durations are bytes and seconds, or text such as ``"24GiB"`` and ``"10m"``. Samples have
+    ``seq_len`` tokens each, or the lengths of those in the file ``data`` (``text_field`` may name several
+    fields, by commas), or the ``lengths`` given; ``max_length`` cuts them. What was
     measured before under the same workload, device, versions and limits is used, not repeated.
 
     Returns the result; after Ctrl-C too, with ``interrupted`` set and everything measured in it.
@@ -95,10 +106,23 @@ def search(
         trials=_checked_max_trials(max_trials),
     )
     timeout = parse_seconds(trial_timeout) if isinstance(trial_timeout, str) else trial_timeout
-    record = _record(
-        resolve_model(model, trust_remote_code=trust_remote_code),
-        effective_batch=effective_batch,
+    source = resolve_model(model, trust_remote_code=trust_remote_code)
+    chosen_task = task_of(source.config, source.head) if task is None else task_named(task)
+    sample_lengths = _sample_lengths(
+        source,
+        chosen_task,
         seq_len=seq_len,
+        data=data,
+        text_field=text_field,
+        lengths=lengths,
+        max_length=max_length,
+        tokens_per_word=tokens_per_word,
+    )
+    record = _record(
+        source,
+        task=chosen_task,
+        lengths=sample_lengths,
+        effective_batch=effective_batch,
         device_label=device,
         memory_limit=memory_limit,
         headroom=headroom,
@@ -111,6 +135,9 @@ def search(
     try:
         situation = opened.situation or workers.probe()
         space = SearchSpace(situation, request)
+        if not sample_lengths.all_equal:
+            estimate = f", estimated at {tokens_per_word:g} tokens a word" if tokens_per_word else ""
+            watcher.say(f"Data: {sample_lengths.describe()}{estimate}.")
         watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), limit.seconds)
         if space.refusals:
             watcher.say(f"Not searched: {'; '.join(refusal.reason for refusal in space.refusals)}.")
@@ -178,10 +205,16 @@ def replay(study: str | None, number: int, *, storage: str | None = None) -> tup
 
 def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False) -> Situation:
     """What a worker can say of the device, the libraries and a model; nothing is trained or stored."""
+    source = resolve_model(model, trust_remote_code=trust_remote_code)
+    chosen_task = task_of(source.config, source.head)
     record = _record(
-        resolve_model(model, trust_remote_code=trust_remote_code),
+        source,
+        task=chosen_task,
+        # Two lengths, so that every layout is looked at.
+        lengths=SampleLengths(lengths=(1,), counts=(1,))
+        if chosen_task.reads == "images"
+        else SampleLengths(lengths=(2, 3), counts=(1, 1)),
         effective_batch=1,
-        seq_len=None,
         device_label=device,
         memory_limit=None,
         headroom=0.05,
@@ -245,8 +278,9 @@ class _Workers:
 def _record(
     source: ModelSource,
     *,
+    task: Task,
+    lengths: SampleLengths,
     effective_batch: int,
-    seq_len: int | None,
     device_label: str,
     memory_limit: str | int | None,
     headroom: str | float,
@@ -256,15 +290,10 @@ def _record(
     workload = Workload(
         model=source.name,
         model_digest=source.digest,
-        task=task_of(source.config, source.head).name,
-        sequence_length=seq_len or min(DEFAULT_SEQUENCE_LENGTH, source.positions or DEFAULT_SEQUENCE_LENGTH),
+        task=task.name,
+        lengths=lengths,
         effective_batch=effective_batch,
     )
-    if seq_len is not None and source.positions is not None and seq_len > source.positions:
-        raise UserError(
-            f"--seq-len {seq_len} is longer than the {source.positions} positions of {source.name}; "
-            f"choose {source.positions} or less."
-        )
     device = find_device(device_label)
     wanted = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
     limits = Limits(
@@ -281,6 +310,55 @@ def _record(
         trust_remote_code=trust_remote_code,
         seed=seed,
     )
+
+
+def _sample_lengths(
+    source: ModelSource,
+    task: Task,
+    *,
+    seq_len: int | None,
+    data: str | Path | None,
+    text_field: str | None,
+    lengths: str | Path | Sequence[int] | None,
+    max_length: int | None,
+    tokens_per_word: float | None,
+) -> SampleLengths:
+    """The lengths that one of the three ways of giving them says. Raises UserError where they contradict."""
+    given = [
+        name for name, value in (("--seq-len", seq_len), ("--data", data), ("--lengths", lengths)) if value is not None
+    ]
+    if len(given) > 1:
+        raise UserError(f"{' and '.join(given)} say the same thing differently; give one (--max-length cuts samples).")
+    for name, value in (("--text-field", text_field), ("--tokens-per-word", tokens_per_word)):
+        if value is not None and data is None:
+            raise UserError(f"{name} is about --data FILE, which is not given.")
+    if max_length is not None and data is None and lengths is None:
+        raise UserError("--max-length cuts samples of --data or --lengths; for one length say --seq-len.")
+    positions = source.positions
+    if task.reads == "images":
+        if given:
+            raise UserError(f"{source.name} reads images; {given[0]} is for text.")
+        return SampleLengths.fixed(1)
+    for name, value in (("--seq-len", seq_len), ("--max-length", max_length)):
+        if value is not None and positions is not None and value > positions:
+            raise UserError(
+                f"{name} {value} is longer than the {positions} positions of {source.name}; choose {positions} or less."
+            )
+    longest = max_length or positions
+    if data is not None:
+        return lengths_of_data(
+            Path(data).expanduser(),
+            source,
+            fields=tuple(text_field.split(",")) if text_field else (),
+            max_length=longest,
+            tokens_per_word=tokens_per_word,
+            cache=home() / "lengths",
+        )
+    if isinstance(lengths, (str, Path)):
+        return lengths_of_file(Path(lengths).expanduser(), max_length=longest)
+    if lengths is not None:
+        return SampleLengths.of(lengths, longest=longest)
+    return SampleLengths.fixed(seq_len or min(DEFAULT_SEQUENCE_LENGTH, positions or DEFAULT_SEQUENCE_LENGTH))
 
 
 def _checked_max_trials(max_trials: int | None) -> int | None:

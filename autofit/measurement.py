@@ -6,8 +6,10 @@ an old study. Warm-up is kept apart and never averaged in.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 # Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom (any statistics table); the
@@ -62,16 +64,38 @@ class DeviceLoad:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BatchShape:
+    """A collated micro-batch: ``rows`` of ``length`` tokens each, padding included."""
+
+    rows: int
+    length: int
+
+    @property
+    def padded_tokens(self) -> int:
+        """What the device computes on; a micro-batch's time is close to affine in it."""
+        return self.rows * self.length
+
+
+@dataclass(frozen=True, kw_only=True)
 class Window:
     """A run of optimizer steps with one synchronisation before and one after, and none between.
 
-    ``wall_seconds`` is taken by the host's clock around it, apart from the marks inside.
+    ``wall_seconds`` is taken by the host's clock around it, apart from the marks inside. ``shape`` is that
+    of every micro-batch in it; None where the steps are whole effective batches of different shapes, each
+    of which has its ``step_loads``: its padded tokens over those of a mean step.
     """
 
     wall_seconds: float
     steps: tuple[StepSeconds, ...]
+    shape: BatchShape | None = None
+    step_loads: tuple[float, ...] = ()
     load_before: DeviceLoad = DeviceLoad()
     load_after: DeviceLoad = DeviceLoad()
+
+    def samples(self, accumulation_steps: int) -> tuple[float, ...]:
+        """Seconds of each step at the full accumulation, brought to the mean step's load."""
+        loads = self.step_loads or (1.0,) * len(self.steps)
+        return tuple(step.composed(accumulation_steps) / load for step, load in zip(self.steps, loads, strict=True))
 
     @property
     def unaccounted_share(self) -> float:
@@ -108,9 +132,12 @@ class Memory:
 class Measurement:
     """A finished trial in numbers.
 
-    ``whole`` says whether every micro-step of the accumulation was run, or k = min(accumulation, 3)
-    and the rest composed. ``tokens_per_step`` counts real (non-pad) tokens of one optimizer step at the
-    full effective batch of one process. ``losses`` holds one entry per micro-step, None where not finite.
+    ``whole`` says whether real effective batches were run with every micro-step of the accumulation, or a
+    few shapes of micro-batch with k = min(accumulation, 3) micro-steps and the rest composed.
+    ``shape_shares`` says what share of the expected step each timed shape stands for; it is empty where
+    effective batches ran whole. ``tokens_per_step`` counts real (non-pad) tokens of a mean optimizer step
+    at the full effective batch of one process, ``padded_tokens_per_step`` all that is computed on. ``losses`` holds one
+    entry per micro-step, None where not finite.
     ``evaluation_batch_size`` is the largest that was run with the optimizer state alive.
     """
 
@@ -118,9 +145,11 @@ class Measurement:
     accumulation_steps: int
     processes: int
     tokens_per_step: float
+    padded_tokens_per_step: float
     whole: bool
     warmup: tuple[StepSeconds, ...]
     windows: tuple[Window, ...]
+    shape_shares: tuple[tuple[BatchShape, float], ...]
     losses: tuple[float | None, ...]
     memory: Memory
     evaluation_batch_size: int
@@ -129,18 +158,23 @@ class Measurement:
 
     @property
     def samples(self) -> tuple[float, ...]:
-        """Seconds per optimizer step at the full accumulation, one entry per timed step."""
-        return tuple(step.composed(self.accumulation_steps) for window in self.windows for step in window.steps)
+        """Seconds per optimizer step at the full accumulation, one entry per timed step, in the order timed."""
+        return tuple(seconds for window in self.windows for seconds in window.samples(self.accumulation_steps))
 
     @property
     def step_seconds(self) -> float:
-        """Seconds per optimizer step: the median of the samples."""
-        return statistics.median(self.samples)
+        """Expected seconds per optimizer step over the workload's real lengths; see ``expected_step``."""
+        return expected_step(self.windows, self.shape_shares, self.accumulation_steps)[0]
 
     @property
     def uncertainty(self) -> float:
-        """Half the 95 % confidence interval of the mean step, as a share of it; infinite for one sample."""
-        return relative_half_width(self.samples)
+        """Half the 95 % confidence interval of ``step_seconds``, as a share of it; infinite for one sample."""
+        return expected_step(self.windows, self.shape_shares, self.accumulation_steps)[1]
+
+    @property
+    def padding_share(self) -> float:
+        """Which part of what is computed on is padding."""
+        return 1 - self.tokens_per_step / self.padded_tokens_per_step
 
     @property
     def samples_per_second(self) -> float:
@@ -151,6 +185,27 @@ class Measurement:
     def tokens_per_second(self) -> float:
         """Real (non-pad) tokens over all processes per second."""
         return self.tokens_per_step * self.processes / self.step_seconds
+
+
+def expected_step(
+    windows: Sequence[Window], shape_shares: Sequence[tuple[BatchShape, float]], accumulation_steps: int
+) -> tuple[float, float]:
+    """Seconds of the expected optimizer step, and half their 95 % confidence interval as a share of them.
+
+    Micro-batches of the frozen list are exchangeable over the places of a step, so the expected step is
+    the expectation of a step whose micro-batches all have one shape: the shares' sum of the shapes'
+    medians. Where effective batches ran whole, it is the median of the steps, each brought to the mean load.
+    """
+    groups: list[tuple[float, tuple[float, ...]]] = []
+    if shape_shares:
+        for shape, share in shape_shares:
+            samples = [window.samples(accumulation_steps) for window in windows if window.shape == shape]
+            groups.append((share, tuple(itertools.chain.from_iterable(samples))))
+    else:
+        groups.append((1.0, tuple(itertools.chain.from_iterable(w.samples(accumulation_steps) for w in windows))))
+    seconds = sum(share * statistics.median(samples) for share, samples in groups)
+    variance = sum((share * statistics.fmean(samples) * relative_half_width(samples)) ** 2 for share, samples in groups)
+    return seconds, math.sqrt(variance) / seconds
 
 
 def relative_half_width(samples: tuple[float, ...]) -> float:

@@ -11,6 +11,7 @@ class Numerics(Enum):
     EXACT differs from the reference only by rounding in the same precision. MIXED computes parts in
     fewer bits over full-precision weights. QUANTIZED_STATE keeps the optimizer's moments in 8 bits.
     PURE keeps the trained weights themselves in 16 bits. OTHER_ALGORITHM is another optimizer.
+    BATCH_COMPOSITION changes which samples share an optimizer step.
     """
 
     EXACT = ("exact", 0)
@@ -18,6 +19,7 @@ class Numerics(Enum):
     QUANTIZED_STATE = ("8-bit state", 1)
     PURE = ("pure", 2)
     OTHER_ALGORITHM = ("other algorithm", 2)
+    BATCH_COMPOSITION = ("batch composition", 2)
 
     def __init__(self, label: str, level: int) -> None:
         self.label = label

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from autofit.knobs import KNOBS
+from autofit.knobs import KNOBS, Choice
 from autofit.situation import Situation
 from autofit.train_config import TrainConfig
 
@@ -18,18 +18,24 @@ _OLDER_NAMES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """TrainingArguments keywords, model keywords and environment variables of one configuration.
+    """TrainingArguments keywords, model keywords, data collator and environment variables of one configuration.
 
     ``model_kwargs`` go to ``from_pretrained`` (dtype as a name, such as ``"float32"``); ``environment``
-    must be set before torch is imported. ``per_device_eval_batch_size`` is not among the arguments: the
-    trial finds it, and exports add the measured one.
+    must be set before torch is imported. ``collator`` is a class of transformers or of
+    ``trial/collators.py``, made with ``collator_kwargs`` and the padding token. ``state_bytes`` is the
+    optimizer state per parameter, ``paged_state`` whether it lies in managed memory.
+    ``per_device_eval_batch_size`` is not among the arguments: the trial finds it, and exports add the
+    measured one.
     """
 
     training_arguments: dict[str, Any]
     model_kwargs: dict[str, Any]
     environment: dict[str, str]
     processes: int
+    collator: str = "PadRight"
+    collator_kwargs: dict[str, Any] = field(default_factory=dict)
     paged_state: bool = False
+    state_bytes: float = 8.0
 
     @property
     def micro_batch_size(self) -> int:
@@ -59,13 +65,18 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
         arguments["use_cpu"] = True
     model_kwargs: dict[str, Any] = {}
     environment: dict[str, str] = {}
-    paged_state = False
+    paged_state, state_bytes = False, 8.0
+    collator, collator_kwargs = "", {}
     for row in KNOBS:
         choice = row.choice(config[row.name])
         arguments.update(choice.training_arguments)
         model_kwargs.update(choice.model_kwargs)
         environment.update(choice.environment)
-        paged_state = paged_state or choice.paged_state
+        if row.name == "optimizer":
+            paged_state, state_bytes = choice.paged_state, choice.state_bytes
+        if choice.collator:
+            collator = choice.collator
+            collator_kwargs = _collator_kwargs(choice, situation)
     fields = situation.libraries.training_argument_fields
     for name, older in _OLDER_NAMES.items():
         if name in arguments and name not in fields:
@@ -75,7 +86,20 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
         model_kwargs=model_kwargs,
         environment=environment,
         processes=situation.workload.processes,
+        collator=collator,
+        collator_kwargs=collator_kwargs,
         paged_state=paged_state,
+        state_bytes=state_bytes,
     )
     assert recipe.effective_batch == situation.workload.effective_batch, "the effective batch is exact or it is a bug"
     return recipe
+
+
+def _collator_kwargs(choice: Choice, situation: Situation) -> dict[str, Any]:
+    """The collator's keywords; padding tokens are the tokenizer's, and not among them."""
+    if choice.collator == "DataCollatorWithFlattening":
+        # The ends of documents, found once and not by every layer.
+        return {"return_flash_attn_kwargs": True}
+    if choice.pads_to_longest_of_all:
+        return {"length": situation.workload.sequence_length}
+    return {}

@@ -16,6 +16,9 @@ class ModelFacts:
 
     ``max_positions`` is None for models without a limit; ``attention`` lists the implementations
     the model's class supports; ``embedding_parameters`` is a part of ``num_parameters``.
+    ``checkpointable_layers`` is None where layers cannot be chosen one by one. ``keeps_documents_apart``
+    says that several samples may share a row, told apart by their positions; ``liger_supports`` that
+    liger-kernel is installed and has kernels for it; ``has_experts`` that tokens are routed.
     """
 
     model_type: str
@@ -25,6 +28,10 @@ class ModelFacts:
     max_positions: int | None
     supports_checkpointing: bool
     attention: tuple[str, ...]
+    checkpointable_layers: int | None = None
+    keeps_documents_apart: bool = False
+    liger_supports: bool = False
+    has_experts: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +74,8 @@ class Situation:
         longest = self.model.max_positions
         if longest is not None and self.workload.sequence_length > longest:
             raise UserError(
-                f"--seq-len {self.workload.sequence_length} is longer than the {longest} positions of "
-                f"{self.workload.model}; choose {longest} or less."
+                f"Samples of {self.workload.sequence_length} tokens are longer than the {longest} positions of "
+                f"{self.workload.model}; choose --seq-len or --max-length {longest} or less."
             )
 
     @property

@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from autofit.errors import UserError
-from autofit.knobs import BATCH_KNOBS, KNOBS, Choice, Knob
+from autofit.knobs import BATCH_KNOBS, KNOBS, Choice, Knob, knob
+from autofit.knobs.activation_checkpointing import LADDER
+from autofit.knobs.attention import FLASH, VARLEN
 from autofit.numerics import NUMERICS_LEVELS
 from autofit.situation import Situation
 from autofit.train_config import KnobValue, TrainConfig
@@ -19,18 +21,45 @@ class Constraint:
     """Two choices that do not go together, and why."""
 
     reason: str
-    forbids: Callable[[TrainConfig], bool]
+    forbids: Callable[[TrainConfig, Situation], bool]
 
 
-def _flash_without_half_precision(config: TrainConfig) -> bool:
-    precision = next(row for row in KNOBS if row.name == "precision").choice(config["precision"])
-    return config["attention"] == "flash_attention_2" and not precision.half_precision
+def _half_precision(config: TrainConfig) -> bool:
+    return knob("precision").choice(config["precision"]).half_precision
 
 
 CONSTRAINTS: tuple[Constraint, ...] = (
     Constraint(
         reason="flash attention takes 16-bit inputs only",
-        forbids=_flash_without_half_precision,
+        forbids=lambda config, situation: config["attention"] in FLASH and not _half_precision(config),
+    ),
+    Constraint(
+        reason="torch_varlen takes 16-bit inputs only on a GPU",
+        forbids=lambda config, situation: (
+            config["attention"] == "torch_varlen" and situation.device.kind != "cpu" and not _half_precision(config)
+        ),
+    ),
+    Constraint(
+        reason="torch_varlen is for flattened batches; others have no documents' ends",
+        forbids=lambda config, situation: (
+            config["attention"] == "torch_varlen" and config["batch_layout"] != "flattened"
+        ),
+    ),
+    Constraint(
+        reason="flattened without a variable-length attention is correct, but pays for a dense mask over all tokens",
+        forbids=lambda config, situation: config["batch_layout"] == "flattened" and config["attention"] not in VARLEN,
+    ),
+    Constraint(
+        reason="packed rows are told apart by a mask, which flash attention does not take",
+        forbids=lambda config, situation: config["batch_layout"] == "packed" and config["attention"] in FLASH,
+    ),
+    Constraint(
+        reason="compile needs batches of one shape: with others it compiles again and again",
+        forbids=lambda config, situation: (
+            config["compile"] != "off"
+            and config["batch_layout"] != "fixed_padding"
+            and not situation.workload.lengths.all_equal
+        ),
     ),
 )
 
@@ -103,7 +132,9 @@ class SearchSpace:
                         **dict(zip(self.choices, values, strict=True)),
                     }
                 )
-                reasons = [constraint.reason for constraint in CONSTRAINTS if constraint.forbids(config)]
+                reasons = [
+                    constraint.reason for constraint in CONSTRAINTS if constraint.forbids(config, self.situation)
+                ]
                 broken.update(reasons)
                 if not reasons:
                     configs.append(config)
@@ -189,8 +220,7 @@ def needs_at_least(config: TrainConfig, other: TrainConfig) -> bool:
     same_regime = (config.accumulation_steps == 1) == (other.accumulation_steps == 1)
     if not same_regime or config.micro_batch_size < other.micro_batch_size:
         return False
-    ladder = ("on", "off")
-    if ladder.index(str(config["activation_checkpointing"])) < ladder.index(str(other["activation_checkpointing"])):
+    if LADDER.index(str(config["activation_checkpointing"])) > LADDER.index(str(other["activation_checkpointing"])):
         return False
     apart = ("micro_batch_size", "accumulation_steps", "activation_checkpointing")
     return all(config[name] == other[name] for name in config if name not in apart)

@@ -235,6 +235,6 @@ def _describe(record: StudyRecord) -> str:
     workload = record.workload
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if name == "torch")
     return (
-        f"{workload.model} at effective batch {workload.effective_batch}, sequence {workload.sequence_length}, "
+        f"{workload.model} at effective batch {workload.effective_batch}, {workload.lengths.describe()}, "
         f"{record.limits.memory_bytes} bytes on {record.device.name} ({versions})"
     )

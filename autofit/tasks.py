@@ -12,29 +12,65 @@ from autofit.errors import UserError
 class Task:
     """``auto_class`` is the transformers class that builds the model with the task's head.
 
-    ``masked_share`` is the share of tokens whose label counts; None where every token's does.
+    ``labels`` says what a sample's labels are: its own tokens, a share of them hidden (``masked``), a class
+    per token, one class, or the tokens of an answer as long as the question. ``reads`` is ``tokens`` or
+    ``images``. ``can_flatten`` says whether samples may share a row: causal attention and positions keep
+    them apart.
     """
 
     name: str
     auto_class: str
     architecture_endings: tuple[str, ...]
-    masked_share: float | None = None
+    labels: str
+    reads: str = "tokens"
+    can_flatten: bool = False
 
+
+MASKED_SHARE = 0.15
+"""The share of tokens whose label counts in masked-lm: BERT's and RoBERTa's own (arXiv 1810.04805, section 3.1)."""
 
 TASKS: tuple[Task, ...] = (
     Task(
         name="causal-lm",
         auto_class="AutoModelForCausalLM",
-        architecture_endings=("ForCausalLM", "LMHeadModel", "ForConditionalGeneration"),
+        architecture_endings=("ForCausalLM", "LMHeadModel"),
+        labels="tokens",
+        can_flatten=True,
     ),
     Task(
         name="masked-lm",
         auto_class="AutoModelForMaskedLM",
-        architecture_endings=("ForMaskedLM",),
-        # BERT's and RoBERTa's own training masks 15 % of the tokens (arXiv 1810.04805, section 3.1).
-        masked_share=0.15,
+        architecture_endings=("ForMaskedLM", "ForPreTraining"),
+        labels="masked",
+    ),
+    Task(
+        name="sequence-classification",
+        auto_class="AutoModelForSequenceClassification",
+        architecture_endings=("ForSequenceClassification",),
+        labels="class",
+    ),
+    Task(
+        name="token-classification",
+        auto_class="AutoModelForTokenClassification",
+        architecture_endings=("ForTokenClassification",),
+        labels="classes",
+    ),
+    Task(
+        name="seq2seq-lm",
+        auto_class="AutoModelForSeq2SeqLM",
+        architecture_endings=("ForConditionalGeneration", "ForSeq2SeqLM", "MTModel"),
+        labels="answer",
+    ),
+    Task(
+        name="image-classification",
+        auto_class="AutoModelForImageClassification",
+        architecture_endings=("ForImageClassification",),
+        labels="class",
+        reads="images",
     ),
 )
+
+TASK_NAMES = tuple(task.name for task in TASKS)
 
 
 def task_named(name: str) -> Task:
@@ -42,23 +78,25 @@ def task_named(name: str) -> Task:
     for task in TASKS:
         if task.name == name:
             return task
-    raise UserError(f"autofit cannot train '{name}' yet; it knows {' and '.join(task.name for task in TASKS)}.")
+    raise UserError(f"autofit cannot train '{name}' yet; --task takes {', '.join(TASK_NAMES)}.")
 
 
 def task_of(config: dict[str, Any], head: str | None) -> Task:
-    """The task of a model: its head in the built-in table, else its architecture, else causal-lm.
+    """The task of a model: its head in the built-in table, else its architecture, else what its kind suggests.
 
-    Raises UserError where the head is of a task that is not in the table.
+    An encoder without a head is one that people fine-tune to classify.
     """
     if head is not None:
-        return task_named(head)
-    if config.get("is_encoder_decoder") or config.get("vision_config") is not None or "image_size" in config:
-        raise UserError(
-            f"autofit cannot train '{config.get('model_type')}' models yet; "
-            f"it knows {' and '.join(task.name for task in TASKS)}."
-        )
+        return task_named(head if head in TASK_NAMES else "sequence-classification")
     for architecture in config.get("architectures") or ():
         for task in TASKS:
             if str(architecture).endswith(task.architecture_endings):
+                # "ForConditionalGeneration" names models that read images and write text, too.
+                if task.name == "seq2seq-lm" and not config.get("is_encoder_decoder"):
+                    return task_named("causal-lm")
                 return task
-    return TASKS[0]
+    if config.get("is_encoder_decoder"):
+        return task_named("seq2seq-lm")
+    if "image_size" in config and "patch_size" in config and "vocab_size" not in config:
+        return task_named("image-classification")
+    return task_named("causal-lm")

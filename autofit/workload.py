@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from autofit.errors import UserError
+from autofit.lengths import SampleLengths
+from autofit.tasks import task_named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,7 +21,7 @@ class Workload:
     model: str
     model_digest: str
     task: str
-    sequence_length: int
+    lengths: SampleLengths
     effective_batch: int
     processes: int = 1
     method: str = "full"
@@ -27,13 +29,18 @@ class Workload:
     def __post_init__(self) -> None:
         if self.effective_batch < 1:
             raise UserError(f"--effective-batch must be at least 1, not {self.effective_batch}.")
-        if self.sequence_length < 2:
-            raise UserError(f"--seq-len must be at least 2, not {self.sequence_length}.")
+        if self.sequence_length < 2 and task_named(self.task).reads == "tokens":
+            raise UserError(f"Samples need at least 2 tokens, not {self.sequence_length}.")
         if self.effective_batch % self.processes:
             raise UserError(
                 f"An effective batch of {self.effective_batch} cannot be split evenly over "
                 f"{self.processes} processes; choose a multiple of {self.processes}."
             )
+
+    @property
+    def sequence_length(self) -> int:
+        """Tokens of the longest sample: what has to fit, and what fixed padding pads to."""
+        return self.lengths.longest
 
     @property
     def samples_per_process(self) -> int:

@@ -30,6 +30,7 @@ from rich.table import Table
 
 from autofit.catalogue.models import ModelSource, resolve_model
 from autofit.detect import find_device
+from autofit.lengths import SampleLengths
 from autofit.measurement import StepSeconds
 from autofit.outcome import Outcome
 from autofit.recipe import recipe_for
@@ -88,7 +89,11 @@ def main() -> None:
 def _situation(workshop: Workshop, source: ModelSource) -> Situation:
     device = find_device("cpu")
     workload = Workload(
-        model="small-llama", model_digest=source.digest, task="causal-lm", sequence_length=128, effective_batch=16
+        model="small-llama",
+        model_digest=source.digest,
+        task="causal-lm",
+        lengths=SampleLengths.fixed(128),
+        effective_batch=16,
     )
     limits = Limits(memory_bytes=device.memory_bytes)
     return probe(workshop, source, workload, device, limits, trust_remote_code=False)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from autofit.device import Device, Libraries
+from autofit.lengths import SampleLengths
 from autofit.measurement import Measurement, Memory, StepSeconds, Window
 from autofit.outcome import Outcome
 from autofit.recipe import Recipe
@@ -33,6 +34,7 @@ def make_situation(
     supports_checkpointing: bool = True,
     attention: tuple[str, ...] = ("eager", "sdpa", "flash_attention_2"),
     sequence_length: int = 128,
+    lengths: SampleLengths | None = None,
     processes: int = 1,
 ) -> Situation:
     return Situation(
@@ -40,7 +42,7 @@ def make_situation(
             model="some/llama",
             model_digest="0" * 16,
             task="causal-lm",
-            sequence_length=sequence_length,
+            lengths=lengths or SampleLengths.fixed(sequence_length),
             effective_batch=effective_batch,
             processes=processes,
         ),

@@ -62,6 +62,26 @@ def resolve_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
     return source
 
 
+def find_file(source: ModelSource, name: str) -> Path | None:
+    """A file that lies beside a model's configuration: in its folder, the cache, or on the hub; None if nowhere."""
+    if source.path is not None and (Path(source.path) / name).is_file():
+        return Path(source.path) / name
+    if source.origin == "folder":
+        return None
+    from huggingface_hub import constants, hf_hub_download, hf_hub_url, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        found = try_to_load_from_cache(source.name, name)
+        if isinstance(found, str):
+            return Path(found)
+        if constants.HF_HUB_OFFLINE or not _answers(hf_hub_url(source.name, name)):
+            return None
+        return Path(hf_hub_download(source.name, name, etag_timeout=NETWORK_PATIENCE_SECONDS))
+    except (HFValidationError, HfHubHTTPError, OSError):
+        return None
+
+
 @cache
 def built_in_models() -> dict[str, dict[str, Any]]:
     """The built-in table: hub name -> configuration keys, task head, parameter count and sources."""

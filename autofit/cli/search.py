@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from autofit.cli.options import Parser, add_study_options, positive_number, whole_number
 from autofit.errors import NothingFitsError, UserError
+from autofit.tasks import TASK_NAMES
 from autofit.version import __version__
 
 if TYPE_CHECKING:
@@ -43,6 +44,12 @@ def main(words: list[str]) -> int:
                 options.model,
                 effective_batch=options.effective_batch,
                 seq_len=options.seq_len,
+                data=options.data,
+                text_field=options.text_field,
+                lengths=options.lengths,
+                max_length=options.max_length,
+                tokens_per_word=options.tokens_per_word,
+                task=options.task,
                 device=options.device,
                 memory_limit=options.memory_limit,
                 headroom=options.headroom,
@@ -102,8 +109,19 @@ def parser() -> argparse.ArgumentParser:
         help="samples per optimizer step; kept exactly",
     )
     job.add_argument(
-        "--seq-len", type=whole_number, metavar="N", help="tokens per sample (default: 1024, or what the model can)"
+        "--seq-len",
+        type=whole_number,
+        metavar="N",
+        help="tokens in every sample (default: 1024, or what the model can)",
     )
+    job.add_argument("--data", metavar="FILE", help="the training set: txt, jsonl, csv, parquet, a datasets folder")
+    job.add_argument("--text-field", metavar="NAMES", help="the field of --data that holds the text (default: text)")
+    job.add_argument("--lengths", metavar="FILE", help="tokens of each sample, instead of --data: one number a line")
+    job.add_argument("--max-length", type=whole_number, metavar="N", help="cut samples of --data and --lengths")
+    job.add_argument(
+        "--tokens-per-word", type=positive_number, metavar="X", help="estimate --data without the model's tokenizer"
+    )
+    job.add_argument("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)}")
     job.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     place = made.add_argument_group("the device")
     place.add_argument("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda:0 ...")

@@ -4,9 +4,9 @@
    that does not fit, the next smaller step of the divisor ladder. Where nothing does, the leanest
    configurations there are.
 2. From the best so far: climb its ladder to the largest micro-batch that fits (it need not be the
-   fastest, but only measuring tells); then change one knob at a time, climbing further with each change
-   that keeps up; then, where memory was what ended the climb, the choices that save memory, at the size
-   that did not fit.
+   fastest, but only measuring tells); then change one knob at a time (two where the one alone is not
+   valid), climbing further with each change that keeps up; then, where memory was what ended the climb,
+   the choices that save memory, at the size that did not fit.
 3. Accumulation 1 on its own: it keeps no gradients during the forward pass, so an out-of-memory with
    accumulation says nothing about it.
 
@@ -77,7 +77,7 @@ def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
 
 # What saves memory at the same micro-batch, strongest first; the second list entry saves optimizer state.
 _SAVERS: tuple[dict[str, KnobValue], ...] = (
-    {"activation_checkpointing": "on"},
+    {"activation_checkpointing": "every_layer"},
     {"optimizer": "adamw_8bit"},
 )
 
@@ -167,11 +167,23 @@ def _single_changes(history: History, config: TrainConfig) -> Iterator[TrainConf
         for value in history.space.choices[row.name]:
             if value == config[row.name]:
                 continue
-            changed = config.replace(**{row.name: value})
+            changed = _made_valid(history.space, config.replace(**{row.name: value}), keep=row.name)
+            if changed is None:
+                continue
             yield from _descend(history, changed)
             seconds = history.step_seconds(changed)
             if best is not None and seconds is not None and seconds <= KEEPS_UP * best:
                 yield from _climb(history, changed)
+
+
+def _made_valid(space: SearchSpace, config: TrainConfig, keep: str) -> TrainConfig | None:
+    """The configuration, or where a constraint forbids it the first with one more knob changed; None if none is."""
+    if config in space:
+        return config
+    others = (
+        config.replace(**{row.name: value}) for row in KNOBS if row.name != keep for value in space.choices[row.name]
+    )
+    return next((other for other in others if other in space), None)
 
 
 def _savers_where_memory_ended_it(history: History, config: TrainConfig) -> Iterator[TrainConfig]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from autofit.driver.history import History
 from autofit.driver.ladder import leanest_configs
+from autofit.knobs import knob
 from autofit.outcome import Outcome
 from autofit.recipe import recipe_for
 from autofit.situation import Situation
@@ -74,7 +75,7 @@ def _measured_need(source: RunnerSource, situation: Situation, lean: TrainConfig
 
 
 def _static_bytes(situation: Situation, config: TrainConfig) -> int:
-    """4 + 4 + 8 bytes per parameter in fp32, half of it in pure bf16; 8-bit state 2 instead of 8."""
+    """Weights and gradients of 4 bytes each in fp32 and 2 in pure bf16, and the optimizer's state."""
     share = 0.5 if config["precision"] == "pure_bf16" else 1.0
-    state = 2.0 if "8bit" in str(config["optimizer"]) else 8.0 * share
-    return round(situation.model.num_parameters * (8 * share + state))
+    state = knob("optimizer").choice(config["optimizer"]).state_bytes
+    return round(situation.model.num_parameters * (8 * share + (state * share if state == 8 else state)))

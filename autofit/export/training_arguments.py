@@ -116,7 +116,7 @@ def serialize(result: Result) -> str:
         raise UserError(f"Study '{result.study}' has no measured configuration to export.")
     workload, device = result.record.workload, result.situation.device
     task = task_named(workload.task)
-    masked = task.masked_share is not None
+    masked = task.labels == "masked"
     values = {
         "MODEL": _in_docstring(workload.model),
         "VERSION": __version__,

@@ -15,9 +15,11 @@ from autofit.report.code import model_call, training_arguments_call
 from autofit.report.document import document
 from autofit.report.table import ranked_table
 from autofit.result import Result
+from autofit.tasks import task_named
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 from autofit.units import format_bytes, format_seconds
+from autofit.workload import Workload
 
 PIPE_WIDTH = 132
 """Columns where the output is no terminal and COLUMNS does not say."""
@@ -61,13 +63,21 @@ def _heading(result: Result) -> Text:
     line = Text()
     line.append(workload.model, style="bold")
     line.append(
-        f"  {workload.task}, effective batch {workload.effective_batch}, sequence {workload.sequence_length}, "
+        f"  {workload.task}, effective batch {workload.effective_batch}, {_samples(workload)}, "
         f"on {device.name}, limit {format_bytes(limits.memory_bytes)} less {limits.headroom:.0%}"
     )
     if result.stopped:
         count = len(result.trials)
         line.append(f"\n{count} trials; stopped because {result.stopped}.", style="dim")
     return line
+
+
+def _samples(workload: Workload) -> str:
+    if task_named(workload.task).reads == "images":
+        return "images"
+    if workload.lengths.all_equal:
+        return f"sequence {workload.sequence_length}"
+    return workload.lengths.describe()
 
 
 def _failures(result: Result, *, everything: bool) -> list[RenderableType]:

@@ -1,4 +1,4 @@
-"""The model and the data of a trial: the model's own initialisation, random token ids, no download."""
+"""The model, the collator and the arguments of a trial: the model's own initialisation, no download."""
 
 from __future__ import annotations
 
@@ -7,15 +7,13 @@ from typing import Any
 
 import torch
 import transformers
-from torch.utils.data import Dataset
 
 from autofit.catalogue.models import ModelSource
+from autofit.recipe import Recipe
 from autofit.tasks import Task, task_named
+from autofit.trial import varlen_attention
+from autofit.trial.collators import PackRows, PadRight
 from autofit.trial.protocol import TrialJob
-from autofit.workload import Workload
-
-# Rows are drawn once and repeated: values matter (zeros multiply faster, 13 % seen), their order does not.
-DISTINCT_ROWS = 64
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool) -> Any:
@@ -29,6 +27,8 @@ def load_config(source: ModelSource, *, trust_remote_code: bool) -> Any:
 def build_model(config: Any, task: Task, device: str, model_kwargs: dict[str, Any], *, trust_remote_code: bool) -> Any:
     """The model on ``device``, initialised as its class does it (``device`` may be ``"meta"``)."""
     keywords = dict(model_kwargs)
+    if keywords.get("attn_implementation") == varlen_attention.NAME:
+        varlen_attention.register()
     if "dtype" in keywords:
         keywords["dtype"] = getattr(torch, keywords["dtype"])
     if trust_remote_code:
@@ -48,46 +48,21 @@ def build_trial_model(job: TrialJob) -> Any:
     )
 
 
-class RandomTokens(Dataset[dict[str, torch.Tensor]]):  # type: ignore[misc]
-    """``rows`` samples of ``workload.sequence_length`` token ids drawn over the vocabulary.
-
-    Each has ``input_ids``, ``attention_mask`` (all ones: what a tokenizer gives) and ``labels``, int64,
-    of shape (sequence_length,). For a task that masks, all but the masked share of labels is -100.
-    """
-
-    def __init__(self, workload: Workload, vocabulary_size: int, rows: int, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        shape = (min(rows, DISTINCT_ROWS), workload.sequence_length)
-        self._rows = rows
-        self._input_ids = torch.randint(0, vocabulary_size, shape, generator=generator)
-        self._attention_mask = torch.ones(workload.sequence_length, dtype=torch.int64)
-        self._labels = self._input_ids
-        masked_share = task_named(workload.task).masked_share
-        if masked_share is not None:
-            hidden = torch.rand(shape, generator=generator) >= masked_share
-            hidden[:, 1] = False
-            self._labels = self._input_ids.masked_fill(hidden, -100)
-
-    def __len__(self) -> int:
-        return self._rows
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        row = index % len(self._input_ids)
-        return {
-            "input_ids": self._input_ids[row],
-            "attention_mask": self._attention_mask,
-            "labels": self._labels[row],
-        }
-
-    def bytes_per_sample(self) -> int:
-        """What one collated sample takes on the device."""
-        return sum(tensor.numel() * tensor.element_size() for tensor in self[0].values())
+def build_collator(recipe: Recipe, config: Any) -> Any:
+    """The recipe's data collator, padding with the model's own padding token where it names one."""
+    if recipe.collator == "DataCollatorWithFlattening":
+        return transformers.DataCollatorWithFlattening(**recipe.collator_kwargs)
+    collator = {"PadRight": PadRight, "PackRows": PackRows}[recipe.collator]
+    pad_token_id = getattr(config, "pad_token_id", None)
+    return collator(pad_token_id=pad_token_id if isinstance(pad_token_id, int) else 0, **recipe.collator_kwargs)
 
 
-def training_arguments(job: TrialJob, scratch: Path, most_steps: int) -> transformers.TrainingArguments:
+def training_arguments(
+    job: TrialJob, scratch: Path, micro_steps: int, most_steps: int
+) -> transformers.TrainingArguments:
     """The recipe's TrainingArguments, plus only what keeps a trial short, quiet and on its scratch folder.
 
-    A step runs ``micro_steps_run(job)`` of the accumulation's micro-steps.
+    A step runs ``micro_steps`` of the accumulation's micro-steps.
     """
     quiet = {
         "output_dir": str(scratch),
@@ -99,11 +74,5 @@ def training_arguments(job: TrialJob, scratch: Path, most_steps: int) -> transfo
         "seed": job.plan.seed,
         "per_device_eval_batch_size": job.recipe.micro_batch_size,
     }
-    short = {"gradient_accumulation_steps": micro_steps_run(job)}
+    short = {"gradient_accumulation_steps": micro_steps}
     return transformers.TrainingArguments(**{**job.recipe.training_arguments, **quiet, **short})
-
-
-def micro_steps_run(job: TrialJob) -> int:
-    """How many micro-steps an optimizer step of this job runs: all of them, or at most three."""
-    accumulation = job.recipe.accumulation_steps
-    return accumulation if job.plan.whole else min(accumulation, 3)

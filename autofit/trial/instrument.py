@@ -1,5 +1,7 @@
 """Marks inside the real Trainer: two overridden methods and one callback, all of which call on.
 
+A third method gives it the trial's sampler instead of its own.
+
 The Trainer's callbacks alone are not enough: a step's batches are fetched before ``on_step_begin``,
 clipping happens before ``on_pre_optimizer_step``, and no callback sees the loss.
 """
@@ -13,9 +15,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch.utils.data import Sampler
 from transformers import Trainer, TrainerCallback
 
-from autofit.measurement import StepSeconds
+from autofit.measurement import BatchShape, StepSeconds
 from autofit.trial.accelerator import Accelerator, Mark
 
 
@@ -26,9 +29,8 @@ class StepRecorder:
     the step's end. Nothing here waits for the device.
     """
 
-    def __init__(self, accelerator: Accelerator, *, micro_batch_size: int, micro_steps: int, most_steps: int) -> None:
+    def __init__(self, accelerator: Accelerator, *, micro_steps: int, most_steps: int) -> None:
         self._accelerator = accelerator
-        self._micro_batch_size = micro_batch_size
         self._micro_steps = micro_steps
         self._marks: list[Mark] = []
         self._steps: list[list[Mark]] = []
@@ -46,11 +48,10 @@ class StepRecorder:
         """The Trainer asks for the next optimizer step's micro-batches."""
         self._marks.append(self._accelerator.mark())
 
-    def fetched(self, batches: list[dict[str, torch.Tensor]]) -> None:
+    def fetched(self, batches: list[dict[str, torch.Tensor]], claimed: list[BatchShape]) -> None:
         """They are there. Checks that they are what the trial claims to time."""
-        sizes = [len(batch["input_ids"]) for batch in batches]
-        expected = [self._micro_batch_size] * self._micro_steps
-        assert sizes == expected, f"a step of {sizes} samples came where {expected} was to be timed"
+        found = [rows_and_length(batch) for batch in batches]
+        assert found == claimed, f"a step of {found} came where {claimed} was to be timed"
         self._marks.append(self._accelerator.mark())
 
     def micro_step_ended(self, loss: torch.Tensor) -> None:
@@ -86,14 +87,19 @@ class MeasuredTrainer(Trainer):  # type: ignore[misc]
     """The Trainer, with marks around its fetch and after each of its training steps."""
 
     recorder: StepRecorder
+    sampler: Sampler[Any]
+    shapes_now: Callable[[], list[BatchShape]]
     before_first_micro_step: Callable[[float], None]
     _has_stepped = False
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         self.recorder.fetch_begun()
         batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)
-        self.recorder.fetched(batches)
+        self.recorder.fetched(batches, self.shapes_now())
         return batches, num_items_in_batch
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        return self.sampler
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         if not self._has_stepped:
@@ -116,3 +122,11 @@ class StepEnds(TrainerCallback):  # type: ignore[misc]
         if self._finished():
             control.should_training_stop = True
         return control
+
+
+def rows_and_length(batch: dict[str, torch.Tensor]) -> BatchShape:
+    """The shape of a collated micro-batch; an image counts as one token."""
+    tokens = batch.get("input_ids")
+    if tokens is None:
+        return BatchShape(rows=len(batch["pixel_values"]), length=1)
+    return BatchShape(rows=tokens.shape[0], length=tokens.shape[1])

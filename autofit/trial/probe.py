@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import importlib.util
+import inspect
+import os
+import shutil
 from typing import Any
 
 import torch
 import transformers
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import import_utils
 
 from autofit.device import Libraries
 from autofit.errors import UserError
+from autofit.knobs.attention import FLASH
 from autofit.situation import ModelFacts
 from autofit.tasks import Task, task_named, task_of
 from autofit.trial.accelerator import accelerator_for
@@ -35,7 +41,7 @@ def probe(job: ProbeJob) -> ProbeResult:
     except Exception as error:  # whatever a model's own code raises becomes the user's sentence
         first_line = (str(error).splitlines() or [""])[0]
         return ProbeResult(refusal=f"{job.model.name} cannot be built: {type(error).__name__}: {first_line}")
-    return ProbeResult(device=device, libraries=_libraries(), model=model, task=task.name)
+    return ProbeResult(device=device, libraries=_libraries(job.device), model=model, task=task.name)
 
 
 def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
@@ -48,34 +54,79 @@ def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
         if isinstance(module, torch.nn.Embedding)
         for weight in module.parameters()
     }
+    layers = sum(isinstance(module, GradientCheckpointingLayer) for module in model.modules())
+    supports_checkpointing = bool(model.supports_gradient_checkpointing)
     return ModelFacts(
         model_type=config.model_type,
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         embedding_parameters=sum(embeddings.values()),
-        vocabulary_size=int(text_config.vocab_size),
+        vocabulary_size=int(getattr(text_config, "vocab_size", 0) or 0),
         max_positions=job.model.positions or getattr(text_config, "max_position_embeddings", None),
-        supports_checkpointing=bool(model.supports_gradient_checkpointing),
+        supports_checkpointing=supports_checkpointing,
         attention=_attention_of(model),
+        checkpointable_layers=layers if supports_checkpointing and layers else None,
+        keeps_documents_apart=_keeps_documents_apart(model),
+        liger_supports=_liger_supports(config.model_type),
+        has_experts=any("num_experts" in name or "num_local_experts" in name for name in text_config.to_dict()),
     )
 
 
 def _attention_of(model: Any) -> tuple[str, ...]:
+    """What the class says of itself; torch_varlen goes through the same door as every other implementation."""
     supported = ["eager"]
     if model._supports_sdpa:
         supported.append("sdpa")
     if model._supports_flash_attn:
-        supported.append("flash_attention_2")
+        supported += FLASH
+    if model._supports_flex_attn:
+        supported.append("flex_attention")
+    if model._supports_attention_backend and model._supports_flash_attn:
+        supported.append("torch_varlen")
     return tuple(supported)
 
 
-def _libraries() -> Libraries:
-    missing = {}
-    if not import_utils.is_bitsandbytes_available():
-        missing["bitsandbytes"] = "bitsandbytes is not installed (pip install bitsandbytes)"
-    if not import_utils.is_flash_attn_2_available():
-        missing["flash_attention_2"] = _why_no_flash_attention()
+def _keeps_documents_apart(model: Any) -> bool:
+    """Positions restart where a document does, and transformers' masks are made from that.
+
+    State-space layers carry state over; the trial itself checks what this does not see.
+    """
+    takes_positions = "position_ids" in inspect.signature(model.forward).parameters
+    return takes_positions and bool(model._supports_attention_backend) and not getattr(model, "_is_stateful", False)
+
+
+def _liger_supports(model_type: str) -> bool:
+    if not import_utils.is_liger_kernel_available():
+        return False
+    from liger_kernel.transformers.monkey_patch import MODEL_TYPE_TO_APPLY_LIGER_FN
+
+    return model_type in MODEL_TYPE_TO_APPLY_LIGER_FN
+
+
+def _libraries(device: str) -> Libraries:
     fields = frozenset(field.name for field in dataclasses.fields(transformers.TrainingArguments))
+    found = {
+        "bitsandbytes": (import_utils.is_bitsandbytes_available(), "bitsandbytes is not installed"),
+        "torchao": (import_utils.is_torchao_available(), "torchao is not installed"),
+        "liger_kernel": (import_utils.is_liger_kernel_available(), "liger-kernel is not installed"),
+        "peft": (import_utils.is_peft_available(), "peft is not installed"),
+        "flash_attention_2": (import_utils.is_flash_attn_2_available(), _why_no_flash_attention()),
+        "flash_attention_3": (import_utils.is_flash_attn_3_available(), "flash-attn-3 is not installed"),
+        "flash_attention_4": (import_utils.is_flash_attn_4_available(), "flash-attn-4 is not installed"),
+        "torch_varlen": (
+            device == "cpu" or importlib.util.find_spec("torch.nn.attention.varlen") is not None,
+            f"torch {torch.__version__} has no variable-length attention; 2.10 has",
+        ),
+        "inductor": _inductor(device),
+    }
+    missing = {feature: reason for feature, (is_there, reason) in found.items() if not is_there}
     return Libraries(versions=installed_versions(), training_argument_fields=fields, missing=missing)
+
+
+def _inductor(device: str) -> tuple[bool, str]:
+    if device == "cpu":
+        compilers = (os.environ.get("CXX"), "g++", "clang++")
+        return any(name and shutil.which(name) for name in compilers), "torch.compile needs a C++ compiler on a CPU"
+    return import_utils.is_triton_available(), "torch.compile needs triton on a GPU"
 
 
 def _why_no_flash_attention() -> str:

@@ -34,7 +34,9 @@ class MeasuringPlan(msgspec.Struct, frozen=True, kw_only=True):
 
     Warm-up runs from ``warmup_steps`` optimizer steps until two in a row agree within
     ``warmup_agreement``, at most ``warmup_limit``. Timed steps run until the confidence interval is
-    within ``precision`` or ``patience_seconds`` are spent, from ``least_steps`` to ``most_steps``.
+    within ``precision`` or ``patience_seconds`` are spent, from ``least_steps`` to ``most_steps``, and not
+    before ``least_micro_batches`` were run. ``whole`` runs effective batches of the frozen list with all
+    their micro-steps; otherwise a few shapes are timed in shortened steps.
     """
 
     whole: bool = False
@@ -46,6 +48,7 @@ class MeasuringPlan(msgspec.Struct, frozen=True, kw_only=True):
     precision: float = 0.01
     patience_seconds: float = 5.0
     slower_than_seconds: float | None = None
+    least_micro_batches: int = 0
     seed: int = 0
 
 

@@ -217,7 +217,7 @@ class ProcessRunner:
         own = min(limits.usable_bytes, int(device.memory_bytes * (1 - limits.headroom)) - others)
         paged = 0
         if recipe.paged_state and self._situation.memory_is_emulated:
-            paged = expected_state_bytes(self._situation)
+            paged = expected_state_bytes(self._situation, recipe.state_bytes)
         return TrialJob(
             model=self._model,
             workload=self._situation.workload,
@@ -287,7 +287,9 @@ class ProcessRunner:
             return None
         spent = now - phases["first_micro_step"]
         grace = WARM_UP_GRACE_SECONDS.get(self._situation.device.kind, 20.0)
-        if spent <= grace + SLOWER_FACTOR * best:
+        # The first step runs the worst micro-batch, which pads or holds at most this much more than the mean one.
+        lengths = self._situation.workload.lengths
+        if spent <= grace + SLOWER_FACTOR * best * lengths.longest / lengths.mean:
             return None
         return RunResult(
             outcome=Outcome.SLOWER,
@@ -343,14 +345,10 @@ class ProcessRunner:
             time.sleep(0.05)
 
 
-def expected_state_bytes(situation: Situation) -> int:
-    """Bytes of a paged 8-bit AdamW's state: 2 + 8/256 per parameter, 8 for embeddings.
-
-    bitsandbytes keeps one byte for each of two moments and a float per block of 256 for each; the
-    Trainer keeps embeddings' moments in 32 bits.
-    """
+def expected_state_bytes(situation: Situation, per_parameter: float) -> int:
+    """Bytes of a paged AdamW's state; the Trainer keeps embeddings' moments in 32 bits."""
     embeddings = situation.model.embedding_parameters
-    return round((situation.model.num_parameters - embeddings) * (2 + 8 / 256) + embeddings * 8)
+    return round((situation.model.num_parameters - embeddings) * per_parameter + embeddings * 8)
 
 
 def _unaccounted(measurement: Measurement) -> tuple[str, ...]:

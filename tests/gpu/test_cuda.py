@@ -11,6 +11,7 @@ import autofit
 from autofit import nvml
 from autofit.catalogue.models import ModelSource
 from autofit.detect import find_device
+from autofit.lengths import SampleLengths
 from autofit.outcome import Outcome
 from autofit.recipe import recipe_for
 from autofit.situation import Limits, Situation
@@ -42,7 +43,7 @@ def situation_for(workshop: Workshop, limit: int | None = None) -> tuple[Situati
     device = find_device("cuda:0")
     source = ModelSource(name="wide", origin="folder", config=WIDE)
     workload = Workload(
-        model="wide", model_digest=source.digest, task="causal-lm", sequence_length=256, effective_batch=16
+        model="wide", model_digest=source.digest, task="causal-lm", lengths=SampleLengths.fixed(256), effective_batch=16
     )
     limits = Limits(memory_bytes=limit or device.memory_bytes)
     return probe(workshop, source, workload, device, limits, trust_remote_code=False), source

@@ -10,6 +10,7 @@ import pytest
 
 from autofit.catalogue.models import ModelSource
 from autofit.detect import find_device
+from autofit.lengths import SampleLengths
 from autofit.outcome import Outcome
 from autofit.recipe import Recipe, recipe_for
 from autofit.situation import Limits, Situation
@@ -45,7 +46,7 @@ def situation_for(
         model=source.name,
         model_digest=source.digest,
         task=task,
-        sequence_length=sequence_length,
+        lengths=SampleLengths.fixed(sequence_length),
         effective_batch=effective_batch,
     )
     limits = Limits(memory_bytes=limit or device.memory_bytes, headroom=0.0 if limit else 0.05)
@@ -75,7 +76,7 @@ def attempt(workshop: Workshop) -> Try:
             workshop,
             source,
             effective_batch=effective_batch,
-            sequence_length=sequence_length,
+            lengths=SampleLengths.fixed(sequence_length),
             limit=limit,
             task=task,
         )

@@ -1,0 +1,50 @@
+"""Which kernel computes attention."""
+
+from __future__ import annotations
+
+from autofit.knobs.availability import first_of, missing, needs_cuda
+from autofit.knobs.knob import Choice, Knob, Unavailable
+from autofit.situation import Situation
+
+FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
+VARLEN = (*FLASH, "torch_varlen", "flex_attention")
+"""Implementations that compute nothing for pairs of tokens of different documents in a flattened batch."""
+
+
+def _unsupported_by_model(implementation: str) -> Unavailable:
+    def unavailable(situation: Situation) -> str | None:
+        if implementation in situation.model.attention:
+            return None
+        return f"{situation.model.model_type} models do not support {implementation}"
+
+    return unavailable
+
+
+def _flex_unavailable(situation: Situation) -> str | None:
+    return needs_cuda("the backward pass of flex_attention")(situation)
+
+
+def _choice(implementation: str, title: str, *needs: Unavailable) -> Choice:
+    return Choice(
+        value=implementation,
+        title=title,
+        model_kwargs={"attn_implementation": implementation},
+        unavailable=first_of(*needs, missing(implementation), _unsupported_by_model(implementation)),
+    )
+
+
+ATTENTION = Knob(
+    name="attention",
+    title="attention",
+    question="Which kernel computes attention?",
+    reference="sdpa",
+    choices=(
+        _choice("sdpa", "torch's scaled_dot_product_attention"),
+        _choice("flash_attention_2", "the flash-attn package"),
+        _choice("flash_attention_3", "the flash-attn-3 package", needs_cuda("flash_attention_3", (8, 0))),
+        _choice("flash_attention_4", "the flash-attn-4 package", needs_cuda("flash_attention_4", (9, 0))),
+        _choice("torch_varlen", "torch's variable-length flash attention, for flattened batches"),
+        _choice("flex_attention", "torch's flex_attention, compiled", _flex_unavailable),
+        _choice("eager", "plain matrix products"),
+    ),
+)

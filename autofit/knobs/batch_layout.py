@@ -1,0 +1,72 @@
+"""How samples of different lengths become micro-batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autofit.knobs.availability import first_of
+from autofit.knobs.knob import Choice, Knob, Unavailable, always_available
+from autofit.numerics import Numerics
+from autofit.situation import Situation
+from autofit.tasks import task_named
+
+
+def _nothing_to_pad(situation: Situation) -> str | None:
+    if situation.workload.lengths.all_equal:
+        return "all samples have the same length, so there is nothing to pad (give --data or --lengths)"
+    return None
+
+
+def _rows_cannot_be_shared(situation: Situation) -> str | None:
+    task = task_named(situation.workload.task)
+    if not task.can_flatten:
+        return f"samples of {task.name} cannot share a row: only causal attention keeps them apart"
+    if not situation.model.keeps_documents_apart:
+        return f"{situation.model.model_type} models do not keep the samples of a row apart"
+    return None
+
+
+def _choice(value: str, title: str, collator: str, needs: Unavailable = always_available, **settings: Any) -> Choice:
+    return Choice(value=value, title=title, collator=collator, unavailable=first_of(_nothing_to_pad, needs), **settings)
+
+
+BATCH_LAYOUT = Knob(
+    name="batch_layout",
+    title="layout",
+    question="How do samples of different lengths become micro-batches?",
+    reference="dynamic_padding",
+    choices=(
+        Choice(
+            value="dynamic_padding",
+            title="padded to the longest of the micro-batch",
+            collator="PadRight",
+        ),
+        _choice(
+            "batch_rebalance",
+            "each effective batch cut into micro-batches of like lengths and equal cost, then padded",
+            "PadRight",
+            training_arguments={"train_sampling_strategy": "batch_rebalance"},
+        ),
+        _choice(
+            "flattened",
+            "one row without padding; needs a variable-length attention",
+            "DataCollatorWithFlattening",
+            _rows_cannot_be_shared,
+        ),
+        _choice(
+            "packed",
+            "as few rows as best-fit packing finds, each micro-batch by itself",
+            "PackRows",
+            _rows_cannot_be_shared,
+            pads_to_longest_of_all=True,
+        ),
+        _choice(
+            "group_by_length",
+            "samples of like lengths share optimizer steps, then padded",
+            "PadRight",
+            training_arguments={"train_sampling_strategy": "group_by_length"},
+            numerics=Numerics.BATCH_COMPOSITION,
+        ),
+        _choice("fixed_padding", "padded to the longest of all", "PadRight", pads_to_longest_of_all=True),
+    ),
+)

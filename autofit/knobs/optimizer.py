@@ -1,0 +1,56 @@
+"""Which optimizer, in which implementation, and in how many bits its state is kept.
+
+State in bytes per parameter: two fp32 moments are 8; bitsandbytes keeps one byte a moment and a float per
+block of 256 (2.03), torchao the same per block of 256 (8 bit) or half a byte and a float per block of 128 (4 bit).
+"""
+
+from __future__ import annotations
+
+from autofit.knobs.availability import first_of, missing
+from autofit.knobs.knob import Choice, Knob
+from autofit.numerics import Numerics
+from autofit.situation import Situation
+
+
+def _paging_is_pointless(situation: Situation) -> str | None:
+    if situation.device.kind == "cpu":
+        return "paging moves optimizer state between a GPU and its host; here the state is in the host's memory"
+    return None
+
+
+def _choice(optim: str, title: str, state_bytes: float, numerics: Numerics = Numerics.EXACT, needs: str = "") -> Choice:
+    paged = optim.startswith("paged")
+    reasons = [missing(needs)] if needs else []
+    if paged:
+        reasons.append(_paging_is_pointless)
+    return Choice(
+        value=optim,
+        title=title,
+        training_arguments={"optim": optim},
+        numerics=numerics,
+        unavailable=first_of(*reasons),
+        state_bytes=state_bytes,
+        paged_state=paged,
+    )
+
+
+_8BIT = 2 + 2 * 4 / 256
+_4BIT = 1 + 2 * 4 / 128
+
+OPTIMIZER = Knob(
+    name="optimizer",
+    title="optimizer",
+    question="Which optimizer, and in how many bits is its state kept?",
+    reference="adamw_torch_fused",
+    choices=(
+        _choice("adamw_torch_fused", "torch's fused AdamW", 8),
+        _choice("adamw_8bit", "bitsandbytes' AdamW, 8-bit state", _8BIT, Numerics.QUANTIZED_STATE, "bitsandbytes"),
+        _choice("paged_adamw_8bit", "the same, paged under pressure", _8BIT, Numerics.QUANTIZED_STATE, "bitsandbytes"),
+        _choice("paged_adamw_32bit", "AdamW, state paged under pressure", 8, needs="bitsandbytes"),
+        _choice("adamw_torch", "torch's AdamW, one kernel per operation (foreach on GPUs)", 8),
+        _choice("adamw_torch_8bit", "torchao's AdamW, 8-bit state", _8BIT, Numerics.QUANTIZED_STATE, "torchao"),
+        _choice("adamw_torch_4bit", "torchao's AdamW, 4-bit state", _4BIT, Numerics.QUANTIZED_STATE, "torchao"),
+        _choice("adafactor", "factored second moment, no first one", 0.1, Numerics.OTHER_ALGORITHM),
+        _choice("lion_8bit", "bitsandbytes' Lion, 8-bit state", _8BIT / 2, Numerics.OTHER_ALGORITHM, "bitsandbytes"),
+    ),
+)

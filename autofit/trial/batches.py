@@ -1,0 +1,201 @@
+"""Which micro-batches a recipe makes of the workload's samples: all of them, the worst, and the few to time.
+
+A micro-batch is a tuple of sample lengths; nothing here touches a device. The Trainer's own samplers form
+the micro-batches, and the shapes are what the recipe's collator makes of them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers.trainer_pt_utils import BatchRebalanceSampler, get_length_grouped_indices
+
+from autofit.lengths import SampleLengths
+from autofit.measurement import BatchShape
+from autofit.recipe import Recipe
+from autofit.trial.collators import PackRows
+from autofit.workload import Workload
+
+MicroBatch = tuple[int, ...]
+FloatArray = npt.NDArray[np.float64]
+MOST_TIMED_SHAPES = 3
+
+
+def shape_of(micro_batch: MicroBatch, collator: str, collator_kwargs: dict[str, Any]) -> BatchShape:
+    """Rows and padded length of a collated micro-batch."""
+    if collator == "DataCollatorWithFlattening":
+        return BatchShape(rows=1, length=sum(micro_batch))
+    if collator == "PackRows":
+        rows = PackRows(collator_kwargs["length"]).rows(list(micro_batch))
+        width = max(sum(micro_batch[place] for place in row) for row in rows)
+        return BatchShape(rows=len(rows), length=width)
+    return BatchShape(rows=len(micro_batch), length=collator_kwargs.get("length") or max(micro_batch))
+
+
+class StepBatches:
+    """The frozen list of effective batches as one recipe cuts it into micro-batches, and what follows from it."""
+
+    def __init__(self, recipe: Recipe, workload: Workload, seed: int) -> None:
+        self._recipe = recipe
+        self._lengths = workload.lengths
+        samples = workload.lengths.frozen_samples(workload.effective_batch, seed)
+        if recipe.processes > 1:
+            # Every process sees its share of each effective batch; one share stands for all.
+            each = len(samples) // recipe.processes
+            samples = samples[:each]
+        self.effective_batches = self._cut(samples, seed)
+        self.worst = self._worst_micro_batches()
+
+    def shape(self, micro_batch: MicroBatch) -> BatchShape:
+        """What this recipe's collator makes of a micro-batch."""
+        return shape_of(micro_batch, self._recipe.collator, self._recipe.collator_kwargs)
+
+    def load(self, effective_batch: Sequence[MicroBatch]) -> int:
+        """Padded tokens of a whole step."""
+        return sum(self.shape(micro_batch).padded_tokens for micro_batch in effective_batch)
+
+    @property
+    def mean_load(self) -> float:
+        """Padded tokens of the mean step of the frozen list."""
+        return statistics.fmean(self.load(effective_batch) for effective_batch in self.effective_batches)
+
+    @property
+    def mean_tokens(self) -> float:
+        """Real tokens of the mean step of the frozen list."""
+        return statistics.fmean(sum(map(sum, effective_batch)) for effective_batch in self.effective_batches)
+
+    def in_balanced_order(self) -> list[Sequence[MicroBatch]]:
+        """The effective batches so that every beginning of the list spreads over the light and the heavy ones.
+
+        Sorted by load, then visited in the order of the bit-reversed (van der Corput) sequence.
+        """
+        by_load = sorted(self.effective_batches, key=self.load)
+        bits = max(1, (len(by_load) - 1).bit_length())
+        # Starting from the middle: a short run is then nearest to the mean.
+        places = (int(f"{number:0{bits}b}"[::-1], 2) for number in itertools.chain(range(1, 2**bits), (0,)))
+        return [by_load[place] for place in places if place < len(by_load)]
+
+    def to_time(self) -> list[tuple[MicroBatch, float]]:
+        """Up to three micro-batches, and the share of the expectation that each stands for.
+
+        A micro-batch's time is smooth in its padded tokens: affine, with a quadratic part from attention.
+        The Gauss quadrature of the list's own distribution integrates such a function exactly from three
+        nodes. Each node is taken by the micro-batch that is nearest to it in padded tokens and, where the
+        number of rows varies too, in the attention scores that go with so many tokens on average.
+        """
+        counts: Counter[BatchShape] = Counter()
+        examples: dict[BatchShape, MicroBatch] = {}
+        for micro_batch in itertools.chain.from_iterable(self.effective_batches):
+            shape = self.shape(micro_batch)
+            counts[shape] += 1
+            examples.setdefault(shape, micro_batch)
+        shapes = list(counts)
+        shares = np.array([counts[shape] for shape in shapes], dtype=np.float64) / counts.total()
+        tokens = np.array([shape.padded_tokens for shape in shapes], dtype=np.float64)
+        scores = np.array([shape.rows * shape.length**2 for shape in shapes], dtype=np.float64)
+        places, node_shares = nodes_to_time(tokens, scores, shares)
+        return [(examples[shapes[place]], share) for place, share in zip(places, node_shares, strict=True)]
+
+    def _cut(self, samples: list[int], seed: int) -> list[list[MicroBatch]]:
+        recipe = self._recipe
+        micro, accumulation = recipe.micro_batch_size, recipe.accumulation_steps
+        strategy = recipe.training_arguments.get("train_sampling_strategy", "random")
+        if strategy == "batch_rebalance":
+            sampler = BatchRebalanceSampler(samples, micro * accumulation, 1, accumulation, shuffle=False)
+            micro_batches = [tuple(samples[place] for place in places) for places in sampler]
+        else:
+            if strategy == "group_by_length":
+                generator = torch.Generator().manual_seed(seed)
+                order = get_length_grouped_indices(samples, micro * accumulation, generator=generator)
+                samples = [samples[place] for place in order]
+            micro_batches = [tuple(samples[start : start + micro]) for start in range(0, len(samples), micro)]
+        return [micro_batches[start : start + accumulation] for start in range(0, len(micro_batches), accumulation)]
+
+    def _worst_micro_batches(self) -> list[MicroBatch]:
+        """What needs most memory: the most padded tokens, and the most attention scores where that is another.
+
+        Looked for in the frozen list and in effective batches made to be bad: the longest samples of the
+        data together, alone or among shorter ones.
+        """
+        size = self._recipe.micro_batch_size * self._recipe.accumulation_steps
+        longest = self._lengths.longest_samples(size)
+        # Grouping by length brings the longest samples together in its first step; so may chance.
+        bad = [tuple(longest[: self._recipe.micro_batch_size])]
+        if self._recipe.training_arguments.get("train_sampling_strategy") == "batch_rebalance":
+            bad = [each for mixture in _mixtures(longest, self._lengths) for each in self._cut(mixture, 0)[0]]
+        every = bad + [each for effective_batch in self.effective_batches for each in effective_batch]
+        shapes = {each: self.shape(each) for each in every}
+        most_tokens = max(shapes, key=lambda each: (shapes[each].padded_tokens, sum(each)))
+        most_scores = max(shapes, key=lambda each: (shapes[each].rows * shapes[each].length ** 2, sum(each)))
+        same = shapes[most_tokens] == shapes[most_scores]
+        return [most_tokens] if same else [most_tokens, most_scores]
+
+
+def _mixtures(longest: list[int], lengths: SampleLengths) -> list[list[int]]:
+    """Effective batches of the longest samples, filled up with typical ones in several proportions."""
+    mixtures = [longest]
+    for eighths in range(1, 8):
+        number = max(1, len(longest) * eighths // 8)
+        mixtures += [longest[:number] + [lengths.quantile(q)] * (len(longest) - number) for q in (0.1, 0.5, 0.9)]
+    return mixtures
+
+
+def nodes_to_time(
+    tokens: FloatArray, scores: FloatArray, shares: FloatArray, most: int = MOST_TIMED_SHAPES
+) -> tuple[list[int], list[float]]:
+    """Places of up to ``most`` points, and shares of the expectation of functions of tokens and scores.
+
+    The nodes are the Gauss nodes of the tokens' distribution (eigenvalues of its Jacobi matrix, Golub and
+    Welsch 1969). The scores that belong to a node are the distribution's own quadratic regression on
+    tokens, which the quadrature integrates exactly too. The shares are then solved so that the chosen
+    points keep the tokens' moments; where one would not be positive, fewer nodes are taken.
+    """
+    if len(tokens) <= most:
+        return list(range(len(tokens))), [float(share) for share in shares]
+    scale = float((shares * tokens).sum())
+    values = tokens / scale
+    roots = np.sqrt(shares)
+    usual = np.polynomial.Polynomial(
+        np.linalg.lstsq(np.vander(values, 3, increasing=True) * roots[:, None], scores * roots, rcond=None)[0]
+    )
+    for number in range(most, 1, -1):
+        if len(np.unique(values)) < number:
+            continue
+        places = sorted(
+            {
+                int(np.argmin((values / node - 1) ** 2 + (scores / max(float(usual(node)), 1.0) - 1) ** 2))
+                for node in _gauss_nodes(values, shares, number)
+            }
+        )
+        chosen = values[places]
+        if len(np.unique(chosen)) < len(chosen):
+            continue
+        moments = np.array([(shares * values**power).sum() for power in range(len(chosen))])
+        found = np.linalg.solve(np.vander(chosen, increasing=True).T, moments)
+        if len(chosen) > 1 and (found > 0).all():
+            return places, [float(share) for share in found]
+    return [int(np.abs(values - 1).argmin())], [1.0]
+
+
+def _gauss_nodes(values: FloatArray, shares: FloatArray, number: int) -> FloatArray:
+    """Nodes of the discrete distribution's Gauss quadrature, from its recurrence (the Stieltjes procedure)."""
+    diagonal, off_diagonal = [], []
+    before, now = np.zeros_like(values), np.ones_like(values)
+    beta = 0.0
+    for _ in range(number):
+        alpha = float((shares * values * now**2).sum())
+        diagonal.append(alpha)
+        following = (values - alpha) * now - beta * before
+        beta = max(float(np.sqrt((shares * following**2).sum())), 1e-12)
+        off_diagonal.append(beta)
+        before, now = now, following / beta
+    jacobi = np.diag(diagonal) + np.diag(off_diagonal[:-1], 1) + np.diag(off_diagonal[:-1], -1)
+    nodes: FloatArray = np.linalg.eigvalsh(jacobi)
+    return nodes
