@@ -18,6 +18,7 @@ from autofit.driver.need import least_need
 from autofit.driver.observer import Observer
 from autofit.errors import NothingFitsError, UserError
 from autofit.lengths import SampleLengths
+from autofit.method import METHODS, Adapter
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
 from autofit.report.document import document
@@ -65,6 +66,11 @@ def search(
     max_length: int | None = None,
     tokens_per_word: float | None = None,
     task: str | None = None,
+    method: str = "full",
+    lora_rank: int = Adapter.rank,
+    lora_alpha: float | None = None,
+    lora_targets: str = Adapter.targets,
+    lora_dropout: float = Adapter.dropout,
     device: str = "auto",
     memory_limit: str | int | None = None,
     headroom: str | float = 0.05,
@@ -122,6 +128,8 @@ def search(
         source,
         task=chosen_task,
         lengths=sample_lengths,
+        method=method,
+        adapter=_adapter(method, lora_rank, lora_alpha, lora_targets, lora_dropout),
         effective_batch=effective_batch,
         device_label=device,
         memory_limit=memory_limit,
@@ -286,6 +294,8 @@ def _record(
     headroom: str | float,
     seed: int,
     trust_remote_code: bool,
+    method: str = "full",
+    adapter: Adapter | None = None,
 ) -> StudyRecord:
     workload = Workload(
         model=source.name,
@@ -293,6 +303,8 @@ def _record(
         task=task.name,
         lengths=lengths,
         effective_batch=effective_batch,
+        method=method,
+        adapter=adapter,
     )
     device = find_device(device_label)
     wanted = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
@@ -310,6 +322,18 @@ def _record(
         trust_remote_code=trust_remote_code,
         seed=seed,
     )
+
+
+def _adapter(method: str, rank: int, alpha: float | None, targets: str, dropout: float) -> Adapter | None:
+    """Raises UserError for an unknown method, and for settings of adapters that are not trained."""
+    if method not in METHODS:
+        raise UserError(f"--method takes {', '.join(METHODS)}; not '{method}'.")
+    given = Adapter(rank=rank, alpha=2 * rank if alpha is None else alpha, targets=targets, dropout=dropout)
+    if method == "full":
+        if given != Adapter():
+            raise UserError("LoRA's settings are for --method lora and qlora.")
+        return None
+    return given
 
 
 def _sample_lengths(

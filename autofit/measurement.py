@@ -138,7 +138,9 @@ class Measurement:
     effective batches ran whole. ``tokens_per_step`` counts real (non-pad) tokens of a mean optimizer step
     at the full effective batch of one process, ``padded_tokens_per_step`` all that is computed on. ``losses`` holds one
     entry per micro-step, None where not finite.
-    ``evaluation_batch_size`` is the largest that was run with the optimizer state alive.
+    ``compile_seconds`` were spent by torch.compile, all of them before the windows unless there are
+    ``late_compilations``: graphs compiled after warm-up. ``evaluation_batch_size`` is the largest that was
+    run with the optimizer state alive.
     """
 
     micro_batch_size: int
@@ -155,6 +157,8 @@ class Measurement:
     evaluation_batch_size: int
     evaluation_seconds: float
     build_seconds: float
+    compile_seconds: float = 0.0
+    late_compilations: int = 0
 
     @property
     def samples(self) -> tuple[float, ...]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from autofit.knobs import KNOBS, Choice
+from autofit.knobs import KNOBS, Choice, knob
 from autofit.situation import Situation
+from autofit.tasks import task_named
 from autofit.train_config import TrainConfig
+from autofit.workload import Workload
 
 # transformers 5.23 renamed these; the old names are deprecated there and the new ones unknown before.
 _OLDER_NAMES = {
@@ -22,7 +24,8 @@ class Recipe:
 
     ``model_kwargs`` go to ``from_pretrained`` (dtype as a name, such as ``"float32"``); ``environment``
     must be set before torch is imported. ``collator`` is a class of transformers or of
-    ``trial/collators.py``, made with ``collator_kwargs`` and the padding token. ``state_bytes`` is the
+    ``trial/collators.py``, made with ``collator_kwargs`` and the padding token. ``adapter`` holds PEFT's
+    LoraConfig keywords, ``quantization`` those of BitsAndBytesConfig. ``state_bytes`` is the
     optimizer state per parameter, ``paged_state`` whether it lies in managed memory.
     ``per_device_eval_batch_size`` is not among the arguments: the trial finds it, and exports add the
     measured one.
@@ -33,6 +36,8 @@ class Recipe:
     environment: dict[str, str]
     processes: int
     collator: str = "PadRight"
+    adapter: dict[str, Any] | None = None
+    quantization: dict[str, Any] | None = None
     collator_kwargs: dict[str, Any] = field(default_factory=dict)
     paged_state: bool = False
     state_bytes: float = 8.0
@@ -46,6 +51,16 @@ class Recipe:
     def accumulation_steps(self) -> int:
         """Forward and backward passes per optimizer step."""
         return int(self.training_arguments["gradient_accumulation_steps"])
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether torch.compile runs before the first step."""
+        return bool(self.training_arguments.get("torch_compile"))
+
+    @property
+    def shares_rows(self) -> bool:
+        """Whether samples of a micro-batch share a row."""
+        return self.collator in ("DataCollatorWithFlattening", "PackRows")
 
     @property
     def effective_batch(self) -> int:
@@ -77,6 +92,9 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
         if choice.collator:
             collator = choice.collator
             collator_kwargs = _collator_kwargs(choice, situation)
+    if situation.workload.method != "full":
+        # Frozen weights need no master copy: they are stored in what they are multiplied in.
+        model_kwargs["dtype"] = knob("precision").choice(config["precision"]).frozen_dtype
     fields = situation.libraries.training_argument_fields
     for name, older in _OLDER_NAMES.items():
         if name in arguments and name not in fields:
@@ -87,6 +105,8 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
         environment=environment,
         processes=situation.workload.processes,
         collator=collator,
+        adapter=adapter_kwargs(situation.workload),
+        quantization=_quantization_kwargs(config, situation),
         collator_kwargs=collator_kwargs,
         paged_state=paged_state,
         state_bytes=state_bytes,
@@ -103,3 +123,33 @@ def _collator_kwargs(choice: Choice, situation: Situation) -> dict[str, Any]:
     if choice.pads_to_longest_of_all:
         return {"length": situation.workload.sequence_length}
     return {}
+
+
+def adapter_kwargs(workload: Workload) -> dict[str, Any] | None:
+    """LoraConfig's keywords; None where everything is trained."""
+    adapter, task = workload.adapter, task_named(workload.task)
+    if adapter is None:
+        return None
+    targets = adapter.targets if adapter.targets == "all-linear" else adapter.targets.split(",")
+    keywords: dict[str, Any] = {
+        "r": adapter.rank,
+        "lora_alpha": adapter.alpha,
+        "target_modules": targets,
+        "lora_dropout": adapter.dropout,
+    }
+    if task.peft_task is not None:
+        keywords["task_type"] = task.peft_task
+    elif task.reads == "images":
+        keywords["modules_to_save"] = ["classifier"]
+    return keywords
+
+
+def _quantization_kwargs(config: TrainConfig, situation: Situation) -> dict[str, Any] | None:
+    if situation.workload.method != "qlora":
+        return None
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": knob("precision").choice(config["precision"]).frozen_dtype,
+    }

@@ -14,16 +14,18 @@ from autofit.workload import Workload
 class ModelFacts:
     """What the worker learned by building the model on the meta device, where it costs no memory.
 
-    ``max_positions`` is None for models without a limit; ``attention`` lists the implementations
-    the model's class supports; ``embedding_parameters`` is a part of ``num_parameters``.
-    ``checkpointable_layers`` is None where layers cannot be chosen one by one. ``keeps_documents_apart``
-    says that several samples may share a row, told apart by their positions; ``liger_supports`` that
-    liger-kernel is installed and has kernels for it; ``has_experts`` that tokens are routed.
+    ``trainable_parameters`` are all of them, or the adapters'. ``max_positions`` is None for models without
+    a limit; ``attention`` lists the implementations the model's class supports; ``embedding_parameters`` is
+    a part of ``num_parameters``. ``checkpointable_layers`` is None where layers cannot be chosen one by one.
+    ``keeps_documents_apart`` says that several samples may share a row, told apart by their positions;
+    ``liger_supports`` that liger-kernel is installed and has kernels for it; ``has_experts`` that tokens
+    are routed.
     """
 
     model_type: str
     num_parameters: int
     embedding_parameters: int
+    trainable_parameters: int
     vocabulary_size: int
     max_positions: int | None
     supports_checkpointing: bool
@@ -71,6 +73,10 @@ class Situation:
 
     def __post_init__(self) -> None:
         self.limits.check(self.device)
+        needs = {"full": (), "lora": ("peft",), "qlora": ("peft", "bitsandbytes")}[self.workload.method]
+        for package in needs:
+            if package in self.libraries.missing:
+                raise UserError(f"--method {self.workload.method}: {self.libraries.missing[package]}.")
         longest = self.model.max_positions
         if longest is not None and self.workload.sequence_length > longest:
             raise UserError(

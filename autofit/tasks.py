@@ -15,7 +15,7 @@ class Task:
     ``labels`` says what a sample's labels are: its own tokens, a share of them hidden (``masked``), a class
     per token, one class, or the tokens of an answer as long as the question. ``reads`` is ``tokens`` or
     ``images``. ``can_flatten`` says whether samples may share a row: causal attention and positions keep
-    them apart.
+    them apart. ``peft_task`` is PEFT's name for it, by which it keeps a new head trainable.
     """
 
     name: str
@@ -23,6 +23,7 @@ class Task:
     architecture_endings: tuple[str, ...]
     labels: str
     reads: str = "tokens"
+    peft_task: str | None = None
     can_flatten: bool = False
 
 
@@ -35,6 +36,7 @@ TASKS: tuple[Task, ...] = (
         auto_class="AutoModelForCausalLM",
         architecture_endings=("ForCausalLM", "LMHeadModel"),
         labels="tokens",
+        peft_task="CAUSAL_LM",
         can_flatten=True,
     ),
     Task(
@@ -48,18 +50,21 @@ TASKS: tuple[Task, ...] = (
         auto_class="AutoModelForSequenceClassification",
         architecture_endings=("ForSequenceClassification",),
         labels="class",
+        peft_task="SEQ_CLS",
     ),
     Task(
         name="token-classification",
         auto_class="AutoModelForTokenClassification",
         architecture_endings=("ForTokenClassification",),
         labels="classes",
+        peft_task="TOKEN_CLS",
     ),
     Task(
         name="seq2seq-lm",
         auto_class="AutoModelForSeq2SeqLM",
         architecture_endings=("ForConditionalGeneration", "ForSeq2SeqLM", "MTModel"),
         labels="answer",
+        peft_task="SEQ_2_SEQ_LM",
     ),
     Task(
         name="image-classification",

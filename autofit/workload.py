@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autofit.errors import UserError
 from autofit.lengths import SampleLengths
+from autofit.method import METHODS, Adapter
 from autofit.tasks import task_named
 
 
@@ -25,8 +26,10 @@ class Workload:
     effective_batch: int
     processes: int = 1
     method: str = "full"
+    adapter: Adapter | None = None
 
     def __post_init__(self) -> None:
+        assert self.method in METHODS and (self.adapter is None) == (self.method == "full"), "adapters have settings"
         if self.effective_batch < 1:
             raise UserError(f"--effective-batch must be at least 1, not {self.effective_batch}.")
         if self.sequence_length < 2 and task_named(self.task).reads == "tokens":

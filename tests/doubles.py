@@ -60,6 +60,7 @@ def make_situation(
         model=ModelFacts(
             model_type="llama",
             num_parameters=1_000_000,
+            trainable_parameters=1_000_000,
             embedding_parameters=200_000,
             vocabulary_size=1000,
             max_positions=2048,

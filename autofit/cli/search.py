@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from autofit.cli.options import Parser, add_study_options, positive_number, whole_number
 from autofit.errors import NothingFitsError, UserError
+from autofit.method import METHODS, Adapter
 from autofit.tasks import TASK_NAMES
 from autofit.version import __version__
 
@@ -50,6 +51,11 @@ def main(words: list[str]) -> int:
                 max_length=options.max_length,
                 tokens_per_word=options.tokens_per_word,
                 task=options.task,
+                method=options.method,
+                lora_rank=options.lora_rank,
+                lora_alpha=options.lora_alpha,
+                lora_targets=options.lora_targets,
+                lora_dropout=options.lora_dropout,
                 device=options.device,
                 memory_limit=options.memory_limit,
                 headroom=options.headroom,
@@ -122,6 +128,11 @@ def parser() -> argparse.ArgumentParser:
         "--tokens-per-word", type=positive_number, metavar="X", help="estimate --data without the model's tokenizer"
     )
     job.add_argument("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)}")
+    job.add_argument("--method", choices=METHODS, default="full", help="train everything (default), or adapters")
+    job.add_argument("--lora-rank", type=whole_number, default=Adapter.rank, metavar="N", help="default: 16")
+    job.add_argument("--lora-alpha", type=positive_number, metavar="X", help="default: twice the rank")
+    job.add_argument("--lora-targets", default=Adapter.targets, metavar="NAMES", help="default: all-linear")
+    job.add_argument("--lora-dropout", type=float, default=Adapter.dropout, metavar="X", help="default: 0")
     job.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     place = made.add_argument_group("the device")
     place.add_argument("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda:0 ...")

@@ -75,7 +75,12 @@ def _measured_need(source: RunnerSource, situation: Situation, lean: TrainConfig
 
 
 def _static_bytes(situation: Situation, config: TrainConfig) -> int:
-    """Weights and gradients of 4 bytes each in fp32 and 2 in pure bf16, and the optimizer's state."""
-    share = 0.5 if config["precision"] == "pure_bf16" else 1.0
+    """Weights and gradients of 4 bytes each in fp32 and 2 in pure bf16, and the optimizer's state; less if frozen."""
+    precision = knob("precision").choice(config["precision"])
     state = knob("optimizer").choice(config["optimizer"]).state_bytes
-    return round(situation.model.num_parameters * (8 * share + (state * share if state == 8 else state)))
+    model = situation.model
+    if situation.workload.method == "full":
+        share = 0.5 if config["precision"] == "pure_bf16" else 1.0
+        return round(model.num_parameters * (8 * share + (state * share if state == 8 else state)))
+    frozen = 0.5 if situation.workload.method == "qlora" else 4.0 if precision.frozen_dtype == "float32" else 2.0
+    return round(model.num_parameters * frozen + model.trainable_parameters * (8 + state))

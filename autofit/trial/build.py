@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from autofit.tasks import Task, task_named
 from autofit.trial import varlen_attention
 from autofit.trial.collators import PackRows, PadRight
 from autofit.trial.protocol import TrialJob
+
+BITSANDBYTES_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit")
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool) -> Any:
@@ -38,14 +41,69 @@ def build_model(config: Any, task: Task, device: str, model_kwargs: dict[str, An
 
 
 def build_trial_model(job: TrialJob) -> Any:
-    """The model that a job's recipe asks for."""
-    return build_model(
-        load_config(job.model, trust_remote_code=job.trust_remote_code),
-        task_named(job.workload.task),
-        job.device,
-        job.recipe.model_kwargs,
-        trust_remote_code=job.trust_remote_code,
+    """The model that a job's recipe asks for, with its adapters where it has some."""
+    config = load_config(job.model, trust_remote_code=job.trust_remote_code)
+    task, recipe = task_named(job.workload.task), job.recipe
+    if task.name == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
+        # A causal model reads its class off the last token, and has to know which tokens are padding.
+        config.pad_token_id = 0
+    if recipe.quantization is None:
+        model = build_model(config, task, job.device, recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
+    else:
+        model = _build_quantized(config, task, job)
+    return model if recipe.adapter is None else with_adapter(model, recipe.adapter)
+
+
+def import_what_it_needs(recipe: Recipe) -> None:
+    """Import now what building and the optimizer would import later, so that it is not counted as memory."""
+    optimizer = str(recipe.training_arguments.get("optim"))
+    modules = {
+        "peft": recipe.adapter is not None,
+        "bitsandbytes": recipe.quantization is not None or optimizer in BITSANDBYTES_OPTIMIZERS,
+    }
+    for module, is_needed in modules.items():
+        if is_needed:
+            importlib.import_module(module)
+
+
+def with_adapter(model: Any, adapter: dict[str, Any]) -> Any:
+    """The model frozen, with LoRA's weights beside its own. PEFT keeps those in float32."""
+    from peft import LoraConfig, get_peft_model
+
+    return get_peft_model(model, LoraConfig(**adapter))
+
+
+def _build_quantized(config: Any, task: Task, job: TrialJob) -> Any:
+    """The model in 4 bits, through the quantiser's own loading path, which takes its weights from a dict.
+
+    The weights are drawn once and repeated: values matter to no kernel here as long as they are spread like
+    a model's own, and drawing billions of them on the host would take minutes.
+    """
+    keywords = {**job.recipe.model_kwargs, "dtype": getattr(torch, job.recipe.model_kwargs["dtype"])}
+    plain = build_model(config, task, "meta", job.recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
+    quantization = dict(job.recipe.quantization or {})
+    quantization["bnb_4bit_compute_dtype"] = getattr(torch, quantization["bnb_4bit_compute_dtype"])
+    return type(plain).from_pretrained(
+        None,
+        config=config,
+        state_dict=_made_up_weights(plain, float(getattr(config, "initializer_range", 0.02))),
+        quantization_config=transformers.BitsAndBytesConfig(**quantization),
+        device_map={"": job.device},
+        **keywords,
     )
+
+
+def _made_up_weights(model: Any, spread: float) -> dict[str, torch.Tensor]:
+    """Matrices from one block of normal numbers, vectors as norms and biases begin: ones and zeros."""
+    block = torch.randn(2**20) * spread
+    weights = {}
+    for name, weight in model.state_dict().items():
+        if weight.ndim >= 2:
+            whole = block.to(weight.dtype).repeat(-(-weight.numel() // len(block)))
+            weights[name] = whole[: weight.numel()].reshape(weight.shape)
+        else:
+            weights[name] = torch.full(weight.shape, float(name.endswith("weight")), dtype=weight.dtype)
+    return weights
 
 
 def build_collator(recipe: Recipe, config: Any) -> Any:

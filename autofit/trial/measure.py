@@ -18,8 +18,10 @@ from autofit.outcome import Outcome
 from autofit.tasks import task_named
 from autofit.trial.accelerator import Accelerator
 from autofit.trial.batches import StepBatches
-from autofit.trial.build import build_collator, build_trial_model, training_arguments
+from autofit.trial.build import build_collator, build_trial_model, import_what_it_needs, training_arguments
+from autofit.trial.compilation import compile_seconds, compiled_graphs
 from autofit.trial.instrument import MeasuredTrainer, StepEnds, StepRecorder
+from autofit.trial.isolation import autocast_of, leak_between_samples
 from autofit.trial.protocol import Phase, TrialJob, TrialResult
 from autofit.trial.samples import SamplesByLength, bytes_on_device
 from autofit.trial.schedule import Schedule, ScheduledSampler
@@ -30,6 +32,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
     note("build")
     began = time.perf_counter()
     set_seed(job.plan.seed)
+    import_what_it_needs(job.recipe)
     accelerator.open(job.memory, reserved_for_paging=job.expected_paged_bytes)
     model = build_trial_model(job)
     accelerator.synchronize()
@@ -56,6 +59,10 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         trainer.shapes_now = schedule.shapes_now
         trainer.before_first_micro_step = lambda moment: note("first_micro_step")
         trainer.add_callback(StepEnds(recorder, schedule.finished))
+        if recipe.shares_rows:
+            leak = leak_between_samples(trainer.model, collator, samples, autocast_of(trainer.args))
+            if leak is not None:
+                return TrialResult(outcome=Outcome.INVALID, reason=leak)
         note("train")
         recorder.begin()
         trainer.train()
@@ -72,6 +79,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             broken = losses.index(None) // micro_steps + 1
             return TrialResult(outcome=Outcome.INVALID, reason=f"the loss was not finite in optimizer step {broken}")
         assert trainer.optimizer.state_dict()["state"], "the optimizer state must exist before the peak is read"
+        graphs = compiled_graphs()
         note("evaluate")
         longest = job.workload.lengths.longest_samples(recipe.micro_batch_size)
         evaluated, evaluation_seconds = _evaluate(trainer, samples, longest)
@@ -101,6 +109,8 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         evaluation_batch_size=evaluated,
         evaluation_seconds=evaluation_seconds,
         build_seconds=build_seconds,
+        compile_seconds=compile_seconds() if recipe.is_compiled else 0.0,
+        late_compilations=graphs - schedule.graphs_when_warm,
     )
     return TrialResult(outcome=Outcome.OK, measurement=measurement)
 

@@ -16,12 +16,12 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import import_utils
 
 from autofit.device import Libraries
-from autofit.errors import UserError
 from autofit.knobs.attention import FLASH
+from autofit.recipe import adapter_kwargs
 from autofit.situation import ModelFacts
-from autofit.tasks import Task, task_named, task_of
+from autofit.tasks import Task, task_named
 from autofit.trial.accelerator import accelerator_for
-from autofit.trial.build import build_model, load_config
+from autofit.trial.build import build_model, load_config, with_adapter
 from autofit.trial.protocol import ProbeJob, ProbeResult
 from autofit.versions import installed_versions
 
@@ -33,15 +33,11 @@ def probe(job: ProbeJob) -> ProbeResult:
     except (RuntimeError, ValueError) as error:
         return ProbeResult(refusal=f"--device {job.device}: {str(error).splitlines()[0]}; --device cpu always works.")
     try:
-        task = task_named(job.task) if job.task else task_of(job.model.config, job.model.head)
-    except UserError as error:
-        return ProbeResult(refusal=str(error))
-    try:
-        model = _model_facts(job, task)
+        model = _model_facts(job, task_named(job.workload.task))
     except Exception as error:  # whatever a model's own code raises becomes the user's sentence
         first_line = (str(error).splitlines() or [""])[0]
         return ProbeResult(refusal=f"{job.model.name} cannot be built: {type(error).__name__}: {first_line}")
-    return ProbeResult(device=device, libraries=_libraries(job.device), model=model, task=task.name)
+    return ProbeResult(device=device, libraries=_libraries(job.device), model=model)
 
 
 def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
@@ -63,15 +59,33 @@ def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
         vocabulary_size=int(getattr(text_config, "vocab_size", 0) or 0),
         max_positions=job.model.positions or getattr(text_config, "max_position_embeddings", None),
         supports_checkpointing=supports_checkpointing,
-        attention=_attention_of(model),
+        attention=_attention_of(model, job.device),
         checkpointable_layers=layers if supports_checkpointing and layers else None,
         keeps_documents_apart=_keeps_documents_apart(model),
         liger_supports=_liger_supports(config.model_type),
         has_experts=any("num_experts" in name or "num_local_experts" in name for name in text_config.to_dict()),
+        trainable_parameters=_trainable_parameters(job, model),
     )
 
 
-def _attention_of(model: Any) -> tuple[str, ...]:
+def _trainable_parameters(job: ProbeJob, model: Any) -> int:
+    """Asked last: adapters are put into the model."""
+    adapter = adapter_kwargs(job.workload)
+    if adapter is not None and import_utils.is_peft_available():
+        model = with_adapter(model, adapter)
+    return sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+
+
+def _needs_more_than_varlen(model: Any, device: str) -> bool:
+    """Whether the model caps its scores or has sinks, or drops scores where the kernel cannot."""
+    config = model.config.get_text_config()
+    drops = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+    if device != "cpu" and any(getattr(config, name, 0) for name in drops):
+        return True
+    return bool(getattr(config, "attn_logit_softcapping", None)) or config.model_type in ("gpt_oss",)
+
+
+def _attention_of(model: Any, device: str) -> tuple[str, ...]:
     """What the class says of itself; torch_varlen goes through the same door as every other implementation."""
     supported = ["eager"]
     if model._supports_sdpa:
@@ -80,7 +94,7 @@ def _attention_of(model: Any) -> tuple[str, ...]:
         supported += FLASH
     if model._supports_flex_attn:
         supported.append("flex_attention")
-    if model._supports_attention_backend and model._supports_flash_attn:
+    if model._supports_attention_backend and model._supports_flash_attn and not _needs_more_than_varlen(model, device):
         supported.append("torch_varlen")
     return tuple(supported)
 

@@ -84,7 +84,7 @@ class ProbeJob(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     """Say what the device, the libraries and the model are."""
 
     model: ModelSource
-    task: str | None
+    workload: Workload
     device: str
     trust_remote_code: bool = False
     format: int = FORMAT

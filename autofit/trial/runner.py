@@ -42,6 +42,8 @@ POLL_SECONDS = 0.1
 PROBE_SECONDS = 180.0
 WARM_UP_GRACE_SECONDS = {"cpu": 2.0, "cuda": 20.0}
 """What a first micro-step may take beyond a warm one: kernels are loaded, workspaces are made."""
+COMPILE_GRACE_SECONDS = 300.0
+"""What compiling a model may take before its first step; large ones take minutes."""
 MOST_UNACCOUNTED = 0.01
 RETURN_SECONDS = 10.0
 RETURN_SLACK_BYTES = 64 * 1024**2
@@ -153,7 +155,7 @@ def probe(
     index. Raises UserError where the model or the device cannot be used, AutofitError where the worker
     does not answer.
     """
-    job = ProbeJob(model=model, task=workload.task, device=workshop.torch_device, trust_remote_code=trust_remote_code)
+    job = ProbeJob(model=model, workload=workload, device=workshop.torch_device, trust_remote_code=trust_remote_code)
     files = JobFiles(workshop.folder / "probe.json")
     files.result.unlink(missing_ok=True)
     write_document(files.job, job)
@@ -287,6 +289,8 @@ class ProcessRunner:
             return None
         spent = now - phases["first_micro_step"]
         grace = WARM_UP_GRACE_SECONDS.get(self._situation.device.kind, 20.0)
+        if job.recipe.is_compiled:
+            grace += COMPILE_GRACE_SECONDS
         # The first step runs the worst micro-batch, which pads or holds at most this much more than the mean one.
         lengths = self._situation.workload.lengths
         if spent <= grace + SLOWER_FACTOR * best * lengths.longest / lengths.mean:
@@ -348,6 +352,8 @@ class ProcessRunner:
 def expected_state_bytes(situation: Situation, per_parameter: float) -> int:
     """Bytes of a paged AdamW's state; the Trainer keeps embeddings' moments in 32 bits."""
     embeddings = situation.model.embedding_parameters
+    if situation.workload.adapter is not None:
+        return round(situation.model.trainable_parameters * per_parameter)
     return round((situation.model.num_parameters - embeddings) * per_parameter + embeddings * 8)
 
 

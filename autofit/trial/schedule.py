@@ -18,6 +18,7 @@ from transformers.trainer_pt_utils import BatchRebalanceSampler
 from autofit.measurement import BatchShape, StepSeconds, Window, expected_step
 from autofit.trial.accelerator import Accelerator
 from autofit.trial.batches import MicroBatch, StepBatches
+from autofit.trial.compilation import compiled_graphs
 from autofit.trial.instrument import StepRecorder
 from autofit.trial.protocol import SLOWER_FACTOR, MeasuringPlan, Phase
 
@@ -84,6 +85,7 @@ class Schedule:
         self.windows: list[Window] = []
         self.shape_shares = tuple((batches.shape(micro_batch), share) for micro_batch, share in self._to_time)
         self.retries_when_warm = 0
+        self.graphs_when_warm = 0
         self.surely_slower = False
 
     def follow(self, recorder: StepRecorder, step_was_skipped: Callable[[], bool]) -> None:
@@ -165,6 +167,7 @@ class Schedule:
             self._is_warm = True
             self._note("warm")
             self.retries_when_warm = self._accelerator.alloc_retries()
+            self.graphs_when_warm = compiled_graphs()
             self._adopt_drawn_steps()
 
     def _settled(self) -> bool:
@@ -240,7 +243,9 @@ class Schedule:
         """How many timed steps of a load fit into its share of a round."""
         recent = list(zip(self.warmup, self._warmup_loads, strict=True))[-2:]
         mean_step = statistics.median(step.total / step_load for step, step_load in recent)
-        seconds = min(WINDOW_SECONDS, self._plan.patience_seconds) * share
+        # Going through several shapes again costs steps that are not timed, so it is done once if it can be.
+        several = len(self._to_time) > 1
+        seconds = self._plan.patience_seconds * share if several else min(WINDOW_SECONDS, self._plan.patience_seconds)
         wanted = math.ceil(seconds / (mean_step * load))
         least = max(FEWEST_PER_SHAPE, math.ceil(self._plan.least_steps * share))
         left = self._plan.most_steps - sum(len(window.steps) for window in self.windows)

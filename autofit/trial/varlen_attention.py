@@ -38,10 +38,13 @@ def varlen_attention(
     """
     if cu_seq_lens_q is None:
         raise ValueError("torch_varlen attention needs batches of DataCollatorWithFlattening(return_flash_attn_kwargs)")
-    if dropout or kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
-        raise ValueError("torch_varlen attention does not support attention dropout, softcap or sinks")
-    attend = _varlen_kernel if query.is_cuda else _document_by_document
-    return attend(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
+    if kwargs.get("softcap") is not None or kwargs.get("s_aux") is not None:
+        raise ValueError("torch_varlen attention supports neither softcap nor sinks")
+    if not query.is_cuda:
+        return _document_by_document(query, key, value, dropout, scaling, sliding_window, cu_seq_lens_q), None
+    if dropout:
+        raise ValueError("torch_varlen attention does not support dropout on a GPU")
+    return _varlen_kernel(query, key, value, scaling, sliding_window, cu_seq_lens_q, max_length_q), None
 
 
 def _varlen_kernel(
@@ -78,10 +81,10 @@ def _document_by_document(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,
+    dropout: float,
     scaling: float | None,
     sliding_window: int | None,
     ends: torch.Tensor,
-    longest: int,
 ) -> torch.Tensor:
     found = []
     bounds = ends.tolist()
@@ -97,6 +100,7 @@ def _document_by_document(
                 key[:, :, here],
                 value[:, :, here],
                 attn_mask=mask,
+                dropout_p=dropout,
                 is_causal=mask is None,
                 scale=scaling,
                 enable_gqa=query.shape[1] != key.shape[1],
