@@ -138,9 +138,8 @@ class Measurement:
     effective batches ran whole. ``tokens_per_step`` counts real (non-pad) tokens of a mean optimizer step
     at the full effective batch of one process, ``padded_tokens_per_step`` all that is computed on. ``losses`` holds one
     entry per micro-step, None where not finite.
-    ``compile_seconds`` were spent by torch.compile, all of them before the windows unless there are
-    ``late_compilations``: graphs compiled after warm-up. ``evaluation_batch_size`` is the largest that was
-    run with the optimizer state alive.
+    ``late_compilations`` counts graphs that torch.compile made after warm-up, inside the timed steps.
+    ``evaluation_batch_size`` is the largest that was run with the optimizer state alive.
     """
 
     micro_batch_size: int
@@ -157,7 +156,6 @@ class Measurement:
     evaluation_batch_size: int
     evaluation_seconds: float
     build_seconds: float
-    compile_seconds: float = 0.0
     late_compilations: int = 0
 
     @property
@@ -174,6 +172,11 @@ class Measurement:
     def uncertainty(self) -> float:
         """Half the 95 % confidence interval of ``step_seconds``, as a share of it; infinite for one sample."""
         return expected_step(self.windows, self.shape_shares, self.accumulation_steps)[1]
+
+    @property
+    def starting_seconds(self) -> float:
+        """What the first step took beyond a warm one: kernels are loaded and, with torch.compile, made."""
+        return max(0.0, self.warmup[0].total - self.warmup[-1].total)
 
     @property
     def padding_share(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,18 +16,27 @@ from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 from autofit.units import format_bytes, format_seconds
 
+WORTH_WORKERS = 0.02
+"""Loading takes less than this share of a step: workers could save no more."""
 NOISY = 0.05
 """An uncertainty of the mean step above this is worth a sentence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recommendation:
-    """``training_arguments`` holds everything but ``output_dir``; ``model_kwargs`` go to ``from_pretrained``."""
+    """``training_arguments`` holds everything but ``output_dir``; ``model_kwargs`` go to ``from_pretrained``.
+
+    ``collator`` and the rest are as in Recipe.
+    """
 
     trial: int
     training_arguments: dict[str, Any]
     model_kwargs: dict[str, Any]
     environment: dict[str, str]
+    collator: str
+    collator_kwargs: dict[str, Any]
+    adapter: dict[str, Any] | None
+    quantization: dict[str, Any] | None
     reasons: tuple[str, ...]
 
 
@@ -45,6 +55,10 @@ def recommend(ranking: Ranking, trials: Sequence[Trial], situation: Situation) -
         training_arguments=arguments,
         model_kwargs=recipe.model_kwargs,
         environment=recipe.environment,
+        collator=recipe.collator,
+        collator_kwargs=recipe.collator_kwargs,
+        adapter=recipe.adapter,
+        quantization=recipe.quantization,
         reasons=tuple(_reasons(best, ranking, trials, situation)),
     )
 
@@ -53,7 +67,9 @@ def _reasons(best: Ranked, ranking: Ranking, trials: Sequence[Trial], situation:
     reasons = [_against_reference(best, ranking), _batch_reason(best, ranking)]
     for row in KNOBS:
         reasons.extend(_knob_reason(row.name, best, ranking))
+    reasons.extend(_compile_reason(best, ranking))
     reasons.append(_memory_reason(best, situation))
+    reasons.extend(_fetch_reason(best))
     reasons.extend(_tie_reason(ranking))
     reasons.extend(_measuring_reason(best, trials))
     return [reason for reason in reasons if reason]
@@ -109,6 +125,34 @@ def _knob_reason(name: str, best: Ranked, ranking: Ranking) -> list[str]:
     failed = {trial.config[name]: trial for trial in ranking.failed if trial.config[name] not in fastest}
     parts += [f"{value}: {trial.outcome.meaning}" for value, trial in failed.items() if value != chosen]
     return [f"{name}={chosen}: {'; '.join(parts)}"] if parts else []
+
+
+def _compile_reason(best: Ranked, ranking: Ranking) -> list[str]:
+    """After how many optimizer steps compiling has paid for itself."""
+    if best.trial.config["compile"] == "off":
+        return []
+    without = [each for each in ranking.ranked if each.trial.config["compile"] == "off"]
+    took = best.measurement.starting_seconds
+    text = f"compiling takes {format_seconds(took)} at the start"
+    if without:
+        saved = without[0].measurement.step_seconds - best.measurement.step_seconds
+        if saved > 0:
+            text += f", which pays after {math.ceil(took / saved):,} optimizer steps"
+    if best.measurement.late_compilations:
+        text += f"; {best.measurement.late_compilations} graphs were compiled again in the timed steps"
+    return [text]
+
+
+def _fetch_reason(best: Ranked) -> list[str]:
+    """Whether loading data costs speed: what collating and moving a step's samples takes of the step."""
+    steps = [step for window in best.measurement.windows for step in window.steps]
+    share = sum(step.fetch for step in steps) / sum(step.total for step in steps)
+    if share < WORTH_WORKERS:
+        return []
+    return [
+        f"collating and moving samples takes {share:.0%} of a step: try dataloader_num_workers=2 and "
+        "dataloader_pin_memory with your own data set"
+    ]
 
 
 def _memory_reason(best: Ranked, situation: Situation) -> str:

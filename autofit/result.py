@@ -40,8 +40,22 @@ class Best:
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
-        """Keywords for ``from_pretrained``."""
-        return dict(self.recommendation.model_kwargs)
+        """Keywords for ``from_pretrained``; with 4-bit weights, transformers' BitsAndBytesConfig is among them."""
+        keywords = dict(self.recommendation.model_kwargs)
+        if self.recommendation.quantization is not None:
+            from transformers import BitsAndBytesConfig
+
+            keywords["quantization_config"] = BitsAndBytesConfig(**self.recommendation.quantization)
+        return keywords
+
+    @property
+    def peft_config(self) -> Any:
+        """The LoraConfig to give to ``get_peft_model``; None where everything is trained. Imports peft."""
+        if self.recommendation.adapter is None:
+            return None
+        from peft import LoraConfig
+
+        return LoraConfig(**self.recommendation.adapter)
 
     @property
     def environment(self) -> dict[str, str]:

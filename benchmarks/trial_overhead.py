@@ -49,7 +49,7 @@ COMPOSED = (
     (1, {}),
     (2, {}),
     (4, {}),
-    (2, {"activation_checkpointing": "on"}),
+    (2, {"activation_checkpointing": "every_layer"}),
     (2, {"attention": "eager"}),
     (2, {"optimizer": "adamw_8bit"}),
     (1, {"optimizer": "adamw_torch"}),

@@ -8,6 +8,7 @@ from typing import Any
 from autofit.device import Device, Libraries
 from autofit.lengths import SampleLengths
 from autofit.measurement import Measurement, Memory, StepSeconds, Window
+from autofit.method import Adapter
 from autofit.outcome import Outcome
 from autofit.recipe import Recipe
 from autofit.situation import Limits, ModelFacts, Situation
@@ -19,6 +20,15 @@ from autofit.workload import Workload
 
 GIB = 1024**3
 FIELDS = frozenset({"activation_checkpointing", "activation_checkpointing_kwargs"})
+
+
+MISSING = {
+    "flash_attention_2": "flash-attn is not installed",
+    "liger_kernel": "liger-kernel is not installed",
+    "torchao": "torchao is not installed",
+    # It can be had; without it the spaces of most tests stay small.
+    "inductor": "torch.compile needs a C++ compiler on a CPU",
+}
 
 
 def make_situation(
@@ -34,6 +44,8 @@ def make_situation(
     supports_checkpointing: bool = True,
     attention: tuple[str, ...] = ("eager", "sdpa", "flash_attention_2"),
     sequence_length: int = 128,
+    method: str = "full",
+    task: str = "causal-lm",
     lengths: SampleLengths | None = None,
     processes: int = 1,
 ) -> Situation:
@@ -41,7 +53,9 @@ def make_situation(
         workload=Workload(
             model="some/llama",
             model_digest="0" * 16,
-            task="causal-lm",
+            task=task,
+            method=method,
+            adapter=None if method == "full" else Adapter(),
             lengths=lengths or SampleLengths.fixed(sequence_length),
             effective_batch=effective_batch,
             processes=processes,
@@ -55,7 +69,7 @@ def make_situation(
         libraries=Libraries(
             versions={"torch": "2.13.0"},
             training_argument_fields=fields,
-            missing={"flash_attention_2": "flash-attn is not installed"} if missing is None else missing,
+            missing=MISSING if missing is None else missing,
         ),
         model=ModelFacts(
             model_type="llama",
@@ -66,6 +80,8 @@ def make_situation(
             max_positions=2048,
             supports_checkpointing=supports_checkpointing,
             attention=attention,
+            checkpointable_layers=12,
+            keeps_documents_apart=True,
         ),
         limits=Limits(memory_bytes=memory_bytes if limit_bytes is None else limit_bytes, headroom=headroom),
     )
@@ -78,7 +94,11 @@ def make_config(**changes: Any) -> TrainConfig:
         "precision": "fp32",
         "activation_checkpointing": "off",
         "attention": "sdpa",
+        "batch_layout": "dynamic_padding",
         "optimizer": "adamw_torch_fused",
+        "kernels": "default",
+        "compile": "off",
+        "allocator": "default",
     }
     return TrainConfig({**values, **changes})
 
@@ -105,9 +125,11 @@ def make_measurement(
         accumulation_steps=accumulation_steps,
         processes=1,
         tokens_per_step=float(micro_batch_size * accumulation_steps * 128),
+        padded_tokens_per_step=float(micro_batch_size * accumulation_steps * 128),
         whole=whole,
         warmup=(step(seconds * 2),),
         windows=(Window(wall_seconds=sum(each.total for each in steps), steps=steps),),
+        shape_shares=(),
         losses=(1.0,),
         memory=Memory(peak_allocated=needed, peak_reserved=needed, context=0, paged_state=0, cap=16 * GIB),
         evaluation_batch_size=micro_batch_size,

@@ -19,7 +19,7 @@ def test_the_effective_batch_of_every_configuration_is_exact(
 
 
 def test_checkpointing_is_spelled_as_the_installed_transformers_has_it() -> None:
-    config = make_config(activation_checkpointing="on")
+    config = make_config(activation_checkpointing="every_layer")
     new = recipe_for(config, make_situation()).training_arguments
     assert new["activation_checkpointing"] is True and "gradient_checkpointing" not in new
     old_fields = frozenset({"gradient_checkpointing", "gradient_checkpointing_kwargs"})

@@ -86,7 +86,7 @@ def test_every_refused_choice_has_its_reason() -> None:
 
 def test_memory_grows_with_the_micro_batch_and_shrinks_with_checkpointing() -> None:
     small, large = make_config(micro_batch_size=4, accumulation_steps=8), make_config()
-    saving = make_config(activation_checkpointing="on")
+    saving = make_config(activation_checkpointing="every_layer")
     assert needs_at_least(large, small) and not needs_at_least(small, large)
     assert needs_at_least(large, saving) and not needs_at_least(saving, large)
     assert needs_at_least(large, large)
@@ -96,7 +96,7 @@ def test_accumulation_one_is_ruled_out_by_nothing_that_accumulates_and_rules_out
     two = make_config(micro_batch_size=16, accumulation_steps=2)
     one = make_config(micro_batch_size=32, accumulation_steps=1)
     assert not needs_at_least(one, two) and not needs_at_least(two, one)
-    assert needs_at_least(one, one.replace(activation_checkpointing="on"))
+    assert needs_at_least(one, one.replace(activation_checkpointing="every_layer"))
 
 
 @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"attention": "eager"}, {"optimizer": "adamw_8bit"}])

@@ -1,4 +1,4 @@
-"""``training-arguments``: a Python file to import from, and to run on a text file as it is."""
+"""``training-arguments``: a Python file to import from and, for language models, to run on a text file as it is."""
 
 from __future__ import annotations
 
@@ -6,44 +6,37 @@ import pprint
 from typing import Any
 
 from autofit.errors import UserError
+from autofit.export.measured_code import collator_source, varlen_attention_source
+from autofit.recommendation import Recommendation
 from autofit.result import Result
-from autofit.tasks import task_named
+from autofit.tasks import Task, task_named
 from autofit.units import format_bytes, format_seconds
 from autofit.version import __version__
+from autofit.workload import Workload
 
 # Replaced by name rather than formatted: the code below is full of braces.
 _TEMPLATE = '''\
 """Training settings for @MODEL@, found by autofit @VERSION@.
 
-Measured: @STEP@ per optimizer step of @EFFECTIVE_BATCH@ samples of @SEQUENCE_LENGTH@ tokens, @MEMORY@ needed,
+Measured: @STEP@ per optimizer step of @EFFECTIVE_BATCH@ samples, @MEMORY@ needed,
 on @DEVICE@
 with @LIBRARIES@.
+Samples: @SAMPLES@.
 
-Import ``training_arguments`` and ``load_model`` from here, or run it as it is:
-
-    python @FILE_NAME@ --text my.txt --output-dir output
+Import ``training_arguments``, ``load_model`` and ``data_collator`` from here@OR_RUN@
 
 Learning rate, schedule, epochs and seed are yours to set: pass them to ``training_arguments``. With a
 ``compute_metrics``, also set ``eval_accumulation_steps`` and ``preprocess_logits_for_metrics``, or every
 logit of the evaluation set is gathered on the device.
 """
 
-import argparse
-import os
-from pathlib import Path
-
-ENVIRONMENT = @ENVIRONMENT@
-os.environ.update(ENVIRONMENT)  # torch reads these when it is imported
-
-from transformers import @AUTO_CLASS@, AutoTokenizer, Trainer, TrainingArguments  # noqa: E402
-@COLLATOR_IMPORT@
+@IMPORTS@
 
 MODEL = @MODEL_REPR@
-SEQUENCE_LENGTH = @SEQUENCE_LENGTH@
+MAX_LENGTH = @MAX_LENGTH@  # tokens of the longest sample that was measured
 EFFECTIVE_BATCH = @EFFECTIVE_BATCH@  # samples per optimizer step, over all devices
-PROCESSES = @PROCESSES@
 MODEL_KWARGS = @MODEL_KWARGS@
-TRAINING_ARGUMENTS = @TRAINING_ARGUMENTS@
+@METHOD_KWARGS@TRAINING_ARGUMENTS = @TRAINING_ARGUMENTS@
 
 
 def training_arguments(output_dir: str, **others) -> TrainingArguments:
@@ -70,34 +63,43 @@ def check_effective_batch(arguments: TrainingArguments) -> None:
 
 def load_model(name: str = MODEL):
     """The model with its weights, in the dtype and with the attention that were measured."""
-    return @AUTO_CLASS@.from_pretrained(name, **MODEL_KWARGS)
+    @LOAD_MODEL@
 
 
-def blocks_of(text: str, tokenizer) -> list[dict]:
-    """The text as samples of SEQUENCE_LENGTH tokens each; the rest of it is dropped."""
-    tokens = tokenizer(text)["input_ids"]
-    starts = range(0, len(tokens) - SEQUENCE_LENGTH + 1, SEQUENCE_LENGTH)
-    blocks = [tokens[start : start + SEQUENCE_LENGTH] for start in starts]
-    return [{"input_ids": block, "attention_mask": [1] * SEQUENCE_LENGTH@LABELS@} for block in blocks]
+def data_collator(tokenizer=None):
+    """What makes micro-batches of samples, as it was measured. Pass it to the Trainer."""
+    @DATA_COLLATOR@
+@OWN_CODE@@MAIN@'''
+
+_RUN = """, or run it as it is:
+
+    python train_args.py --text my.txt --output-dir output
+"""
+
+_MAIN = '''
+
+def samples_of(text: str, tokenizer) -> list[dict]:
+    """@SAMPLES_DOC@"""
+@SAMPLES_CODE@
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train on a text file with the measured settings.")
-    parser.add_argument("--text", required=True, type=Path, help="a file of plain text")
+    parser.add_argument("--text", required=True, type=Path, help="@TEXT_HELP@")
     parser.add_argument("--model", default=MODEL, help="a folder or hub name with weights and a tokenizer")
     parser.add_argument("--output-dir", default="output")
     parser.add_argument("--max-steps", type=int, default=-1, help="stop after this many optimizer steps")
     options = parser.parse_args()
     arguments = training_arguments(options.output_dir, max_steps=options.max_steps)
     tokenizer = AutoTokenizer.from_pretrained(options.model)
-    samples = blocks_of(options.text.read_text(encoding="utf-8"), tokenizer)
+    samples = samples_of(options.text.read_text(encoding="utf-8"), tokenizer)
     if not samples:
-        raise SystemExit(f"{options.text} is shorter than one sample of {SEQUENCE_LENGTH} tokens.")
+        raise SystemExit(f"{options.text} has not one sample in it: @NO_SAMPLE@.")
     trainer = Trainer(
         model=load_model(options.model),
         args=arguments,
         train_dataset=samples,
-        data_collator=@COLLATOR@,
+        data_collator=data_collator(tokenizer),
         processing_class=tokenizer,
     )
     trainer.train()
@@ -108,6 +110,17 @@ if __name__ == "__main__":
     main()
 '''
 
+_BLOCKS = """\
+    tokens = tokenizer(text)["input_ids"]
+    starts = range(0, len(tokens) - MAX_LENGTH + 1, MAX_LENGTH)
+    blocks = [tokens[start : start + MAX_LENGTH] for start in starts]
+    return [{"input_ids": block, "attention_mask": [1] * MAX_LENGTH@LABELS@} for block in blocks]"""
+
+_LINES = """\
+    lines = [line for line in text.splitlines() if line.strip()]
+    encoded = [tokenizer(line, truncation=True, max_length=MAX_LENGTH)["input_ids"] for line in lines]
+    return [{"input_ids": line, "attention_mask": [1] * len(line)@LABELS@} for line in encoded]"""
+
 
 def serialize(result: Result) -> str:
     """The file's text. Raises UserError where nothing was measured."""
@@ -116,25 +129,26 @@ def serialize(result: Result) -> str:
         raise UserError(f"Study '{result.study}' has no measured configuration to export.")
     workload, device = result.record.workload, result.situation.device
     task = task_named(workload.task)
-    masked = task.labels == "masked"
+    runs = task.labels in ("tokens", "masked")
     values = {
+        "MAIN": _main(task, workload) if runs else "",
+        "OR_RUN": _RUN if runs else ".",
+        "OWN_CODE": _own_code(task, recommendation),
         "MODEL": _in_docstring(workload.model),
         "VERSION": __version__,
         "STEP": format_seconds(best.measurement.step_seconds),
         "MEMORY": format_bytes(best.measurement.memory.needed),
         "DEVICE": _in_docstring(device.name),
         "LIBRARIES": ", ".join(f"{name} {version}" for name, version in result.record.versions.items()),
-        "FILE_NAME": "train_args.py",
-        "ENVIRONMENT": _literal(recommendation.environment),
-        "AUTO_CLASS": task.auto_class,
-        "COLLATOR_IMPORT": f"from transformers import {_collator(masked)}  # noqa: E402",
-        "COLLATOR": f"{_collator(masked)}(tokenizer)" if masked else _collator(masked),
-        "LABELS": "" if masked else ', "labels": block',
+        "SAMPLES": "images" if task.reads == "images" else workload.lengths.describe(),
+        "IMPORTS": _imports(task, recommendation, runs=runs),
+        "LOAD_MODEL": _load_model(task, recommendation),
+        "DATA_COLLATOR": _data_collator(task, recommendation),
         "MODEL_REPR": repr(workload.model),
-        "SEQUENCE_LENGTH": str(workload.sequence_length),
+        "MAX_LENGTH": str(workload.sequence_length),
         "EFFECTIVE_BATCH": str(workload.effective_batch),
-        "PROCESSES": str(workload.processes),
         "MODEL_KWARGS": _literal(recommendation.model_kwargs),
+        "METHOD_KWARGS": _method_kwargs(recommendation),
         "TRAINING_ARGUMENTS": _literal(recommendation.training_arguments),
         "LAUNCH": _launch_command(workload.processes),
     }
@@ -144,12 +158,98 @@ def serialize(result: Result) -> str:
     return text
 
 
+def _imports(task: Task, recommendation: Recommendation, *, runs: bool) -> str:
+    varlen = recommendation.model_kwargs.get("attn_implementation") == "torch_varlen"
+    own_collator = _own_collator(task, recommendation)
+    standard = ["os"]
+    if varlen:
+        standard += ["inspect", "itertools"]
+    if runs:
+        standard.append("argparse")
+    lines = [f"import {name}" for name in sorted(standard)]
+    lines += ["from pathlib import Path"] if runs else []
+    lines += ["from typing import Any"] if varlen or own_collator else []
+    lines += [
+        "",
+        f"ENVIRONMENT = {_literal(recommendation.environment)}",
+        "os.environ.update(ENVIRONMENT)  # torch reads these when it is imported",
+        "",
+    ]
+    lines += ["import torch  # noqa: E402"] if varlen or own_collator else []
+    names = {task.auto_class, "TrainingArguments"}
+    names |= {"AutoTokenizer", "Trainer"} if runs else set()
+    names |= {"AttentionInterface"} if varlen else set()
+    names |= {"BitsAndBytesConfig"} if recommendation.quantization else set()
+    if not own_collator:
+        names.add("DataCollatorForLanguageModeling" if task.labels == "masked" else recommendation.collator)
+    lines.append(f"from transformers import {', '.join(sorted(names))}  # noqa: E402")
+    if recommendation.adapter is not None:
+        lines.append("from peft import LoraConfig, get_peft_model  # noqa: E402")
+    return "\n".join(lines)
+
+
+def _own_collator(task: Task, recommendation: Recommendation) -> bool:
+    """Whether the collator is not transformers' own."""
+    return task.labels != "masked" and recommendation.collator in ("PadRight", "PackRows")
+
+
+def _own_code(task: Task, recommendation: Recommendation) -> str:
+    parts = []
+    if _own_collator(task, recommendation):
+        parts.append(collator_source(recommendation.collator))
+    if recommendation.model_kwargs.get("attn_implementation") == "torch_varlen":
+        parts.append(varlen_attention_source())
+    return "".join(f"\n\n{part}\n" for part in parts)
+
+
+def _method_kwargs(recommendation: Recommendation) -> str:
+    text = ""
+    if recommendation.quantization is not None:
+        text += f"QUANTIZATION = {_literal(recommendation.quantization)}\n"
+    if recommendation.adapter is not None:
+        text += f"LORA = {_literal(recommendation.adapter)}\n"
+    return text
+
+
+def _load_model(task: Task, recommendation: Recommendation) -> str:
+    quantized = ", quantization_config=BitsAndBytesConfig(**QUANTIZATION)" if recommendation.quantization else ""
+    loaded = f"{task.auto_class}.from_pretrained(name, **MODEL_KWARGS{quantized})"
+    if recommendation.adapter is None:
+        return f"return {loaded}"
+    return f"return get_peft_model({loaded}, LoraConfig(**LORA))"
+
+
+def _data_collator(task: Task, recommendation: Recommendation) -> str:
+    keywords = [f"{name}={value!r}" for name, value in recommendation.collator_kwargs.items()]
+    if task.labels == "masked":
+        # It masks and pads; measured with a share of 15 %, which is its default.
+        fixed = ["pad_to_multiple_of=MAX_LENGTH"] if "length" in recommendation.collator_kwargs else []
+        return f"return DataCollatorForLanguageModeling({', '.join(['tokenizer', *fixed])})"
+    if recommendation.collator == "DataCollatorWithFlattening":
+        return f"return DataCollatorWithFlattening({', '.join(keywords)})"
+    pad = 'pad_token_id=getattr(tokenizer, "pad_token_id", None) or 0'
+    return f"return {recommendation.collator}({', '.join([pad, *keywords])})"
+
+
+def _main(task: Task, workload: Workload) -> str:
+    fixed = workload.lengths.all_equal
+    values = {
+        "SAMPLES_CODE": _BLOCKS if fixed else _LINES,
+        "SAMPLES_DOC": "The text as samples of MAX_LENGTH tokens each; the rest of it is dropped."
+        if fixed
+        else "Every line of the text as a sample of at most MAX_LENGTH tokens.",
+        "TEXT_HELP": "a file of plain text" if fixed else "a file of plain text, one sample a line",
+        "NO_SAMPLE": "it is shorter than {MAX_LENGTH} tokens" if fixed else "it has no line of text",
+        "LABELS": "" if task.labels == "masked" else f', "labels": {"block" if fixed else "line"}',
+    }
+    text = _MAIN
+    for name, value in values.items():
+        text = text.replace(f"@{name}@", value)
+    return text
+
+
 def _in_docstring(name: str) -> str:
     return " ".join(name.split()).replace("\\", "/").replace('"', "'")
-
-
-def _collator(masked: bool) -> str:
-    return "DataCollatorForLanguageModeling" if masked else "default_data_collator"
 
 
 def _launch_command(processes: int) -> str:

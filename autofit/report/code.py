@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autofit.recommendation import Recommendation
 from autofit.tasks import task_named
 from autofit.workload import Workload
 
@@ -19,3 +20,23 @@ def model_call(workload: Workload, model_kwargs: dict[str, Any]) -> str:
     lines = [f"    {name}={value!r}," for name, value in model_kwargs.items()]
     opening = f"{task_named(workload.task).auto_class}.from_pretrained(\n    {workload.model!r},\n"
     return opening + "\n".join(lines) + "\n)"
+
+
+def method_lines(recommendation: Recommendation) -> list[str]:
+    """What the model call needs beside it: 4-bit weights, adapters, the data collator where it is not the usual one."""
+    lines = []
+    if recommendation.quantization is not None:
+        lines.append(f"quantization_config=BitsAndBytesConfig({_keywords(recommendation.quantization)})")
+    if recommendation.adapter is not None:
+        lines.append(f"get_peft_model(model, LoraConfig({_keywords(recommendation.adapter)}))")
+    if recommendation.collator == "DataCollatorWithFlattening":
+        lines.append(f"data_collator=DataCollatorWithFlattening({_keywords(recommendation.collator_kwargs)})")
+    elif recommendation.collator == "PackRows":
+        lines.append(f"data_collator=PackRows({_keywords(recommendation.collator_kwargs)})  # in the exported file")
+    elif recommendation.collator_kwargs:
+        lines.append(f"# pad every sample to {recommendation.collator_kwargs['length']} tokens")
+    return lines
+
+
+def _keywords(values: dict[str, Any]) -> str:
+    return ", ".join(f"{name}={value!r}" for name, value in values.items())

@@ -58,6 +58,7 @@ def _measurement(measurement: Measurement) -> dict[str, Any]:
         "uncertainty": measurement.uncertainty,
         "samples_per_second": measurement.samples_per_second,
         "tokens_per_second": measurement.tokens_per_second,
+        "padding_share": measurement.padding_share,
         "peak_allocated_bytes": measurement.memory.peak_allocated,
         "peak_reserved_bytes": measurement.memory.peak_reserved,
         "needed_bytes": measurement.memory.needed,

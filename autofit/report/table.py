@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from autofit.knobs import KNOBS
+from autofit.knobs import KNOBS, Knob
 from autofit.ranking import Ranked
 from autofit.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
@@ -15,7 +15,7 @@ from autofit.units import format_bytes, format_rate, format_seconds
 WIDE = 130
 """From this many columns on every knob has its own."""
 
-_FIGURES = ("time a step", "samples/s", "tokens/s", "needs", "free", "speed-up")
+_FIGURES = ("time a step", "samples/s", "tokens/s", "padding", "needs", "free", "speed-up")
 
 
 def ranked_table(result: Result, *, width: int, most_rows: int | None = 15) -> RenderableType:
@@ -29,20 +29,22 @@ def _wide(result: Result, rows: tuple[Ranked, ...]) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("micro\nx acc", no_wrap=True)
-    for row in KNOBS:
+    telling = _telling_knobs(result)
+    for row in telling:
         table.add_column(row.title, no_wrap=True)
-    for title in _FIGURES:
+    for title in _figure_titles(result):
         table.add_column(title.replace(" a ", " a\n").replace("s/s", "s\n/s"), justify="right", no_wrap=True)
     table.add_column("numerics", overflow="fold")
     for each in rows:
-        settings = [str(each.trial.config[row.name]) for row in KNOBS]
+        settings = [str(each.trial.config[row.name]) for row in telling]
         cells = [str(each.rank), _split(each), *settings, *_figures(each, result), _numerics(each)]
         table.add_row(*cells, style="bold" if each.rank == 1 else "")
     return table
 
 
 def _narrow(result: Result, rows: tuple[Ranked, ...]) -> RenderableType:
-    lines = [["#", "micro x acc", *_FIGURES]]
+    telling = _telling_knobs(result)
+    lines = [["#", "micro x acc", *_figure_titles(result)]]
     lines += [[str(each.rank), _split(each), *_figures(each, result)] for each in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     text = []
@@ -55,10 +57,25 @@ def _narrow(result: Result, rows: tuple[Ranked, ...]) -> RenderableType:
         text.append(Text("  ".join(aligned), style="bold" if number <= 1 else "", no_wrap=True))
         if number:
             each = rows[number - 1]
-            settings = " ".join(_word(row.name, str(each.trial.config[row.name])) for row in KNOBS)
+            settings = " ".join(_word(row, str(each.trial.config[row.name])) for row in telling)
             indent = " " * (widths[0] + 2)
             text.append(Text(f"{indent}{settings} ({_numerics(each)})", style="" if first else "dim"))
     return Group(Text(""), *text, Text(""))
+
+
+def _telling_knobs(result: Result) -> list[Knob]:
+    """The knobs that were in question: of several measured values, or of another than the reference's."""
+    telling = []
+    for row in KNOBS:
+        values = {each.trial.config[row.name] for each in result.ranking.ranked}
+        if values != {row.reference}:
+            telling.append(row)
+    return telling
+
+
+def _figure_titles(result: Result) -> list[str]:
+    pads = not result.record.workload.lengths.all_equal
+    return [title for title in _FIGURES if pads or title != "padding"]
 
 
 def _split(each: Ranked) -> str:
@@ -69,10 +86,12 @@ def _split(each: Ranked) -> str:
 def _figures(each: Ranked, result: Result) -> list[str]:
     measurement = each.measurement
     free = result.situation.limits.memory_bytes - measurement.memory.needed
+    padding = [] if result.record.workload.lengths.all_equal else [f"{measurement.padding_share:.0%}"]
     return [
         format_seconds(measurement.step_seconds),
         format_rate(measurement.samples_per_second),
         format_rate(measurement.tokens_per_second),
+        *padding,
         format_bytes(measurement.memory.needed),
         format_bytes(free),
         "-" if each.speedup is None else ("ref" if each.is_reference else f"{each.speedup:.2f}x"),
@@ -83,8 +102,8 @@ def _numerics(each: Ranked) -> str:
     return ", ".join(numerics.label for numerics in each.numerics)
 
 
-def _word(name: str, value: str) -> str:
-    return f"checkpointing-{value}" if name == "activation_checkpointing" else value
+def _word(row: Knob, value: str) -> str:
+    return f"{row.label}-{value}" if row.label else value
 
 
 def _explanation(result: Result, shown: int) -> str:
@@ -92,6 +111,10 @@ def _explanation(result: Result, shown: int) -> str:
     hidden = len(result.ranking.ranked) - shown
     if hidden > 0:
         sentences.append(f"{hidden} more: autofit show {result.study} --all.")
+    same = [row for row in KNOBS if row not in _telling_knobs(result)]
+    if same:
+        rest = ", ".join(f"{row.name}={row.reference}" for row in same)
+        sentences.append(f"In every row: {rest}.")
     if result.ranking.reference is not None:
         sentences.append("ref: TrainingArguments' defaults in their fastest precision, micro-batch up to 8.")
     return " ".join(sentences)

@@ -10,8 +10,8 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from autofit.knobs import BATCH_KNOBS
-from autofit.report.code import model_call, training_arguments_call
+from autofit.knobs import KNOBS
+from autofit.report.code import method_lines, model_call, training_arguments_call
 from autofit.report.document import document
 from autofit.report.table import ranked_table
 from autofit.result import Result
@@ -52,9 +52,9 @@ def as_html(result: Result) -> str:
 
 
 def describe(config: TrainConfig) -> str:
-    """One configuration in a line: ``8 x 4, precision=bf16, attention=sdpa, ...``."""
-    rest = [f"{name}={value}" for name, value in config.items() if name not in BATCH_KNOBS]
-    return f"{config.micro_batch_size} x {config.accumulation_steps}, {', '.join(rest)}"
+    """One configuration in a line: ``8 x 4, precision=bf16, ...``; what is as the reference has it is left out."""
+    rest = [f"{row.name}={config[row.name]}" for row in KNOBS if config[row.name] != row.reference]
+    return ", ".join([f"{config.micro_batch_size} x {config.accumulation_steps}", *rest])
 
 
 def _heading(result: Result) -> Text:
@@ -104,6 +104,7 @@ def _recommendation(result: Result) -> list[RenderableType]:
     code = Group(
         Text(training_arguments_call(recommendation.training_arguments, output_dir="output")),
         Text(model_call(result.record.workload, recommendation.model_kwargs)),
+        *(Text(line) for line in method_lines(recommendation)),
         *(Text(f"export {name}={value}") for name, value in recommendation.environment.items()),
     )
     reasons = Group(*(_bullet(reason) for reason in recommendation.reasons))

@@ -19,7 +19,7 @@ from autofit.tasks import task_named
 from autofit.trial.accelerator import Accelerator
 from autofit.trial.batches import StepBatches
 from autofit.trial.build import build_collator, build_trial_model, import_what_it_needs, training_arguments
-from autofit.trial.compilation import compile_seconds, compiled_graphs
+from autofit.trial.compilation import compiled_graphs
 from autofit.trial.instrument import MeasuredTrainer, StepEnds, StepRecorder
 from autofit.trial.isolation import autocast_of, leak_between_samples
 from autofit.trial.protocol import Phase, TrialJob, TrialResult
@@ -109,7 +109,6 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         evaluation_batch_size=evaluated,
         evaluation_seconds=evaluation_seconds,
         build_seconds=build_seconds,
-        compile_seconds=compile_seconds() if recipe.is_compiled else 0.0,
         late_compilations=graphs - schedule.graphs_when_warm,
     )
     return TrialResult(outcome=Outcome.OK, measurement=measurement)

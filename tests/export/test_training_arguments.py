@@ -62,7 +62,7 @@ def load(path: Path) -> ModuleType:
 
 
 def test_the_file_trains_at_the_split_it_states(weights: Path, tmp_path: Path) -> None:
-    trial = make_trial(micro_batch_size=4, accumulation_steps=8, activation_checkpointing="on")
+    trial = make_trial(micro_batch_size=4, accumulation_steps=8, activation_checkpointing="every_layer")
     script = tmp_path / "train_args.py"
     script.write_text(serialize(make_result(trial, model=str(weights))))
     text = tmp_path / "text.txt"
@@ -112,7 +112,7 @@ def test_what_is_the_users_is_not_set_and_can_be_added(tmp_path: Path) -> None:
     [
         make_trial(),
         make_trial(precision="bf16", optimizer="adamw_8bit"),
-        make_trial(precision="pure_bf16", attention="eager", activation_checkpointing="on"),
+        make_trial(precision="pure_bf16", attention="eager", activation_checkpointing="every_layer"),
         make_trial(micro_batch_size=32, accumulation_steps=1, optimizer="adamw_torch"),
     ],
 )

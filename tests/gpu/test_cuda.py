@@ -85,7 +85,7 @@ def test_an_emulated_smaller_card_runs_out_of_memory_for_real(workshop: Workshop
     large = make_config(micro_batch_size=16, accumulation_steps=1)
     assert runner.run(recipe_for(large, situation), QUICK, "large").outcome is Outcome.OOM
     used = nvml.used_bytes(situation.device.index)
-    small = make_config(micro_batch_size=1, accumulation_steps=16, activation_checkpointing="on")
+    small = make_config(micro_batch_size=1, accumulation_steps=16, activation_checkpointing="every_layer")
     result = runner.run(recipe_for(small, situation), QUICK, "small")
     assert result.outcome is Outcome.OK, result.reason
     assert result.measurement is not None and result.measurement.memory.needed <= situation.limits.usable_bytes

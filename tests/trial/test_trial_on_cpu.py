@@ -195,7 +195,9 @@ def test_accumulation_one_can_need_less_than_a_smaller_micro_batch(
         situation = situation_for(own, source, sequence_length=64)
         runner = ProcessRunner(own, situation, source)
         for size in (4, 8):
-            config = make_config(micro_batch_size=size, accumulation_steps=8 // size, activation_checkpointing="on")
+            config = make_config(
+                micro_batch_size=size, accumulation_steps=8 // size, activation_checkpointing="every_layer"
+            )
             measurement = runner.run(recipe_for(config, situation), QUICK, f"size-{size}").measurement
             assert measurement is not None
             needed[size] = measurement.memory.needed

@@ -1,0 +1,32 @@
+"""How much of the model is trained: all of it, or low-rank adapters beside frozen weights.
+
+A method is the user's choice and never searched.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from autofit.errors import UserError
+
+METHODS = ("full", "lora", "qlora")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adapter:
+    """LoRA's settings, as PEFT has them. ``targets`` is ``all-linear`` or module names apart by commas.
+
+    Defaults: rank 16 with alpha twice the rank on every linear layer, which is what the QLoRA paper found
+    to match full fine-tuning (arXiv 2305.14314, section 4; rank made no difference there).
+    """
+
+    rank: int = 16
+    alpha: float = 32
+    targets: str = "all-linear"
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.rank < 1:
+            raise UserError(f"--lora-rank must be at least 1, not {self.rank}.")
+        if not 0 <= self.dropout < 1:
+            raise UserError(f"--lora-dropout must be from 0 to below 1, not {self.dropout}.")
