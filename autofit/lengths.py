@@ -32,7 +32,9 @@ class SampleLengths:
         if not self.lengths:
             raise UserError("There is not one sample with a token in it.")
         assert len(self.lengths) == len(self.counts), "a count for every length"
-        assert self.lengths[0] >= 1 and min(self.counts) >= 1, "every sample has a token"
+        if self.lengths[0] < 1:
+            raise UserError(f"A sample needs at least 1 token, not {self.lengths[0]}.")
+        assert min(self.counts) >= 1, "lengths without a sample are left out"
         assert all(a < b for a, b in itertools.pairwise(self.lengths)), "distinct and ascending"
 
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,13 +18,13 @@ from autofit.train_config import KnobValue, TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class Constraint:
-    """Two choices that do not go together, and why."""
+    """Choices that do not go together, whatever the micro-batch, and why."""
 
     reason: str
-    forbids: Callable[[TrainConfig, Situation], bool]
+    forbids: Callable[[Mapping[str, KnobValue], Situation], bool]
 
 
-def _half_precision(config: TrainConfig) -> bool:
+def _half_precision(config: Mapping[str, KnobValue]) -> bool:
     return knob("precision").choice(config["precision"]).half_precision
 
 
@@ -119,38 +119,46 @@ class SearchSpace:
         self.batch_pairs = self._batch_pairs()
 
     @cached_property
-    def configs(self) -> tuple[TrainConfig, ...]:
-        """Every configuration. Raises UserError where the constraints leave none."""
-        configs = []
+    def combinations(self) -> tuple[tuple[KnobValue, ...], ...]:
+        """Values of all knobs but the batch split, in the order of ``choices``. Raises UserError where none is left."""
+        found = []
         broken: set[str] = set()
         for values in itertools.product(*self.choices.values()):
-            for micro_batch_size, accumulation_steps in self.batch_pairs:
-                config = TrainConfig(
-                    {
-                        "micro_batch_size": micro_batch_size,
-                        "accumulation_steps": accumulation_steps,
-                        **dict(zip(self.choices, values, strict=True)),
-                    }
-                )
-                reasons = [
-                    constraint.reason for constraint in CONSTRAINTS if constraint.forbids(config, self.situation)
-                ]
-                broken.update(reasons)
-                if not reasons:
-                    configs.append(config)
-        if not configs:
+            reasons = self._reasons_against(dict(zip(self.choices, values, strict=True)))
+            broken.update(reasons)
+            if not reasons:
+                found.append(values)
+        if not found:
             raise UserError(f"No configuration is left: {'; '.join(sorted(broken))}. Loosen --fix or --forbid.")
-        return tuple(configs)
+        return tuple(found)
 
     @cached_property
-    def _members(self) -> frozenset[TrainConfig]:
-        return frozenset(self.configs)
+    def configs(self) -> tuple[TrainConfig, ...]:
+        """Every configuration. There can be tens of thousands: ask with ``in`` and ``len`` where that will do."""
+        return tuple(
+            TrainConfig(
+                {
+                    "micro_batch_size": micro_batch_size,
+                    "accumulation_steps": accumulation_steps,
+                    **dict(zip(self.choices, values, strict=True)),
+                }
+            )
+            for values in self.combinations
+            for micro_batch_size, accumulation_steps in self.batch_pairs
+        )
 
     def __contains__(self, config: TrainConfig) -> bool:
-        return config in self._members
+        return (
+            (config.micro_batch_size, config.accumulation_steps) in self.batch_pairs
+            and all(config[name] in values for name, values in self.choices.items())
+            and not self._reasons_against(config)
+        )
 
     def __len__(self) -> int:
-        return len(self.configs)
+        return len(self.combinations) * len(self.batch_pairs)
+
+    def _reasons_against(self, values: Mapping[str, KnobValue]) -> list[str]:
+        return [each.reason for each in CONSTRAINTS if each.forbids(values, self.situation)]
 
     @property
     def micro_batch_sizes(self) -> tuple[int, ...]:

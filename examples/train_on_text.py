@@ -24,7 +24,7 @@ def main() -> None:
 
     # First of all: it sets the environment variables that torch reads when it is imported.
     exported = load(options.arguments)
-    from transformers import AutoConfig, AutoModelForCausalLM, ByT5Tokenizer, Trainer, default_data_collator
+    from transformers import AutoConfig, AutoModelForCausalLM, ByT5Tokenizer, Trainer
 
     # Batch split, precision, checkpointing and optimizer are measured; the rest is ours to choose.
     arguments = exported.training_arguments(
@@ -36,10 +36,12 @@ def main() -> None:
         disable_tqdm=True,
         seed=1,
     )
-    samples = exported.blocks_of(options.text.read_text(encoding="utf-8"), ByT5Tokenizer())
+    tokenizer = ByT5Tokenizer()
+    samples = exported.samples_of(options.text.read_text(encoding="utf-8"), tokenizer)
     # There are no weights to start from here; with some, this would be exported.load_model().
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(exported.MODEL), **exported.MODEL_KWARGS)
-    trainer = Trainer(model=model, args=arguments, train_dataset=samples, data_collator=default_data_collator)
+    collator = exported.data_collator(tokenizer)
+    trainer = Trainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
     trainer.train()
 
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]

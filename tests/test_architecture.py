@@ -30,8 +30,12 @@ FLOORS = {
     "recipe": 1,
     "failures": 1,
     "detect": 1,
+    "data": 1,
 }
-WORKER_ONLY = {"accelerator", "build", "hidden_import", "instrument", "measure", "probe", "server", "worker"}
+WORKER_ONLY = {
+    "accelerator", "batches", "build", "collators", "compilation", "hidden_import", "instrument", "isolation",
+    "measure", "probe", "samples", "schedule", "server", "varlen_attention", "worker",
+}  # fmt: skip
 HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "peft"}
 
 

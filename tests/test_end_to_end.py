@@ -84,7 +84,8 @@ def test_a_search_under_a_tight_limit_ranks_as_running_every_configuration_does(
         "device": "cpu",
         "memory_limit": "50MiB",
         "numerics": "exact",
-        "fix": {"attention": "sdpa", "optimizer": "adamw_torch_fused"},
+        "fix": {"attention": "sdpa", "optimizer": "adamw_torch_fused", "compile": "off"},
+        "forbid": {"activation_checkpointing": ("every_2nd", "every_4th")},
         "budget": None,
     }
     searched = autofit.search(str(tiny_model), study="searched", **setting)
@@ -98,7 +99,9 @@ def test_a_search_under_a_tight_limit_ranks_as_running_every_configuration_does(
     # What the search found not to fit does not fit, and the other way round.
     for trial in searched.trials:
         assert (trial.outcome is Outcome.OOM) == (outcomes[trial.config] is Outcome.OOM), trial.config
-    space = SearchSpace(searched.situation, SpaceRequest(numerics="exact", fix=setting["fix"]))
+    space = SearchSpace(
+        searched.situation, SpaceRequest(numerics="exact", fix=setting["fix"], forbid=setting["forbid"])
+    )
     history = History(space, searched.trials)
     for config, outcome in outcomes.items():
         assert not (history.is_too_large(config) and outcome is Outcome.OK), f"{config} was ruled out, and fits"

@@ -46,7 +46,7 @@ def test_flash_attention_is_not_paired_with_32_bit_inputs() -> None:
     [
         ({"fix": {"precision": "fp32"}, "forbid": {"precision": ("fp32",)}}, "forbidden by --forbid"),
         ({"fix": {"precision": "tf32"}}, "tf32 needs a GPU"),
-        ({"forbid": {"activation_checkpointing": ("on", "off")}}, "No value of activation_checkpointing is left"),
+        ({"forbid": {"precision": ("fp32", "bf16", "pure_bf16")}}, "No value of precision is left"),
         ({"fix": {"micro_batch_size": "5"}}, "does not divide"),
         ({"fix": {"micro_batch_size": "4", "accumulation_steps": "4"}}, "does not divide"),
         ({"forbid": {"micro_batch_size": ("1", "2", "4", "8", "16", "32")}}, "leave no way to split"),

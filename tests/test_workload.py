@@ -3,6 +3,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from autofit.errors import UserError
+from autofit.lengths import SampleLengths
 from autofit.workload import Workload
 
 
@@ -11,7 +12,7 @@ def workload(effective_batch: int, processes: int = 1, sequence_length: int = 12
         model="m",
         model_digest="d",
         task="causal-lm",
-        sequence_length=sequence_length,
+        lengths=SampleLengths.fixed(sequence_length),
         effective_batch=effective_batch,
         processes=processes,
     )

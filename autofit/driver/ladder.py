@@ -21,6 +21,7 @@ from typing import Protocol
 
 from autofit.driver.history import History
 from autofit.knobs import KNOBS
+from autofit.knobs.activation_checkpointing import LADDER
 from autofit.outcome import Outcome
 from autofit.ranking import LARGEST_REFERENCE_MICRO_BATCH
 from autofit.space import SearchSpace
@@ -75,11 +76,10 @@ def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
     return [space.at_micro_batch(config, size) for size in dict.fromkeys((sizes[0], sizes[-1])) for config in lean]
 
 
-# What saves memory at the same micro-batch, strongest first; the second list entry saves optimizer state.
-_SAVERS: tuple[dict[str, KnobValue], ...] = (
-    {"activation_checkpointing": "every_layer"},
-    {"optimizer": "adamw_8bit"},
-)
+CHECKPOINTING = "activation_checkpointing"
+SMALLER_STATE: dict[str, KnobValue] = {"optimizer": "adamw_8bit"}
+# What saves memory at the same micro-batch, strongest first.
+_SAVERS: tuple[dict[str, KnobValue], ...] = ({CHECKPOINTING: "every_layer"}, SMALLER_STATE)
 
 
 def _candidates(history: History) -> Iterator[TrainConfig]:
@@ -187,20 +187,38 @@ def _made_valid(space: SearchSpace, config: TrainConfig, keep: str) -> TrainConf
 
 
 def _savers_where_memory_ended_it(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
+    """What did not fit, a larger micro-batch or a faster setting, tried again with as little saving as makes it fit."""
     space = history.space
     larger = [size for size in space.micro_batch_sizes if size > config.micro_batch_size]
     ended_at = next((size for size in larger if history.is_too_large(space.at_micro_batch(config, size))), None)
-    if ended_at is None:
-        return
-    both: dict[str, KnobValue] = {**_SAVERS[0], **_SAVERS[1]}
-    for saver in (*_SAVERS, both):
-        saving = config.replace(**saver)
-        if saving == config or not _has(space, saver):
-            continue
-        start = space.at_micro_batch(saving, ended_at)
-        yield start
-        if history.outcome(start) is Outcome.OK:
-            yield from _climb(history, start)
+    if ended_at is not None:
+        for saving in _with_savings(space, space.at_micro_batch(config, ended_at)):
+            yield saving
+            if history.outcome(saving) is Outcome.OK:
+                yield from _climb(history, saving)
+    for row in KNOBS:
+        for value in space.choices[row.name]:
+            changed = config.replace(**{row.name: value})
+            if value == config[row.name] or not history.is_too_large(changed):
+                continue
+            for saving in _with_savings(space, changed, keep=row.name):
+                yield saving
+                if not history.is_too_large(saving):
+                    break
+
+
+def _with_savings(space: SearchSpace, config: TrainConfig, keep: str = "") -> Iterator[TrainConfig]:
+    """The configuration with less optimizer state, more checkpointing, or both; the least saving first."""
+    rungs = [rung for rung in LADDER if rung in space.choices[CHECKPOINTING]]
+    above = rungs[rungs.index(str(config[CHECKPOINTING])) + 1 :] if keep != CHECKPOINTING else []
+    optimizers = [config["optimizer"]]
+    if keep != "optimizer" and _has(space, SMALLER_STATE) and config["optimizer"] != SMALLER_STATE["optimizer"]:
+        optimizers.append(SMALLER_STATE["optimizer"])
+    for rung in [config[CHECKPOINTING], *above]:
+        for optimizer in optimizers:
+            saving = config.replace(optimizer=optimizer, activation_checkpointing=rung)
+            if saving != config and saving in space:
+                yield saving
 
 
 def _ladder_neighbours(space: SearchSpace, config: TrainConfig) -> Iterator[TrainConfig]:

@@ -19,7 +19,7 @@ from autofit.study import Study, load_study, open_study
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
 from tests.doubles import FormulaRunner, make_situation, make_trial, recipe_key
-from tests.driver.test_ladder import MIB, needed, seconds
+from tests.driver.test_ladder import LEFT_OUT, MIB, needed, seconds
 from tests.test_study import make_record
 
 UNLIMITED = Budget(seconds=None, trials=None)
@@ -29,8 +29,8 @@ class Setting:
     """A study over a formula; ``search`` makes one run of the loop over it."""
 
     def __init__(self, folder: Path, before: Callable[[TrainConfig], None] = lambda config: None) -> None:
-        self.situation = make_situation(missing={})
-        self.space = SearchSpace(self.situation, SpaceRequest())
+        self.situation = make_situation()
+        self.space = SearchSpace(self.situation, SpaceRequest(forbid=LEFT_OUT))
         self.storage = f"sqlite:///{folder / 'studies.db'}"
         configs = {recipe_key(recipe_for(config, self.situation)): config for config in self.space.configs}
         self.runner = FormulaRunner(configs, seconds, needed, 2000 * MIB, before)

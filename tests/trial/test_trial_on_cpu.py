@@ -11,6 +11,7 @@ import pytest
 from autofit.catalogue.models import ModelSource
 from autofit.detect import find_device
 from autofit.lengths import SampleLengths
+from autofit.method import Adapter
 from autofit.outcome import Outcome
 from autofit.recipe import Recipe, recipe_for
 from autofit.situation import Limits, Situation
@@ -37,17 +38,20 @@ def situation_for(
     source: ModelSource,
     *,
     effective_batch: int = 8,
-    sequence_length: int = 32,
+    lengths: SampleLengths | None = None,
     limit: int | None = None,
     task: str = "causal-lm",
+    method: str = "full",
 ) -> Situation:
     device = find_device("cpu")
     workload = Workload(
         model=source.name,
         model_digest=source.digest,
         task=task,
-        lengths=SampleLengths.fixed(sequence_length),
+        lengths=lengths or SampleLengths.fixed(32),
         effective_batch=effective_batch,
+        method=method,
+        adapter=None if method == "full" else Adapter(rank=4, alpha=8),
     )
     limits = Limits(memory_bytes=limit or device.memory_bytes, headroom=0.0 if limit else 0.05)
     return probe(workshop, source, workload, device, limits, trust_remote_code=False)
@@ -67,7 +71,9 @@ def attempt(workshop: Workshop) -> Try:
         limit: int | None = None,
         effective_batch: int = 8,
         sequence_length: int = 32,
+        lengths: SampleLengths | None = None,
         task: str = "causal-lm",
+        method: str = "full",
         recipe_change: Callable[[Recipe], Recipe] = lambda recipe: recipe,
         **config: object,
     ) -> RunResult:
@@ -76,9 +82,10 @@ def attempt(workshop: Workshop) -> Try:
             workshop,
             source,
             effective_batch=effective_batch,
-            lengths=SampleLengths.fixed(sequence_length),
+            lengths=lengths or SampleLengths.fixed(sequence_length),
             limit=limit,
             task=task,
+            method=method,
         )
         size = int(config.pop("micro_batch_size", 2))  # type: ignore[call-overload]
         wanted = make_config(micro_batch_size=size, accumulation_steps=effective_batch // size, **config)
@@ -147,7 +154,7 @@ def test_the_loss_is_that_of_a_fresh_model_over_its_vocabulary(attempt: Try) -> 
 
 def test_peak_memory_grows_with_the_micro_batch_and_shrinks_with_checkpointing(attempt: Try) -> None:
     peaks = {}
-    for size, checkpointing in ((2, "off"), (8, "off"), (8, "on")):
+    for size, checkpointing in ((2, "off"), (8, "off"), (8, "every_2nd"), (8, "every_layer")):
         measurement = attempt(
             micro_batch_size=size,
             activation_checkpointing=checkpointing,
@@ -156,7 +163,7 @@ def test_peak_memory_grows_with_the_micro_batch_and_shrinks_with_checkpointing(a
         ).measurement
         assert measurement is not None
         peaks[size, checkpointing] = measurement.memory.peak_reserved
-    assert peaks[2, "off"] < peaks[8, "on"] < peaks[8, "off"]
+    assert peaks[2, "off"] < peaks[8, "every_layer"] < peaks[8, "every_2nd"] < peaks[8, "off"]
 
 
 def test_measuring_longer_does_not_take_more_memory(attempt: Try) -> None:
@@ -192,7 +199,7 @@ def test_accumulation_one_can_need_less_than_a_smaller_micro_batch(
     own = Workshop("cpu", 0, tmp_path, lambda sentence: None)
     needed = {}
     try:
-        situation = situation_for(own, source, sequence_length=64)
+        situation = situation_for(own, source, lengths=SampleLengths.fixed(64))
         runner = ProcessRunner(own, situation, source)
         for size in (4, 8):
             config = make_config(
