@@ -26,7 +26,8 @@ class Recipe:
     must be set before torch is imported. ``collator`` is a class of transformers or of
     ``trial/collators.py``, made with ``collator_kwargs`` and the padding token. ``adapter`` holds PEFT's
     LoraConfig keywords, ``quantization`` those of BitsAndBytesConfig. ``state_bytes`` is the
-    optimizer state per parameter, ``paged_state`` whether it lies in managed memory.
+    optimizer state per parameter, ``paged_state`` whether it lies in managed memory,
+    ``is_compiled`` whether the first step compiles something.
     ``per_device_eval_batch_size`` is not among the arguments: the trial finds it, and exports add the
     measured one.
     """
@@ -41,6 +42,7 @@ class Recipe:
     collator_kwargs: dict[str, Any] = field(default_factory=dict)
     paged_state: bool = False
     state_bytes: float = 8.0
+    is_compiled: bool = False
 
     @property
     def micro_batch_size(self) -> int:
@@ -51,11 +53,6 @@ class Recipe:
     def accumulation_steps(self) -> int:
         """Forward and backward passes per optimizer step."""
         return int(self.training_arguments["gradient_accumulation_steps"])
-
-    @property
-    def is_compiled(self) -> bool:
-        """Whether torch.compile runs before the first step."""
-        return bool(self.training_arguments.get("torch_compile"))
 
     @property
     def shares_rows(self) -> bool:
@@ -81,11 +78,12 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
     model_kwargs: dict[str, Any] = {}
     environment: dict[str, str] = {}
     paged_state, state_bytes = False, 8.0
-    collator, collator_kwargs = "", {}
+    collator, collator_kwargs, is_compiled = "", {}, False
     for row in KNOBS:
         choice = row.choice(config[row.name])
         arguments.update(choice.training_arguments)
         model_kwargs.update(choice.model_kwargs)
+        is_compiled = is_compiled or choice.is_compiled
         environment.update(choice.environment)
         if row.name == "optimizer":
             paged_state, state_bytes = choice.paged_state, choice.state_bytes
@@ -110,6 +108,7 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
         collator_kwargs=collator_kwargs,
         paged_state=paged_state,
         state_bytes=state_bytes,
+        is_compiled=is_compiled,
     )
     assert recipe.effective_batch == situation.workload.effective_batch, "the effective batch is exact or it is a bug"
     return recipe

@@ -119,12 +119,19 @@ def _knob_reason(name: str, best: Ranked, ranking: Ranking) -> list[str]:
             continue
         slower = other.measurement.step_seconds / best.measurement.step_seconds - 1
         memory = other.measurement.memory.needed - best.measurement.memory.needed
-        speed = f"{abs(slower):.0%} {'slower' if slower > 0 else 'faster'}" if abs(slower) >= 0.005 else "as fast"
         more = f"{format_bytes(abs(memory))} {'more' if memory > 0 else 'less'}"
-        parts.append(f"{other_value} at its fastest is {speed} and takes {more}")
+        parts.append(f"{other_value} at its fastest is {_speed(slower)} and takes {more}")
     failed = {trial.config[name]: trial for trial in ranking.failed if trial.config[name] not in fastest}
     parts += [f"{value}: {trial.outcome.meaning}" for value, trial in failed.items() if value != chosen]
     return [f"{name}={chosen}: {'; '.join(parts)}"] if parts else []
+
+
+def _speed(slower: float) -> str:
+    if abs(slower) < 0.005:
+        return "as fast"
+    if slower >= 1:
+        return f"{1 + slower:.1f} times as slow"
+    return f"{abs(slower):.0%} {'slower' if slower > 0 else 'faster'}"
 
 
 def _compile_reason(best: Ranked, ranking: Ranking) -> list[str]:

@@ -21,7 +21,7 @@ _TEMPLATE = '''\
 Measured: @STEP@ per optimizer step of @EFFECTIVE_BATCH@ samples, @MEMORY@ needed,
 on @DEVICE@
 with @LIBRARIES@.
-Samples: @SAMPLES@.
+Data: @SAMPLES@.
 
 Import ``training_arguments``, ``load_model`` and ``data_collator`` from here@OR_RUN@
 

@@ -18,6 +18,7 @@ COMPILE = Knob(
             title="torch.compile with its default backend",
             training_arguments={"torch_compile": True},
             unavailable=missing("inductor"),
+            is_compiled=True,
         ),
     ),
 )

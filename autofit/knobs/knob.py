@@ -31,7 +31,8 @@ class Choice:
     ``pads_to_longest_of_all`` gives it the workload's longest length. ``half_precision`` marks precisions
     whose matrix inputs have 16 bits; ``frozen_dtype`` is what frozen weights are stored in with it.
     ``state_bytes`` is the optimizer's state per parameter (float32 parameters; embeddings apart), and
-    ``paged_state`` says that it lies in managed memory, outside the allocator's sight.
+    ``paged_state`` says that it lies in managed memory, outside the allocator's sight. ``is_compiled``
+    marks what is compiled in its first step.
     """
 
     value: KnobValue
@@ -47,6 +48,7 @@ class Choice:
     frozen_dtype: str = "float32"
     state_bytes: float = 0.0
     paged_state: bool = False
+    is_compiled: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

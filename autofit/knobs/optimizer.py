@@ -6,7 +6,7 @@ block of 256 (2.03), torchao the same per block of 256 (8 bit) or half a byte an
 
 from __future__ import annotations
 
-from autofit.knobs.availability import first_of, missing
+from autofit.knobs.availability import first_of, missing, needs_cuda
 from autofit.knobs.knob import Choice, Knob
 from autofit.numerics import Numerics
 from autofit.situation import Situation
@@ -23,6 +23,8 @@ def _choice(optim: str, title: str, state_bytes: float, numerics: Numerics = Num
     reasons = [missing(needs)] if needs else []
     if paged:
         reasons.append(_paging_is_pointless)
+    if needs == "torchao":
+        reasons.append(needs_cuda("torchao's optimizer, whose update is compiled,"))
     return Choice(
         value=optim,
         title=title,
@@ -31,6 +33,7 @@ def _choice(optim: str, title: str, state_bytes: float, numerics: Numerics = Num
         unavailable=first_of(*reasons),
         state_bytes=state_bytes,
         paged_state=paged,
+        is_compiled=needs == "torchao",
     )
 
 

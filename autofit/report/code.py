@@ -25,6 +25,8 @@ def model_call(workload: Workload, model_kwargs: dict[str, Any]) -> str:
 def method_lines(recommendation: Recommendation) -> list[str]:
     """What the model call needs beside it: 4-bit weights, adapters, the data collator where it is not the usual one."""
     lines = []
+    if recommendation.model_kwargs.get("attn_implementation") == "torch_varlen":
+        lines.append("# torch_varlen is not transformers' own: the exported file has it")
     if recommendation.quantization is not None:
         lines.append(f"quantization_config=BitsAndBytesConfig({_keywords(recommendation.quantization)})")
     if recommendation.adapter is not None:

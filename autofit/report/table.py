@@ -1,9 +1,10 @@
-"""The ranked table: a column for every knob on wide terminals, a second line per row on narrow ones."""
+"""The ranked table: a column for every knob where the terminal is wide enough, else a second line per row."""
 
 from __future__ import annotations
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -12,20 +13,24 @@ from autofit.ranking import Ranked
 from autofit.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
 
-WIDE = 130
-"""From this many columns on every knob has its own."""
-
 _FIGURES = ("time a step", "samples/s", "tokens/s", "padding", "needs", "free", "speed-up")
 
 
 def ranked_table(result: Result, *, width: int, most_rows: int | None = 15) -> RenderableType:
     """Measured configurations, fastest first, and a line that explains the last columns."""
     rows = result.ranking.ranked[:most_rows]
-    shown = _wide(result, rows) if width >= WIDE else _narrow(result, rows)
+    wide = _wide(result, rows)
+    shown = wide if _natural_width(wide) <= width else _narrow(result, rows)
     return Group(shown, Text(_explanation(result, len(rows)), style="dim"), Text(""))
 
 
-def _wide(result: Result, rows: tuple[Ranked, ...]) -> RenderableType:
+def _natural_width(table: Table) -> int:
+    """Columns it takes with nothing cut."""
+    console = Console(width=1000)
+    return Measurement.get(console, console.options, table).maximum
+
+
+def _wide(result: Result, rows: tuple[Ranked, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("micro\nx acc", no_wrap=True)
