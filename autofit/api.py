@@ -8,35 +8,33 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autofit.catalogue.models import ModelSource, resolve_model
-from autofit.data.token_counts import lengths_of_data, lengths_of_file
-from autofit.detect import find_device
+from autofit.catalogue.models import resolve_model
 from autofit.driver.budget import Budget
 from autofit.driver.ladder import LadderStrategy
 from autofit.driver.loop import Search
 from autofit.driver.need import least_need
 from autofit.driver.observer import Observer
+from autofit.equivalence import Comparison, check_equivalence
 from autofit.errors import NothingFitsError, UserError
-from autofit.lengths import SampleLengths
-from autofit.method import METHODS, Adapter
+from autofit.method import Adapter
+from autofit.outcome import Outcome
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
 from autofit.report.document import document
-from autofit.report.text import as_html, as_text
+from autofit.report.text import as_html, as_text, describe
+from autofit.request import JobRequest
 from autofit.result import Result, Run
-from autofit.situation import Limits, Situation
+from autofit.situation import Situation
 from autofit.space import SearchSpace, SpaceRequest
-from autofit.study import Study, StudyRecord, default_storage, home, load_study, open_study
-from autofit.tasks import Task, task_named, task_of
-from autofit.train_config import KnobValue
-from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult, Workshop, probe
+from autofit.study import Study, default_storage, home, load_study, open_study
+from autofit.tasks import task_of
+from autofit.train_config import KnobValue, TrainConfig
+from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
+from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.workshop import Announce, Workshop, probe
 from autofit.trials import Trial
-from autofit.units import parse_bytes, parse_seconds, parse_share
-from autofit.versions import installed_versions
-from autofit.workload import Workload
+from autofit.units import parse_seconds
 
-DEFAULT_SEQUENCE_LENGTH = 1024
 DEFAULT_BUDGET_SECONDS = 600.0
 
 
@@ -112,40 +110,36 @@ def search(
         trials=_checked_max_trials(max_trials),
     )
     timeout = parse_seconds(trial_timeout) if isinstance(trial_timeout, str) else trial_timeout
-    source = resolve_model(model, trust_remote_code=trust_remote_code)
-    chosen_task = task_of(source.config, source.head) if task is None else task_named(task)
-    sample_lengths = _sample_lengths(
-        source,
-        chosen_task,
+    record = JobRequest(
+        model=model,
+        effective_batch=effective_batch,
         seq_len=seq_len,
         data=data,
         text_field=text_field,
         lengths=lengths,
         max_length=max_length,
         tokens_per_word=tokens_per_word,
-    )
-    record = _record(
-        source,
-        task=chosen_task,
-        lengths=sample_lengths,
+        task=task,
         method=method,
-        adapter=_adapter(method, lora_rank, lora_alpha, lora_targets, lora_dropout),
-        effective_batch=effective_batch,
-        device_label=device,
+        lora_rank=lora_rank,
+        lora_alpha=lora_alpha,
+        lora_targets=lora_targets,
+        lora_dropout=lora_dropout,
+        device=device,
         memory_limit=memory_limit,
         headroom=headroom,
         seed=seed,
         trust_remote_code=trust_remote_code,
-    )
+    ).record()
     opened = open_study(storage or default_storage(), record, study, fresh=fresh)
     workers = _Workers(opened, timeout, watcher)
     stopped, interrupted = "it was interrupted", True
     try:
         situation = opened.situation or workers.probe()
         space = SearchSpace(situation, request)
-        if not sample_lengths.all_equal:
+        if not record.workload.lengths.all_equal:
             estimate = f", estimated at {tokens_per_word:g} tokens a word" if tokens_per_word else ""
-            watcher.say(f"Data: {sample_lengths.describe()}{estimate}.")
+            watcher.say(f"Data: {record.workload.lengths.describe()}{estimate}.")
         watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), limit.seconds)
         if space.refusals:
             watcher.say(f"Not searched: {'; '.join(refusal.reason for refusal in space.refusals)}.")
@@ -211,24 +205,70 @@ def replay(study: str | None, number: int, *, storage: str | None = None) -> tup
     return trial, result, f"{sys.executable} -P -m autofit.trial.worker {opened.log_folder / 'replay.json'}"
 
 
+def verify(
+    study: str | None = None,
+    *,
+    trials: Sequence[int] | None = None,
+    storage: str | None = None,
+    announce: Announce = lambda sentence: None,
+) -> list[Comparison]:
+    """Whether configurations of a study are the same training as the plainest one; see ``equivalence``.
+
+    ``trials`` names them by their trials' numbers; the best one where none is named. One that is not the
+    same is stored as ``invalid``. Raises UserError where there is no such trial or nothing was measured.
+    """
+    opened = load_study(storage or default_storage(), study)
+    result = result_of(opened)
+    by_number = {trial.number: trial for trial in opened.trials()}
+    unknown = [number for number in trials or () if number not in by_number]
+    if unknown:
+        raise UserError(f"Study '{opened.name}' has no trial {unknown[0]}; 'autofit show --json' lists them.")
+    chosen = [by_number[number] for number in trials] if trials else [result.best.trial]
+    record, situation = opened.record, result.situation
+    workshop = Workshop(record.device.kind, record.device.index, opened.log_folder, announce)
+
+    def run(config: TrainConfig) -> StepResult:
+        announce(f"Training one effective batch: {describe(config)}")
+        job = StepJob(
+            model=record.model,
+            workload=record.workload,
+            recipe=recipe_for(config, situation),
+            device=workshop.torch_device,
+            seed=record.seed,
+            trust_remote_code=record.trust_remote_code,
+        )
+        answer, how_it_ended = workshop.ask(job, "verify", DEFAULT_BUDGET_SECONDS)
+        if isinstance(answer, StepResult):
+            return answer
+        return StepResult(outcome=Outcome.CRASHED, reason=f"its worker {how_it_ended}")
+
+    try:
+        labelled = [(f"trial {trial.number}", trial.config) for trial in chosen]
+        comparisons = check_equivalence(labelled, situation, run)
+    finally:
+        workshop.close()
+    problems = {each.label: each.problem for each in comparisons if each.loss_difference is not None}
+    for trial in chosen:
+        problem = problems.get(f"trial {trial.number}")
+        if problem is not None:
+            values = dict(trial.config)
+            number = opened.begin(trial.config)
+            opened.finish(Trial(number=number, values=values, outcome=Outcome.INVALID, reason=problem, whole=True))
+    return comparisons
+
+
 def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False) -> Situation:
     """What a worker can say of the device, the libraries and a model; nothing is trained or stored."""
     source = resolve_model(model, trust_remote_code=trust_remote_code)
-    chosen_task = task_of(source.config, source.head)
-    record = _record(
-        source,
-        task=chosen_task,
-        # Two lengths, so that every layout is looked at.
-        lengths=SampleLengths(lengths=(1,), counts=(1,))
-        if chosen_task.reads == "images"
-        else SampleLengths(lengths=(2, 3), counts=(1, 1)),
+    of_text = task_of(source.config, source.head).reads == "tokens"
+    record = JobRequest(
+        model=model,
         effective_batch=1,
-        device_label=device,
-        memory_limit=None,
-        headroom=0.05,
-        seed=0,
+        # Two lengths, so that every layout is looked at.
+        lengths=(2, 3) if of_text else None,
+        device=device,
         trust_remote_code=trust_remote_code,
-    )
+    ).record()
     workshop = Workshop(record.device.kind, record.device.index, home() / "logs" / "doctor", lambda sentence: None)
     try:
         return probe(
@@ -281,108 +321,6 @@ class _Workers:
             device = self._study.record.device
             self._workshop = Workshop(device.kind, device.index, self._study.log_folder, self._observer.say)
         return self._workshop
-
-
-def _record(
-    source: ModelSource,
-    *,
-    task: Task,
-    lengths: SampleLengths,
-    effective_batch: int,
-    device_label: str,
-    memory_limit: str | int | None,
-    headroom: str | float,
-    seed: int,
-    trust_remote_code: bool,
-    method: str = "full",
-    adapter: Adapter | None = None,
-) -> StudyRecord:
-    workload = Workload(
-        model=source.name,
-        model_digest=source.digest,
-        task=task.name,
-        lengths=lengths,
-        effective_batch=effective_batch,
-        method=method,
-        adapter=adapter,
-    )
-    device = find_device(device_label)
-    wanted = parse_bytes(memory_limit) if isinstance(memory_limit, str) else memory_limit
-    limits = Limits(
-        memory_bytes=device.memory_bytes if wanted is None else wanted,
-        headroom=parse_share(headroom) if isinstance(headroom, str) else headroom,
-    )
-    limits.check(device)
-    return StudyRecord(
-        model=source,
-        workload=workload,
-        device=device,
-        versions=installed_versions(),
-        limits=limits,
-        trust_remote_code=trust_remote_code,
-        seed=seed,
-    )
-
-
-def _adapter(method: str, rank: int, alpha: float | None, targets: str, dropout: float) -> Adapter | None:
-    """Raises UserError for an unknown method, and for settings of adapters that are not trained."""
-    if method not in METHODS:
-        raise UserError(f"--method takes {', '.join(METHODS)}; not '{method}'.")
-    given = Adapter(rank=rank, alpha=2 * rank if alpha is None else alpha, targets=targets, dropout=dropout)
-    if method == "full":
-        if given != Adapter():
-            raise UserError("LoRA's settings are for --method lora and qlora.")
-        return None
-    return given
-
-
-def _sample_lengths(
-    source: ModelSource,
-    task: Task,
-    *,
-    seq_len: int | None,
-    data: str | Path | None,
-    text_field: str | None,
-    lengths: str | Path | Sequence[int] | None,
-    max_length: int | None,
-    tokens_per_word: float | None,
-) -> SampleLengths:
-    """The lengths that one of the three ways of giving them says. Raises UserError where they contradict."""
-    given = [
-        name for name, value in (("--seq-len", seq_len), ("--data", data), ("--lengths", lengths)) if value is not None
-    ]
-    if len(given) > 1:
-        raise UserError(f"{' and '.join(given)} say the same thing differently; give one (--max-length cuts samples).")
-    for name, value in (("--text-field", text_field), ("--tokens-per-word", tokens_per_word)):
-        if value is not None and data is None:
-            raise UserError(f"{name} is about --data FILE, which is not given.")
-    if max_length is not None and data is None and lengths is None:
-        raise UserError("--max-length cuts samples of --data or --lengths; for one length say --seq-len.")
-    positions = source.positions
-    if task.reads == "images":
-        if given:
-            raise UserError(f"{source.name} reads images; {given[0]} is for text.")
-        return SampleLengths.fixed(1)
-    for name, value in (("--seq-len", seq_len), ("--max-length", max_length)):
-        if value is not None and positions is not None and value > positions:
-            raise UserError(
-                f"{name} {value} is longer than the {positions} positions of {source.name}; choose {positions} or less."
-            )
-    longest = max_length or positions
-    if data is not None:
-        return lengths_of_data(
-            Path(data).expanduser(),
-            source,
-            fields=tuple(text_field.split(",")) if text_field else (),
-            max_length=longest,
-            tokens_per_word=tokens_per_word,
-            cache=home() / "lengths",
-        )
-    if isinstance(lengths, (str, Path)):
-        return lengths_of_file(Path(lengths).expanduser(), max_length=longest)
-    if lengths is not None:
-        return SampleLengths.of(lengths, longest=longest)
-    return SampleLengths.fixed(seq_len or min(DEFAULT_SEQUENCE_LENGTH, positions or DEFAULT_SEQUENCE_LENGTH))
 
 
 def _checked_max_trials(max_trials: int | None) -> int | None:

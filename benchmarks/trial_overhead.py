@@ -30,6 +30,7 @@ from rich.table import Table
 
 from autofit.catalogue.models import ModelSource, resolve_model
 from autofit.detect import find_device
+from autofit.knobs import KNOBS
 from autofit.lengths import SampleLengths
 from autofit.measurement import StepSeconds
 from autofit.outcome import Outcome
@@ -38,13 +39,14 @@ from autofit.situation import Limits, Situation
 from autofit.train_config import TrainConfig
 from autofit.trial.launcher import FreshInterpreters, worker_environment
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult, Workshop, probe
+from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.workshop import Workshop, probe
 from autofit.workload import Workload
 from benchmarks.record import write_results
 
 MODEL = Path(__file__).parents[1] / "examples" / "small-llama"
 
-PLAIN = {"precision": "fp32", "activation_checkpointing": "off", "attention": "sdpa", "optimizer": "adamw_torch_fused"}
+PLAIN = {row.name: row.reference for row in KNOBS}
 COMPOSED = (
     (1, {}),
     (2, {}),

@@ -20,7 +20,9 @@ FLOORS = {
     "report": 5,
     "export": 5,
     "result": 4,
+    "request": 4,
     "driver": 4,
+    "equivalence": 4,
     "recommendation": 4,
     "study": 3,
     "ranking": 3,
@@ -34,7 +36,7 @@ FLOORS = {
 }
 WORKER_ONLY = {
     "accelerator", "batches", "build", "collators", "compilation", "hidden_import", "instrument", "isolation",
-    "measure", "probe", "samples", "schedule", "server", "varlen_attention", "worker",
+    "measure", "one_step", "probe", "samples", "schedule", "server", "varlen_attention", "worker",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "peft"}
 

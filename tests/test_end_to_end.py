@@ -188,3 +188,42 @@ def test_the_library_call_returns_the_object_that_the_command_prints(tiny_model:
     assert "Use this" in str(result) and "<pre" in result._repr_html_()
     assert result.document()["recommendation"]["trial"] == result.best.trial.number
     assert autofit.load(result.study).trials == result.trials
+
+
+def test_a_search_over_real_text_shows_its_profile_ranks_layouts_and_is_verified(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    words = ["examples/small-llama", "--effective-batch", "16", "--data", "examples/genesis.txt", "--study", "genesis"]
+    words += ["--fix", "precision=fp32", "--fix", "optimizer=adamw_torch_fused", "--fix", "compile=off"]
+    words += ["--fix", "activation_checkpointing=off", "--fix", "micro_batch_size=16"]
+    assert main(words) == 0
+    output, progress = capfd.readouterr()
+    assert "Data: 514 samples: median 55 tokens, p90 91, p99 119, longest 126." in progress
+    assert "padding" in output and "514 samples" in output
+    result = autofit.load("genesis")
+    seconds = {
+        each.trial.config["batch_layout"]: each.measurement.step_seconds
+        for each in reversed(result.ranking.ranked)
+        if each.trial.config["attention"] != "eager"
+    }
+    assert set(seconds) == {"dynamic_padding", "fixed_padding", "batch_rebalance", "packed", "flattened"}
+    # 53 % padding against none: far more than the noise.
+    assert seconds["flattened"] < seconds["fixed_padding"] and seconds["packed"] < seconds["fixed_padding"]
+    padding = {each.trial.config["batch_layout"]: each.measurement.padding_share for each in result.ranking.ranked}
+    assert padding["fixed_padding"] > padding["dynamic_padding"] > padding["packed"] > padding["flattened"] == 0
+
+    assert main(["verify", "genesis"]) == 0
+    assert "same" in capfd.readouterr().out
+    assert len(autofit.load("genesis").trials) == len(result.trials), "what is the same training adds nothing"
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_a_search_with_adapters_ends_with_settings_that_make_them(method: str, tiny_model: Path) -> None:
+    result = autofit.search(
+        str(tiny_model), effective_batch=4, lengths=[5, 9, 14, 30] * 8, method=method, lora_rank=4, max_trials=3
+    )
+    best = result.best
+    assert best.peft_config.r == 4 and best.peft_config.lora_alpha == 8
+    assert ("quantization_config" in best.model_kwargs) == (method == "qlora")
+    assert result.situation.model.trainable_parameters < result.situation.model.num_parameters / 5
+    assert "get_peft_model(model, LoraConfig(r=4" in str(result)

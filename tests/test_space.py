@@ -1,6 +1,7 @@
 import pytest
 
 from autofit.errors import UserError
+from autofit.lengths import SampleLengths
 from autofit.space import CONSTRAINTS, SearchSpace, SpaceRequest, needs_at_least
 from tests.doubles import make_config, make_situation
 
@@ -102,3 +103,56 @@ def test_accumulation_one_is_ruled_out_by_nothing_that_accumulates_and_rules_out
 @pytest.mark.parametrize("change", [{"precision": "bf16"}, {"attention": "eager"}, {"optimizer": "adamw_8bit"}])
 def test_nothing_is_concluded_across_other_knobs(change: dict) -> None:
     assert not needs_at_least(make_config(**change), make_config(micro_batch_size=4, accumulation_steps=8))
+
+
+VERSES = SampleLengths.of([4, 9, 30, 17])
+ALL_ATTENTION = ("eager", "sdpa", "flash_attention_2", "torch_varlen", "flex_attention")
+
+
+def test_padding_free_needs_an_attention_that_knows_the_documents_ends() -> None:
+    gpu = make_situation(kind="cuda", capability=(9, 0), missing={}, lengths=VERSES, attention=ALL_ATTENTION)
+    configs = SearchSpace(gpu, SpaceRequest()).configs
+    flattened = {config["attention"] for config in configs if config["batch_layout"] == "flattened"}
+    assert flattened == {"flash_attention_2", "torch_varlen", "flex_attention"}
+    assert {config["batch_layout"] for config in configs if config["attention"] == "torch_varlen"} == {"flattened"}
+    packed = {config["attention"] for config in configs if config["batch_layout"] == "packed"}
+    assert packed == {"sdpa", "eager", "flex_attention"}
+
+
+def test_compile_is_tried_where_batches_have_one_shape() -> None:
+    gpu = make_situation(kind="cuda", capability=(9, 0), missing={}, lengths=VERSES)
+    compiled = {
+        config["batch_layout"] for config in SearchSpace(gpu, SpaceRequest()).configs if config["compile"] != "off"
+    }
+    assert compiled == {"fixed_padding"}
+    equal = make_situation(kind="cuda", capability=(9, 0), missing={})
+    compiled = {
+        config["batch_layout"] for config in SearchSpace(equal, SpaceRequest()).configs if config["compile"] != "off"
+    }
+    assert compiled == {"dynamic_padding"}
+
+
+def test_layouts_have_reasons_where_they_make_no_difference_or_no_sense() -> None:
+    reasons = {refusal.value: refusal.reason for refusal in SearchSpace(make_situation(), SpaceRequest()).refusals}
+    assert all("nothing to pad" in reasons[layout] for layout in ("flattened", "packed", "fixed_padding"))
+    bert = SearchSpace(make_situation(task="masked-lm", lengths=VERSES), SpaceRequest())
+    reasons = {refusal.value: refusal.reason for refusal in bert.refusals}
+    assert "only causal attention keeps them apart" in reasons["flattened"]
+    assert "batch_rebalance" in bert.choices["batch_layout"]
+    assert "group_by_length" not in bert.choices["batch_layout"]
+    allowed = SearchSpace(make_situation(lengths=VERSES), SpaceRequest(allow={"batch_layout": ("group_by_length",)}))
+    assert "group_by_length" in allowed.choices["batch_layout"]
+
+
+def test_with_4_bit_weights_only_16_bit_precisions_are_left() -> None:
+    situation = make_situation(method="qlora", kind="cuda", capability=(9, 0), missing={})
+    assert set(SearchSpace(situation, SpaceRequest(numerics="aggressive")).choices["precision"]) == {"bf16", "fp16"}
+
+
+def test_a_large_space_is_asked_without_being_listed() -> None:
+    gpu = make_situation(
+        effective_batch=64, kind="cuda", capability=(9, 0), missing={}, lengths=VERSES, attention=ALL_ATTENTION
+    )
+    space = SearchSpace(gpu, SpaceRequest(numerics="aggressive"))
+    assert len(space) > 20_000 and len(space) == len(space.configs)
+    assert all(config in space for config in space.configs[::997])

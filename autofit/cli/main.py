@@ -12,7 +12,7 @@ from types import FrameType
 
 from autofit.errors import AutofitError
 
-SUBCOMMANDS = ("show", "export", "doctor")
+SUBCOMMANDS = ("show", "export", "verify", "doctor")
 INTERRUPTED = 130
 
 
@@ -58,6 +58,10 @@ def _run(words: list[str]) -> int:
         from autofit.cli import export
 
         return export.main(rest)
+    if command == "verify":
+        from autofit.cli import verify
+
+        return verify.main(rest)
     if command == "doctor":
         from autofit.cli import doctor
 

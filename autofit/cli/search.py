@@ -21,6 +21,7 @@ EPILOG = """\
 commands over a stored study:
   autofit show [STUDY]                  its ranked table and recommendation
   autofit export FORMAT=PATH            training-arguments (a Python file), json
+  autofit verify [STUDY]                is it the same training as the plainest configuration?
   autofit doctor                        what can be had on this machine, and what not and why
 
 exit codes: 0 done, 1 something broke, 2 a request that cannot be carried out, 3 nothing fits, 130 interrupted

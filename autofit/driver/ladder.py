@@ -167,7 +167,7 @@ def _single_changes(history: History, config: TrainConfig) -> Iterator[TrainConf
         for value in history.space.choices[row.name]:
             if value == config[row.name]:
                 continue
-            changed = _made_valid(history.space, config.replace(**{row.name: value}), keep=row.name)
+            changed = made_valid(history.space, config.replace(**{row.name: value}), keep=row.name)
             if changed is None:
                 continue
             yield from _descend(history, changed)
@@ -176,7 +176,7 @@ def _single_changes(history: History, config: TrainConfig) -> Iterator[TrainConf
                 yield from _climb(history, changed)
 
 
-def _made_valid(space: SearchSpace, config: TrainConfig, keep: str) -> TrainConfig | None:
+def made_valid(space: SearchSpace, config: TrainConfig, keep: str) -> TrainConfig | None:
     """The configuration, or where a constraint forbids it the first with one more knob changed; None if none is."""
     if config in space:
         return config

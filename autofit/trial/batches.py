@@ -39,6 +39,21 @@ def shape_of(micro_batch: MicroBatch, collator: str, collator_kwargs: dict[str, 
     return BatchShape(rows=len(micro_batch), length=collator_kwargs.get("length") or max(micro_batch))
 
 
+def cut(samples: list[int], recipe: Recipe, seed: int) -> list[list[list[int]]]:
+    """Places in ``samples`` (lengths in sampling order), by effective batch and micro-batch, as the Trainer cuts them."""
+    micro, accumulation = recipe.micro_batch_size, recipe.accumulation_steps
+    strategy = recipe.training_arguments.get("train_sampling_strategy", "random")
+    if strategy == "batch_rebalance":
+        micro_batches = list(BatchRebalanceSampler(samples, micro * accumulation, 1, accumulation, shuffle=False))
+    else:
+        order = list(range(len(samples)))
+        if strategy == "group_by_length":
+            generator = torch.Generator().manual_seed(seed)
+            order = get_length_grouped_indices(samples, micro * accumulation, generator=generator)
+        micro_batches = [order[start : start + micro] for start in range(0, len(order), micro)]
+    return [micro_batches[start : start + accumulation] for start in range(0, len(micro_batches), accumulation)]
+
+
 class StepBatches:
     """The frozen list of effective batches as one recipe cuts it into micro-batches, and what follows from it."""
 
@@ -104,19 +119,10 @@ class StepBatches:
         return [(examples[shapes[place]], share) for place, share in zip(places, node_shares, strict=True)]
 
     def _cut(self, samples: list[int], seed: int) -> list[list[MicroBatch]]:
-        recipe = self._recipe
-        micro, accumulation = recipe.micro_batch_size, recipe.accumulation_steps
-        strategy = recipe.training_arguments.get("train_sampling_strategy", "random")
-        if strategy == "batch_rebalance":
-            sampler = BatchRebalanceSampler(samples, micro * accumulation, 1, accumulation, shuffle=False)
-            micro_batches = [tuple(samples[place] for place in places) for places in sampler]
-        else:
-            if strategy == "group_by_length":
-                generator = torch.Generator().manual_seed(seed)
-                order = get_length_grouped_indices(samples, micro * accumulation, generator=generator)
-                samples = [samples[place] for place in order]
-            micro_batches = [tuple(samples[start : start + micro]) for start in range(0, len(samples), micro)]
-        return [micro_batches[start : start + accumulation] for start in range(0, len(micro_batches), accumulation)]
+        return [
+            [tuple(samples[place] for place in places) for places in effective_batch]
+            for effective_batch in cut(samples, self._recipe, seed)
+        ]
 
     def _worst_micro_batches(self) -> list[MicroBatch]:
         """What needs most memory: the most padded tokens, and the most attention scores where that is another.

@@ -14,7 +14,7 @@ from autofit.recipe import Recipe
 from autofit.tasks import Task, task_named
 from autofit.trial import varlen_attention
 from autofit.trial.collators import PackRows, PadRight
-from autofit.trial.protocol import TrialJob
+from autofit.trial.protocol import StepJob, TrialJob
 
 BITSANDBYTES_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit")
 
@@ -40,9 +40,9 @@ def build_model(config: Any, task: Task, device: str, model_kwargs: dict[str, An
         return getattr(transformers, task.auto_class).from_config(config, **keywords)
 
 
-def build_trial_model(job: TrialJob) -> Any:
-    """The model that a job's recipe asks for, with its adapters where it has some."""
-    config = load_config(job.model, trust_remote_code=job.trust_remote_code)
+def build_trial_model(job: TrialJob | StepJob, config: Any = None) -> Any:
+    """The model that a job's recipe asks for, with its adapters where it has some; ``config`` may be a changed one."""
+    config = config or load_config(job.model, trust_remote_code=job.trust_remote_code)
     task, recipe = task_named(job.workload.task), job.recipe
     if task.name == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
         # A causal model reads its class off the last token, and has to know which tokens are padding.
@@ -73,7 +73,7 @@ def with_adapter(model: Any, adapter: dict[str, Any]) -> Any:
     return get_peft_model(model, LoraConfig(**adapter))
 
 
-def _build_quantized(config: Any, task: Task, job: TrialJob) -> Any:
+def _build_quantized(config: Any, task: Task, job: TrialJob | StepJob) -> Any:
     """The model in 4 bits, through the quantiser's own loading path, which takes its weights from a dict.
 
     The weights are drawn once and repeated: values matter to no kernel here as long as they are spread like
@@ -118,19 +118,24 @@ def build_collator(recipe: Recipe, config: Any) -> Any:
 def training_arguments(
     job: TrialJob, scratch: Path, micro_steps: int, most_steps: int
 ) -> transformers.TrainingArguments:
-    """The recipe's TrainingArguments, plus only what keeps a trial short, quiet and on its scratch folder.
+    """The trial's TrainingArguments; a step runs ``micro_steps`` of the accumulation's micro-steps."""
+    return short_arguments(
+        job.recipe,
+        str(scratch),
+        seed=job.plan.seed,
+        max_steps=most_steps,
+        gradient_accumulation_steps=micro_steps,
+        per_device_eval_batch_size=job.recipe.micro_batch_size,
+    )
 
-    A step runs ``micro_steps`` of the accumulation's micro-steps.
-    """
+
+def short_arguments(recipe: Recipe, scratch: str, **changes: Any) -> transformers.TrainingArguments:
+    """The recipe's TrainingArguments, plus only what keeps a run short, quiet and on its scratch folder."""
     quiet = {
-        "output_dir": str(scratch),
-        "max_steps": most_steps,
+        "output_dir": scratch,
         "save_strategy": "no",
         "logging_strategy": "no",
         "report_to": "none",
         "disable_tqdm": True,
-        "seed": job.plan.seed,
-        "per_device_eval_batch_size": job.recipe.micro_batch_size,
     }
-    short = {"gradient_accumulation_steps": micro_steps}
-    return transformers.TrainingArguments(**{**job.recipe.training_arguments, **quiet, **short})
+    return transformers.TrainingArguments(**{**recipe.training_arguments, **quiet, **changes})

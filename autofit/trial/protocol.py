@@ -79,6 +79,11 @@ class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
     trust_remote_code: bool = False
     format: int = FORMAT
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return self.recipe.environment
+
 
 class ProbeJob(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     """Say what the device, the libraries and the model are."""
@@ -88,6 +93,31 @@ class ProbeJob(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     device: str
     trust_remote_code: bool = False
     format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return {}
+
+
+class StepJob(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """Train one effective batch of the frozen list with one recipe, dropout off, and say loss and gradient norm.
+
+    The same seed gives the same weights and samples to every recipe of a workload.
+    """
+
+    model: ModelSource
+    workload: Workload
+    recipe: Recipe
+    device: str
+    seed: int = 0
+    trust_remote_code: bool = False
+    format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return self.recipe.environment
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
@@ -110,8 +140,18 @@ class ProbeResult(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
     format: int = FORMAT
 
 
-Job = TrialJob | ProbeJob
-Result = TrialResult | ProbeResult
+class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
+    """Loss of the effective batch and the norm of all its gradients, unclipped. ``outcome`` is ``ok`` with both."""
+
+    outcome: Outcome
+    reason: str = ""
+    loss: float | None = None
+    gradient_norm: float | None = None
+    format: int = FORMAT
+
+
+Job = TrialJob | ProbeJob | StepJob
+Result = TrialResult | ProbeResult | StepResult
 
 Phase = Literal["start", "build", "train", "first_micro_step", "first_step", "warm", "evaluate", "done"]
 

@@ -13,33 +13,28 @@ from typing import Protocol
 
 from autofit import nvml
 from autofit.catalogue.models import ModelSource
-from autofit.device import Device
-from autofit.errors import AutofitError, UserError
 from autofit.failures import classify_exit
 from autofit.host import host_memory_bytes, host_memory_in_use_bytes, out_of_memory_kills
 from autofit.measurement import Measurement
 from autofit.outcome import Outcome
 from autofit.recipe import Recipe
-from autofit.situation import Limits, Situation
-from autofit.trial.launcher import FreshInterpreters, Launcher, LaunchError, TrialServer, worker_environment
+from autofit.situation import Situation
+from autofit.trial.launcher import Launcher, LaunchError
 from autofit.trial.protocol import (
     SLOWER_FACTOR,
     JobFiles,
     MeasuringPlan,
     MemoryPlan,
-    ProbeJob,
-    ProbeResult,
     TrialJob,
     TrialResult,
     read_phases,
     read_result,
     write_document,
 )
+from autofit.trial.workshop import Workshop
 from autofit.units import format_bytes, format_seconds
-from autofit.workload import Workload
 
 POLL_SECONDS = 0.1
-PROBE_SECONDS = 180.0
 WARM_UP_GRACE_SECONDS = {"cpu": 2.0, "cuda": 20.0}
 """What a first micro-step may take beyond a warm one: kernels are loaded, workspaces are made."""
 COMPILE_GRACE_SECONDS = 300.0
@@ -69,120 +64,6 @@ class Runner(Protocol):
 
     def close(self) -> None:
         """Give back what the runner holds."""
-
-
-class Workshop:
-    """Where workers of one device are started: the trial server, or fresh interpreters as the announced fallback.
-
-    ``announce`` is called with a sentence when the fallback is taken. ``launcher`` replaces both: the
-    seam where tests put workers of their own.
-    """
-
-    def __init__(
-        self,
-        device_kind: str,
-        device_index: int,
-        folder: Path,
-        announce: Announce,
-        launcher: Launcher | None = None,
-    ) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.torch_device = "cpu" if device_kind == "cpu" else f"{device_kind}:0"
-        visible = "" if device_kind == "cpu" else str(device_index)
-        self._environment = worker_environment(visible)
-        self._announce = announce
-        self._server: TrialServer | None = None
-        self._launcher: Launcher | None = launcher
-        if launcher is not None:
-            return
-        try:
-            self._server = TrialServer(self._environment, self.torch_device, folder / "server.log")
-        except LaunchError as error:
-            self._fall_back(str(error))
-
-    def launcher(self, environment: dict[str, str]) -> Launcher:
-        """Where to start the next worker. Variables that torch reads when it is imported need a fresh one."""
-        if environment and any(self._environment.get(name) != value for name, value in environment.items()):
-            return FreshInterpreters({**self._environment, **environment})
-        if self._launcher is None:
-            assert self._server is not None
-            try:
-                self._server.await_ready()
-                self._launcher = self._server
-            except LaunchError as error:
-                self._fall_back(str(error))
-        assert self._launcher is not None
-        return self._launcher
-
-    def fall_back(self, reason: str) -> Launcher:
-        """Give the server up for good."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        return self._fall_back(reason)
-
-    def close(self) -> None:
-        """End the server and whatever runs."""
-        for launcher in {self._launcher, self._server} - {None}:
-            assert launcher is not None
-            launcher.close()
-
-    def _fall_back(self, reason: str) -> Launcher:
-        self._announce(f"Every trial starts a fresh Python, which costs seconds each: {reason}.")
-        self._launcher = FreshInterpreters(self._environment)
-        return self._launcher
-
-
-class Announce(Protocol):
-    """Takes a sentence for the user."""
-
-    def __call__(self, sentence: str, /) -> None: ...
-
-
-def probe(
-    workshop: Workshop,
-    model: ModelSource,
-    workload: Workload,
-    device: Device,
-    limits: Limits,
-    *,
-    trust_remote_code: bool,
-) -> Situation:
-    """Ask a worker what it can say of the device, the libraries and the model.
-
-    ``device`` is what the parent found without opening it; the worker's facts replace it, but for the
-    index. Raises UserError where the model or the device cannot be used, AutofitError where the worker
-    does not answer.
-    """
-    job = ProbeJob(model=model, workload=workload, device=workshop.torch_device, trust_remote_code=trust_remote_code)
-    files = JobFiles(workshop.folder / "probe.json")
-    files.result.unlink(missing_ok=True)
-    write_document(files.job, job)
-    launcher = workshop.launcher({})
-    try:
-        launcher.start(files.job)
-        code = launcher.wait(PROBE_SECONDS)
-    except LaunchError as error:
-        launcher = workshop.fall_back(str(error))
-        launcher.start(files.job)
-        code = launcher.wait(PROBE_SECONDS)
-    if code is None:
-        launcher.kill()
-        launcher.wait(5)
-    answer = read_result(files.result)
-    if not isinstance(answer, ProbeResult):
-        why = "did not answer in time" if code is None else f"ended with exit code {code}"
-        raise AutofitError(f"The worker that looks at the device and the model {why}; its log: {files.log}")
-    if answer.refusal is not None:
-        raise UserError(answer.refusal)
-    assert answer.device is not None and answer.libraries is not None and answer.model is not None
-    found = replace(answer.device, index=device.index)
-    if device.kind == "cuda":
-        # The driver counts a little memory that torch cannot have; what torch says is what there is.
-        whole_card = limits.memory_bytes >= device.memory_bytes
-        limits = replace(limits, memory_bytes=found.memory_bytes) if whole_card else limits
-    return Situation(workload=workload, device=found, libraries=answer.libraries, model=answer.model, limits=limits)
 
 
 class ProcessRunner:

@@ -18,7 +18,8 @@ from autofit.trial.protocol import (
     Phase,
     ProbeJob,
     Result,
-    TrialJob,
+    StepJob,
+    StepResult,
     TrialResult,
     note_phase,
     read_job,
@@ -35,7 +36,7 @@ def run_job(job_path: Path) -> Result:
 
     note("start")
     job = read_job(job_path)
-    os.environ.update(job.recipe.environment if isinstance(job, TrialJob) else {})
+    os.environ.update(job.environment)
     # Imported here: by hand, the environment above must be there before torch is; in a fork it costs nothing.
     from autofit.trial.accelerator import CapTooSmallError, accelerator_for
     from autofit.trial.measure import measure
@@ -43,6 +44,15 @@ def run_job(job_path: Path) -> Result:
 
     if isinstance(job, ProbeJob):
         result: Result = probe(job)
+    elif isinstance(job, StepJob):
+        from autofit.trial.one_step import train_one_step
+
+        try:
+            result = train_one_step(job)
+        except Exception as error:  # a failure is a result
+            traceback.print_exc()
+            outcome, reason = classify_exception(error)
+            result = StepResult(outcome=outcome, reason=reason)
     else:
         accelerator = accelerator_for(job.device)
         try:

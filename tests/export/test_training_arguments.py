@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib.util
 import json
 import os
@@ -12,10 +13,12 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from transformers import AutoTokenizer, Trainer
 
 from autofit.errors import UserError
 from autofit.export import EXPORTERS
 from autofit.export.training_arguments import serialize
+from autofit.lengths import SampleLengths
 from autofit.outcome import Outcome
 from autofit.result import Result
 from autofit.trials import Trial
@@ -24,11 +27,15 @@ from tests.doubles import FIELDS, make_situation, make_trial
 from tests.test_study import make_record
 
 
-def make_result(*trials: Trial, model: str = "some/llama", task: str = "causal-lm") -> Result:
-    import dataclasses
-
-    situation = make_situation(sequence_length=32, missing={}, fields=FIELDS)
-    workload = dataclasses.replace(situation.workload, model=model, task=task)
+def make_result(
+    *trials: Trial,
+    model: str = "some/llama",
+    task: str = "causal-lm",
+    method: str = "full",
+    lengths: SampleLengths | None = None,
+) -> Result:
+    situation = make_situation(sequence_length=32, missing={}, fields=FIELDS, task=task, method=method, lengths=lengths)
+    workload = dataclasses.replace(situation.workload, model=model)
     situation = dataclasses.replace(situation, workload=workload)
     record = make_record(workload=workload, situation=situation)
     return Result(study="s", storage="sqlite://", record=record, situation=situation, trials=trials)
@@ -79,6 +86,61 @@ def test_the_file_trains_at_the_split_it_states(weights: Path, tmp_path: Path) -
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 8)
     assert arguments.per_device_eval_batch_size == 4 and arguments.activation_checkpointing
     assert str(module.load_model().dtype) == "torch.float32"
+
+
+VERSES = SampleLengths.of([4, 9, 30, 17, 25])
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"),
+    [
+        ("full", {"batch_layout": "dynamic_padding"}),
+        ("full", {"batch_layout": "fixed_padding"}),
+        ("full", {"batch_layout": "batch_rebalance", "activation_checkpointing": "every_2nd"}),
+        ("full", {"batch_layout": "group_by_length"}),
+        ("full", {"batch_layout": "packed"}),
+        ("full", {"batch_layout": "flattened", "attention": "torch_varlen"}),
+        ("lora", {"batch_layout": "flattened", "attention": "torch_varlen", "precision": "bf16"}),
+        ("qlora", {"batch_layout": "dynamic_padding", "precision": "bf16"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["batch_layout"],
+)
+def test_the_file_trains_in_the_layout_and_method_that_were_measured(
+    method: str, changes: dict[str, str], weights: Path, tmp_path: Path
+) -> None:
+    trial = make_trial(micro_batch_size=8, accumulation_steps=4, **changes)
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(make_result(trial, model=str(weights), method=method, lengths=VERSES)))
+    compile(script.read_text(), str(script), "exec")
+    module = load(script)
+    tokenizer = AutoTokenizer.from_pretrained(weights)
+    text = "\n".join("in the beginning was the word " * (1 + number % 4) for number in range(64))
+    samples = module.samples_of(text, tokenizer)
+    assert len(samples) == 64 and max(len(sample["input_ids"]) for sample in samples) <= 30
+    model = module.load_model()
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert (trained < 100_000) == (method != "full")
+    trainer = Trainer(
+        model=model,
+        args=module.training_arguments(str(tmp_path / "out"), max_steps=2, save_strategy="no", report_to="none"),
+        train_dataset=samples,
+        data_collator=module.data_collator(tokenizer),
+    )
+    assert trainer.train().global_step == 2
+
+
+@pytest.mark.parametrize(
+    "task", ["sequence-classification", "token-classification", "seq2seq-lm", "image-classification"]
+)
+def test_other_tasks_get_a_file_to_import_from(task: str, tmp_path: Path) -> None:
+    lengths = SampleLengths.fixed(1) if task == "image-classification" else VERSES
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(make_result(make_trial(), task=task, lengths=lengths)))
+    module = load(script)
+    assert not hasattr(module, "main")
+    assert module.training_arguments(str(tmp_path)).per_device_train_batch_size == 8
+    batch = module.data_collator()([{"input_ids": [1, 2], "labels": 1}, {"input_ids": [3], "labels": 0}])
+    assert batch["input_ids"].tolist() == [[1, 2], [3, 0]]
 
 
 def test_more_devices_than_were_meant_stop_it_with_one_sentence(tmp_path: Path) -> None:

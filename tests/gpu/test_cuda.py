@@ -18,7 +18,8 @@ from autofit.situation import Limits, Situation
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.trial.launcher import TrialServer
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, Workshop, probe
+from autofit.trial.runner import ProcessRunner
+from autofit.trial.workshop import Workshop, probe
 from autofit.workload import Workload
 from tests.conftest import TINY_LLAMA
 from tests.doubles import make_config

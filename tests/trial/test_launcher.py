@@ -17,8 +17,8 @@ from autofit.catalogue.models import ModelSource
 from autofit.trial import hidden_import
 from autofit.trial.launcher import FreshInterpreters, LaunchError, TrialServer, worker_environment
 from autofit.trial.protocol import JobFiles, ProbeJob, ProbeResult, read_result, write_document
-from autofit.trial.runner import Workshop
 from autofit.trial.server import _kill_group
+from autofit.trial.workshop import Workshop
 
 
 def gone(process_id: int, patience: float = 10.0) -> bool:

@@ -14,7 +14,8 @@ from autofit.recipe import recipe_for
 from autofit.trial import runner as runner_module
 from autofit.trial.launcher import FreshInterpreters, worker_environment
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult, Workshop, expected_state_bytes
+from autofit.trial.runner import ProcessRunner, RunResult, expected_state_bytes
+from autofit.trial.workshop import Workshop
 from tests.doubles import make_config, make_situation
 from tests.trial.test_launcher import gone
 

@@ -17,7 +17,8 @@ from autofit.recipe import Recipe, recipe_for
 from autofit.situation import Limits, Situation
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult, Workshop, probe
+from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.workshop import Workshop, probe
 from autofit.workload import Workload
 from tests.conftest import TINY_LLAMA
 from tests.doubles import make_config

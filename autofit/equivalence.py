@@ -1,0 +1,131 @@
+"""Is a configuration the same training? Its loss and gradients on one effective batch, beside the plainest run's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from autofit.knobs import KNOBS
+from autofit.outcome import Outcome
+from autofit.situation import Situation
+from autofit.train_config import TrainConfig
+from autofit.trial.protocol import StepResult
+
+TOLERANCES: dict[str, tuple[float, float]] = {
+    "fp32": (1e-5, 1e-4),
+    "tf32": (1e-3, 1e-2),
+    "fp16": (1e-3, 1e-2),
+    "bf16": (5e-3, 3e-2),
+    "pure_bf16": (1e-2, 5e-2),
+}
+"""Precision -> largest relative difference of the loss and of the gradient norm between two orders of the same sums.
+
+Rounding once costs 6e-8 (fp32), 5e-4 (tf32, fp16: 11 bits) or 4e-3 (bf16: 8 bits); a loss averages over many
+tokens and a gradient norm adds up long sums. Broken accumulation moves them by far more (5e-4 of the loss and
+tens of percent of the norm were measured without num_items_in_batch on lengths that vary).
+"""
+AGAINST_FP32 = 2.0
+"""A precision may differ from fp32 by this many times what it may differ from itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """One configuration beside what it is measured against; ``problem`` says why it is not the same training."""
+
+    label: str
+    against: str
+    loss: float | None
+    gradient_norm: float | None
+    loss_difference: float | None
+    gradient_difference: float | None
+    loss_tolerance: float
+    gradient_tolerance: float
+    problem: str | None
+
+    @property
+    def same(self) -> bool:
+        """Whether it is the same training within the tolerances."""
+        return self.problem is None
+
+
+def plainest(config: TrainConfig, situation: Situation, precision: str) -> TrainConfig:
+    """The reference of a configuration: one micro-batch, every knob at its reference but attention, which is eager."""
+    total = situation.workload.samples_per_process
+    values = {row.name: row.reference for row in KNOBS}
+    values |= {"micro_batch_size": total, "accumulation_steps": 1, "precision": precision, "attention": "eager"}
+    # The optimizer comes after the gradients and only has to be one that can be had.
+    return TrainConfig({**values, "optimizer": config["optimizer"]})
+
+
+def compare(
+    label: str, found: StepResult, against: str, reference: StepResult, precision: str, slack: float = 1.0
+) -> Comparison:
+    """Relative differences against the tolerances of ``precision``, times ``slack``."""
+    loss_tolerance, gradient_tolerance = (slack * tolerance for tolerance in TOLERANCES[precision])
+    loss = gradient = None
+    if found.loss is None or found.gradient_norm is None:
+        problem = f"it ended as {found.outcome.value}: {found.reason}"
+    elif reference.loss is None or reference.gradient_norm is None:
+        problem = f"{against} ended as {reference.outcome.value}: {reference.reason}"
+    else:
+        loss = abs(found.loss / reference.loss - 1)
+        gradient = abs(found.gradient_norm / reference.gradient_norm - 1)
+        problem = _problem(found, reference, loss, gradient, loss_tolerance, gradient_tolerance)
+    return Comparison(
+        label=label,
+        against=against,
+        loss=found.loss,
+        gradient_norm=found.gradient_norm,
+        loss_difference=loss,
+        gradient_difference=gradient,
+        loss_tolerance=loss_tolerance,
+        gradient_tolerance=gradient_tolerance,
+        problem=problem,
+    )
+
+
+def _problem(
+    found: StepResult, reference: StepResult, loss: float, gradient: float, most_loss: float, most_gradient: float
+) -> str | None:
+    if loss > most_loss:
+        return f"its loss is {found.loss:.6g} where the reference's is {reference.loss:.6g} ({loss:.1e} apart)"
+    if gradient > most_gradient:
+        return (
+            f"its gradient norm is {found.gradient_norm:.6g} where the reference's is {reference.gradient_norm:.6g} "
+            f"({gradient:.1e} apart)"
+        )
+    return None
+
+
+def check_equivalence(
+    configs: Sequence[tuple[str, TrainConfig]], situation: Situation, run: Callable[[TrainConfig], StepResult]
+) -> list[Comparison]:
+    """Each labelled configuration against the plainest in its precision, and each such precision against fp32 once."""
+    comparisons = []
+    references: dict[str, StepResult] = {}
+
+    def reference(config: TrainConfig, precision: str) -> StepResult:
+        if precision not in references:
+            plain = plainest(config, situation, precision)
+            found = run(plain)
+            if found.outcome is Outcome.OOM:
+                # The whole effective batch at once is too much here; the configuration's own split was not.
+                found = run(
+                    plain.replace(
+                        micro_batch_size=config.micro_batch_size, accumulation_steps=config.accumulation_steps
+                    )
+                )
+            references[precision] = found
+        return references[precision]
+
+    for label, config in configs:
+        precision = str(config["precision"])
+        if precision not in references:
+            reference(config, precision)
+            if precision != "fp32" and situation.workload.method != "qlora":
+                full = reference(config, "fp32")
+                comparisons.append(
+                    compare(f"{precision}, plainest", references[precision], "fp32", full, precision, AGAINST_FP32)
+                )
+        comparisons.append(compare(label, run(config), f"{precision}, plainest", references[precision], precision))
+    return comparisons

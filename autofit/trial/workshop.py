@@ -1,0 +1,136 @@
+"""Where workers of one device are started, and the questions that are asked of them outside a search."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Protocol
+
+from autofit.catalogue.models import ModelSource
+from autofit.device import Device
+from autofit.errors import AutofitError, UserError
+from autofit.situation import Limits, Situation
+from autofit.trial.launcher import FreshInterpreters, Launcher, LaunchError, TrialServer, worker_environment
+from autofit.trial.protocol import Job, JobFiles, ProbeJob, ProbeResult, Result, read_result, write_document
+from autofit.workload import Workload
+
+PROBE_SECONDS = 180.0
+
+
+class Workshop:
+    """Where workers of one device are started: the trial server, or fresh interpreters as the announced fallback.
+
+    ``announce`` is called with a sentence when the fallback is taken. ``launcher`` replaces both: the
+    seam where tests put workers of their own.
+    """
+
+    def __init__(
+        self,
+        device_kind: str,
+        device_index: int,
+        folder: Path,
+        announce: Announce,
+        launcher: Launcher | None = None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.torch_device = "cpu" if device_kind == "cpu" else f"{device_kind}:0"
+        visible = "" if device_kind == "cpu" else str(device_index)
+        self._environment = worker_environment(visible)
+        self._announce = announce
+        self._server: TrialServer | None = None
+        self._launcher: Launcher | None = launcher
+        if launcher is not None:
+            return
+        try:
+            self._server = TrialServer(self._environment, self.torch_device, folder / "server.log")
+        except LaunchError as error:
+            self._fall_back(str(error))
+
+    def launcher(self, environment: dict[str, str]) -> Launcher:
+        """Where to start the next worker. Variables that torch reads when it is imported need a fresh one."""
+        if environment and any(self._environment.get(name) != value for name, value in environment.items()):
+            return FreshInterpreters({**self._environment, **environment})
+        if self._launcher is None:
+            assert self._server is not None
+            try:
+                self._server.await_ready()
+                self._launcher = self._server
+            except LaunchError as error:
+                self._fall_back(str(error))
+        assert self._launcher is not None
+        return self._launcher
+
+    def ask(self, job: Job, name: str, seconds: float) -> tuple[Result | None, str]:
+        """Run a job that is no timed trial; its result or None, and a sentence's end on how the worker ended."""
+        files = JobFiles(self.folder / f"{name}.json")
+        files.result.unlink(missing_ok=True)
+        write_document(files.job, job)
+        environment = job.environment
+        launcher = self.launcher(environment)
+        try:
+            launcher.start(files.job)
+            code = launcher.wait(seconds)
+        except LaunchError as error:
+            launcher = self.fall_back(str(error))
+            launcher.start(files.job)
+            code = launcher.wait(seconds)
+        if code is None:
+            launcher.kill()
+            launcher.wait(5)
+        how = "did not answer in time" if code is None else f"ended with exit code {code}"
+        return read_result(files.result), f"{how}; its log: {files.log}"
+
+    def fall_back(self, reason: str) -> Launcher:
+        """Give the server up for good."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        return self._fall_back(reason)
+
+    def close(self) -> None:
+        """End the server and whatever runs."""
+        for launcher in {self._launcher, self._server} - {None}:
+            assert launcher is not None
+            launcher.close()
+
+    def _fall_back(self, reason: str) -> Launcher:
+        self._announce(f"Every trial starts a fresh Python, which costs seconds each: {reason}.")
+        self._launcher = FreshInterpreters(self._environment)
+        return self._launcher
+
+
+class Announce(Protocol):
+    """Takes a sentence for the user."""
+
+    def __call__(self, sentence: str, /) -> None: ...
+
+
+def probe(
+    workshop: Workshop,
+    model: ModelSource,
+    workload: Workload,
+    device: Device,
+    limits: Limits,
+    *,
+    trust_remote_code: bool,
+) -> Situation:
+    """Ask a worker what it can say of the device, the libraries and the model.
+
+    ``device`` is what the parent found without opening it; the worker's facts replace it, but for the
+    index. Raises UserError where the model or the device cannot be used, AutofitError where the worker
+    does not answer.
+    """
+    job = ProbeJob(model=model, workload=workload, device=workshop.torch_device, trust_remote_code=trust_remote_code)
+    answer, how_it_ended = workshop.ask(job, "probe", PROBE_SECONDS)
+    if not isinstance(answer, ProbeResult):
+        raise AutofitError(f"The worker that looks at the device and the model {how_it_ended}")
+    if answer.refusal is not None:
+        raise UserError(answer.refusal)
+    assert answer.device is not None and answer.libraries is not None and answer.model is not None
+    found = replace(answer.device, index=device.index)
+    if device.kind == "cuda":
+        # The driver counts a little memory that torch cannot have; what torch says is what there is.
+        whole_card = limits.memory_bytes >= device.memory_bytes
+        limits = replace(limits, memory_bytes=found.memory_bytes) if whole_card else limits
+    return Situation(workload=workload, device=found, libraries=answer.libraries, model=answer.model, limits=limits)

@@ -1,0 +1,1 @@
+"""What other releases of transformers accept, written down."""
