@@ -62,7 +62,9 @@ def compare(
 ) -> Comparison:
     """Relative differences against the tolerances of ``precision``, times ``slack``."""
     loss_tolerance, gradient_tolerance = (slack * tolerance for tolerance in TOLERANCES[precision])
-    loss = gradient = None
+    loss: float | None = None
+    gradient: float | None = None
+    problem: str | None
     if found.loss is None or found.gradient_norm is None:
         problem = f"it ended as {found.outcome.value}: {found.reason}"
     elif reference.loss is None or reference.gradient_norm is None:

@@ -71,9 +71,7 @@ def _reasons(best: Ranked, ranking: Ranking, trials: Sequence[Trial], situation:
     reasons.append(_memory_reason(best, situation))
     reasons.extend(_fetch_reason(best))
     if situation.model.has_experts:
-        reasons.append(
-            "experts were routed at random, as fresh weights do: trained routing can be less even, and slower"
-        )
+        reasons.append("experts were routed at random, by fresh weights: trained routing can be less even, and slower")
     reasons.extend(_tie_reason(ranking))
     reasons.extend(_measuring_reason(best, trials))
     return [reason for reason in reasons if reason]

@@ -40,7 +40,7 @@ def shape_of(micro_batch: MicroBatch, collator: str, collator_kwargs: dict[str, 
 
 
 def cut(samples: list[int], recipe: Recipe, seed: int) -> list[list[list[int]]]:
-    """Places in ``samples`` (lengths in sampling order), by effective batch and micro-batch, as the Trainer cuts them."""
+    """Places in ``samples`` (lengths in sampling order) by effective batch and micro-batch, cut as the Trainer does."""
     micro, accumulation = recipe.micro_batch_size, recipe.accumulation_steps
     strategy = recipe.training_arguments.get("train_sampling_strategy", "random")
     if strategy == "batch_rebalance":

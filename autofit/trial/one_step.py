@@ -58,7 +58,7 @@ def step(
     """One optimizer step over ``samples``, cut as the recipe says. ``trainer_class`` is where tests break it."""
     gradients = _GradientNorm()
 
-    class OneStep(trainer_class):  # type: ignore[misc, valid-type]
+    class OneStep(trainer_class):  # type: ignore[misc]
         losses: list[torch.Tensor] = []  # noqa: RUF012 - the class is made for this one step
 
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:

@@ -146,7 +146,7 @@ def test_any_beginning_of_the_balanced_order_has_about_the_mean_load() -> None:
     assert Counter(map(tuple, ordered)) == Counter(map(tuple, batches.effective_batches))
     for number in (3, 4, 8, 20):
         mean = statistics.fmean(batches.load(each) for each in ordered[:number])
-        assert mean == pytest.approx(batches.mean_load, rel=0.08)
+        assert mean == pytest.approx(batches.mean_load, rel=0.15 if number < 8 else 0.06)
 
 
 def test_samples_of_equal_length_make_one_shape() -> None:
