@@ -66,7 +66,7 @@ def search(
     task: str | None = None,
     method: str = "full",
     lora_rank: int = Adapter.rank,
-    lora_alpha: float | None = None,
+    lora_alpha: int | None = None,
     lora_targets: str = Adapter.targets,
     lora_dropout: float = Adapter.dropout,
     device: str = "auto",

@@ -21,7 +21,7 @@ class Adapter:
     """
 
     rank: int = 16
-    alpha: float = 32
+    alpha: int = 32
     targets: str = "all-linear"
     dropout: float = 0.0
 

@@ -131,7 +131,7 @@ def parser() -> argparse.ArgumentParser:
     job.add_argument("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)}")
     job.add_argument("--method", choices=METHODS, default="full", help="train everything (default), or adapters")
     job.add_argument("--lora-rank", type=whole_number, default=Adapter.rank, metavar="N", help="default: 16")
-    job.add_argument("--lora-alpha", type=positive_number, metavar="X", help="default: twice the rank")
+    job.add_argument("--lora-alpha", type=whole_number, metavar="N", help="default: twice the rank")
     job.add_argument("--lora-targets", default=Adapter.targets, metavar="NAMES", help="default: all-linear")
     job.add_argument("--lora-dropout", type=float, default=Adapter.dropout, metavar="X", help="default: 0")
     job.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")

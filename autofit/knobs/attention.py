@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from autofit.knobs.availability import first_of, missing, needs_cuda
+from autofit.knobs.batch_layout import BATCH_LAYOUT
 from autofit.knobs.knob import Choice, Knob, Unavailable
 from autofit.situation import Situation
 
@@ -24,6 +25,11 @@ def _flex_unavailable(situation: Situation) -> str | None:
     return needs_cuda("the backward pass of flex_attention")(situation)
 
 
+def _nothing_is_flattened(situation: Situation) -> str | None:
+    reason = BATCH_LAYOUT.choice("flattened").unavailable(situation)
+    return None if reason is None else f"it is for flattened batches, and {reason}"
+
+
 def _choice(implementation: str, title: str, *needs: Unavailable) -> Choice:
     return Choice(
         value=implementation,
@@ -43,7 +49,7 @@ ATTENTION = Knob(
         _choice("flash_attention_2", "the flash-attn package"),
         _choice("flash_attention_3", "the flash-attn-3 package", needs_cuda("flash_attention_3", (8, 0))),
         _choice("flash_attention_4", "the flash-attn-4 package", needs_cuda("flash_attention_4", (9, 0))),
-        _choice("torch_varlen", "torch's variable-length flash attention, for flattened batches"),
+        _choice("torch_varlen", "torch's variable-length flash attention", _nothing_is_flattened),
         _choice("flex_attention", "torch's flex_attention, compiled", _flex_unavailable),
         _choice("eager", "plain matrix products"),
     ),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from autofit.trial.launcher import FreshInterpreters, LaunchError, TrialServer, 
 from autofit.trial.protocol import JobFiles, ProbeJob, ProbeResult, read_result, write_document
 from autofit.trial.server import _kill_group
 from autofit.trial.workshop import Workshop
+from tests.doubles import make_situation
 
 
 def gone(process_id: int, patience: float = 10.0) -> bool:
@@ -45,7 +47,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TrialServer]:
 
 def probe_job(folder: Path, source: ModelSource) -> Path:
     path = folder / "probe.json"
-    write_document(path, ProbeJob(model=source, task=None, device="cpu"))
+    workload = dataclasses.replace(make_situation().workload, model=source.name)
+    write_document(path, ProbeJob(model=source, workload=workload, device="cpu"))
     return path
 
 

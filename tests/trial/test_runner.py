@@ -138,14 +138,16 @@ def test_paged_state_under_an_emulated_limit_is_kept_out_of_the_cap_and_never_ca
     situation = make_situation(kind="cuda", limit_bytes=2**30, missing={})
     recipe = recipe_for(make_config(optimizer="paged_adamw_8bit"), situation)
     runner = scripted("oom-text", tmp_path, kind="cuda", limit_bytes=2**30, missing={})
-    assert runner.job_for(recipe, MeasuringPlan()).expected_paged_bytes == expected_state_bytes(situation)
+    assert runner.job_for(recipe, MeasuringPlan()).expected_paged_bytes == expected_state_bytes(situation, 2.03125)
     result = runner.run(recipe, MeasuringPlan(), "one")
     assert result.outcome is Outcome.UNSUPPORTED and "cannot be emulated" in result.reason
 
 
 def test_the_state_of_an_8_bit_adamw_counts_embeddings_at_32_bits() -> None:
     # 800,000 parameters at 2 + 8/256 bytes, 200,000 of embeddings at 8.
-    assert expected_state_bytes(make_situation()) == round(800_000 * 2.03125 + 200_000 * 8)
+    assert expected_state_bytes(make_situation(), 2.03125) == round(800_000 * 2.03125 + 200_000 * 8)
+    adapters = make_situation(method="lora", missing={})
+    assert expected_state_bytes(adapters, 8) == adapters.model.trainable_parameters * 8
 
 
 def test_no_worker_is_left_after_the_tests() -> None:
