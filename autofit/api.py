@@ -27,7 +27,7 @@ from autofit.result import Result, Run
 from autofit.situation import Situation
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.study import Study, default_storage, home, load_study, open_study
-from autofit.tasks import task_of
+from autofit.tasks import task_named, task_of
 from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
 from autofit.trial.runner import ProcessRunner, RunResult
@@ -142,7 +142,7 @@ def search(
             watcher.say(f"Data: {record.workload.lengths.describe()}{estimate}.")
         watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), limit.seconds)
         if space.refusals:
-            watcher.say(f"Not searched: {'; '.join(refusal.reason for refusal in space.refusals)}.")
+            watcher.say(_what_is_left_out(space, model))
         plan = MeasuringPlan(seed=seed)
         stopped = Search(
             study=opened,
@@ -321,6 +321,18 @@ class _Workers:
             device = self._study.record.device
             self._workshop = Workshop(device.kind, device.index, self._study.log_folder, self._observer.say)
         return self._workshop
+
+
+def _what_is_left_out(space: SearchSpace, model: str) -> str:
+    """What the request itself left out by name, and how to see what cannot be had."""
+    asked = [f"{refusal.knob}={refusal.reason}" for refusal in space.refusals if refusal.by_numerics]
+    sentence = f"{len(space.refusals)} choices are not searched here; 'autofit doctor {model}' says why"
+    if asked:
+        sentence += f". Left out by --numerics: {'; '.join(asked)}"
+    if space.situation.workload.lengths.all_equal and task_named(space.situation.workload.task).reads == "tokens":
+        length = space.situation.workload.sequence_length
+        sentence += f". Every sample is taken to have {length} tokens: --data FILE searches padding and packing too"
+    return f"{sentence}."
 
 
 def _checked_max_trials(max_trials: int | None) -> int | None:

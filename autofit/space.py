@@ -64,6 +64,9 @@ CONSTRAINTS: tuple[Constraint, ...] = (
 )
 
 
+NUMERICS_CLASS = "numerics class"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     """A choice that is not searched, and the sentence that says why."""
@@ -71,6 +74,7 @@ class Refusal:
     knob: str
     value: KnobValue
     reason: str
+    by_numerics: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,7 +202,13 @@ class SearchSpace:
     def _admits(self, row: Knob, choice: Choice) -> bool:
         reason = self._refused_because(row, choice)
         if reason is not None:
-            self.refusals.append(Refusal(knob=row.name, value=choice.value, reason=f"{choice.value}: {reason}"))
+            refusal = Refusal(
+                knob=row.name,
+                value=choice.value,
+                reason=f"{choice.value}: {reason}",
+                by_numerics=reason.startswith(NUMERICS_CLASS),
+            )
+            self.refusals.append(refusal)
         return reason is None
 
     def _refused_because(self, row: Knob, choice: Choice) -> str | None:
@@ -214,7 +224,7 @@ class SearchSpace:
         allowed = value in self.request.allow.get(row.name, ())
         if choice.numerics.level > NUMERICS_LEVELS[self.request.numerics] and not allowed:
             needed = next(name for name, level in NUMERICS_LEVELS.items() if level >= choice.numerics.level)
-            return f"numerics class {choice.numerics.label}; search it with --numerics {needed}"
+            return f"{NUMERICS_CLASS} {choice.numerics.label}; search it with --numerics {needed}"
         return None
 
 

@@ -26,7 +26,8 @@ def main(words: list[str]) -> int:
 
 
 def _examine(model: str, device: str, trust_remote_code: bool) -> int:
-    from rich.table import Table
+    from rich.padding import Padding
+    from rich.text import Text
 
     from autofit import api
     from autofit.knobs import KNOBS
@@ -41,14 +42,14 @@ def _examine(model: str, device: str, trust_remote_code: bool) -> int:
         f"{model}: {situation.model.model_type}, {situation.model.num_parameters:,} parameters, "
         f"positions {situation.model.max_positions or 'without limit'}\n"
     )
-    table = Table(box=None, pad_edge=False)
-    for title in ("knob", "value", "numerics", "here"):
-        table.add_column(title, overflow="fold")
     for row in KNOBS:
+        console.print(f"{row.name}: {row.question}")
         for choice in row.choices:
             reason = choice.unavailable(situation)
-            table.add_row(row.name, str(choice.value), choice.numerics.label, reason or "yes")
-    console.print(table)
+            line = f"{choice.value} ({choice.numerics.label}): {reason or choice.title}"
+            console.print(
+                Padding(Text(f"{'no ' if reason else 'yes'} {line}", style="dim" if reason else ""), (0, 0, 0, 2))
+            )
     return 0
 
 

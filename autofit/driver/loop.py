@@ -22,6 +22,7 @@ from autofit.trial.runner import Runner
 from autofit.trials import Trial
 
 MOST_FINALISTS = 3
+SHAPES_FOR_AN_ALLOCATOR = 100
 
 
 class Search:
@@ -89,7 +90,13 @@ class Search:
             if not left or not self._budget.allows_confirmation(self._spent, len(in_space)):
                 return
             confirmed.add(left[0].config)
-            self._try(left[0].config, with_plan(self._plan, whole=True))
+            self._try(left[0].config, with_plan(self._plan, whole=True, least_micro_batches=self._least_micro_batches))
+
+    @property
+    def _least_micro_batches(self) -> int:
+        """A caching allocator has to be shown many shapes before it can be said to have room for them all."""
+        several_shapes = not self._situation.workload.lengths.all_equal
+        return SHAPES_FOR_AN_ALLOCATOR if several_shapes and self._situation.device.kind != "cpu" else 0
 
     def _try(self, config: TrainConfig, plan: MeasuringPlan) -> None:
         if self._runner is None:

@@ -12,7 +12,7 @@ def needs_cuda(what: str, capability: tuple[int, int] = (0, 0)) -> Unavailable:
     def unavailable(situation: Situation) -> str | None:
         device = situation.device
         if device.kind != "cuda":
-            return f"{what} needs a GPU; this is {device.name}"
+            return f"{what} needs a GPU"
         if device.compute_capability is not None and device.compute_capability < capability:
             have = ".".join(map(str, device.compute_capability))
             return f"{what} needs compute capability {capability[0]}.{capability[1]}; {device.name} has {have}"

@@ -119,10 +119,16 @@ def _liger_supports(model_type: str) -> bool:
 def _libraries(device: str) -> Libraries:
     fields = frozenset(field.name for field in dataclasses.fields(transformers.TrainingArguments))
     found = {
-        "bitsandbytes": (import_utils.is_bitsandbytes_available(), "bitsandbytes is not installed"),
-        "torchao": (import_utils.is_torchao_available(), "torchao is not installed"),
-        "liger_kernel": (import_utils.is_liger_kernel_available(), "liger-kernel is not installed"),
-        "peft": (import_utils.is_peft_available(), "peft is not installed"),
+        "bitsandbytes": (
+            import_utils.is_bitsandbytes_available(),
+            "bitsandbytes is not installed (pip install bitsandbytes)",
+        ),
+        "torchao": (import_utils.is_torchao_available(), "torchao is not installed (pip install torchao)"),
+        "liger_kernel": (
+            import_utils.is_liger_kernel_available(),
+            "liger-kernel is not installed (pip install liger-kernel)",
+        ),
+        "peft": (import_utils.is_peft_available(), "peft is not installed (pip install peft)"),
         "flash_attention_2": (import_utils.is_flash_attn_2_available(), _why_no_flash_attention()),
         "flash_attention_3": (import_utils.is_flash_attn_3_available(), "flash-attn-3 is not installed"),
         "flash_attention_4": (import_utils.is_flash_attn_4_available(), "flash-attn-4 is not installed"),
