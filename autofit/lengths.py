@@ -101,12 +101,18 @@ class SampleLengths:
             )
         order = random.Random(seed)
         cumulative = list(itertools.accumulate(self.counts))
-        per_epoch = min(self.num_samples // effective_batch, FROZEN_BATCHES)
+        epoch = self.frozen_epoch(effective_batch)
         frozen: list[int] = []
         while len(frozen) < min(FEWEST_FROZEN_BATCHES, FROZEN_BATCHES) * effective_batch:
-            places = order.sample(range(self.num_samples), per_epoch * effective_batch)
+            places = order.sample(range(self.num_samples), epoch)
             frozen += [self.lengths[bisect.bisect_right(cumulative, place)] for place in places]
         return frozen
+
+    def frozen_epoch(self, effective_batch: int) -> int:
+        """Samples of the frozen list before one may come again: whole effective batches of one epoch."""
+        if self.all_equal:
+            return effective_batch
+        return min(self.num_samples // effective_batch, FROZEN_BATCHES) * effective_batch
 
     def describe(self) -> str:
         """One line: count, median, p90, p99, longest."""

@@ -10,7 +10,7 @@ import itertools
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom (any statistics table); the
 # normal quantile is within 3 % of the exact one beyond that.
@@ -121,6 +121,15 @@ class Memory:
     cap: int
     device_used: int | None = None
     alloc_retries: int | None = None
+
+    def at_least(self, other: Memory) -> Memory:
+        """The larger of each peak."""
+        return replace(
+            self,
+            peak_allocated=max(self.peak_allocated, other.peak_allocated),
+            peak_reserved=max(self.peak_reserved, other.peak_reserved),
+            device_used=other.device_used,
+        )
 
     @property
     def needed(self) -> int:

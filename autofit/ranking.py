@@ -8,11 +8,13 @@ from dataclasses import dataclass
 from autofit.knobs import KNOBS, numerics_of
 from autofit.measurement import Measurement
 from autofit.numerics import Numerics
+from autofit.outcome import Outcome
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 
 LARGEST_TIE = 0.05
 """Times closer than this, and within both trials' uncertainty, are called equal."""
+_TELLING = (Outcome.OK, Outcome.OOM, Outcome.INVALID)
 LARGEST_REFERENCE_MICRO_BATCH = 8
 """TrainingArguments' per_device_train_batch_size when nobody sets it."""
 
@@ -76,10 +78,15 @@ def rank(trials: Sequence[Trial]) -> Ranking:
 
 
 def evidence_by_config(trials: Sequence[Trial]) -> dict[TrainConfig, Trial]:
-    """The best evidence per configuration: its run at whole accumulation where there is one, else the last."""
+    """The best evidence per configuration: its run at whole accumulation where there is one, else the last.
+
+    A confirmation that only took too long, or broke, says nothing against what was measured before.
+    """
     evidence: dict[TrainConfig, Trial] = {}
     for trial in trials:
         known = evidence.get(trial.config)
+        if known is not None and known.measurement is not None and trial.outcome not in _TELLING:
+            continue
         if known is None or trial.whole or not known.whole:
             evidence[trial.config] = trial
     return evidence

@@ -75,6 +75,9 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
     }
     if situation.device.kind == "cpu":
         arguments["use_cpu"] = True
+    elif config["precision"] == "fp32":
+        # Left open, torch_compile switches tf32 on.
+        arguments["tf32"] = False
     model_kwargs: dict[str, Any] = {}
     environment: dict[str, str] = {}
     paged_state, state_bytes = False, 8.0
@@ -90,9 +93,11 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
         if choice.collator:
             collator = choice.collator
             collator_kwargs = _collator_kwargs(choice, situation)
-    if situation.workload.method != "full":
+    adapter = situation.workload.adapter
+    if adapter is not None:
         # Frozen weights need no master copy: they are stored in what they are multiplied in.
-        model_kwargs["dtype"] = knob("precision").choice(config["precision"]).frozen_dtype
+        usual = knob("precision").choice(config["precision"]).frozen_dtype
+        model_kwargs["dtype"] = usual if adapter.frozen_dtype == "auto" else adapter.frozen_dtype
     fields = situation.libraries.training_argument_fields
     for name, older in _OLDER_NAMES.items():
         if name in arguments and name not in fields:

@@ -40,6 +40,7 @@ class JobRequest:
     lora_alpha: int | None = None
     lora_targets: str = Adapter.targets
     lora_dropout: float = Adapter.dropout
+    frozen_dtype: str = Adapter.frozen_dtype
     device: str = "auto"
     memory_limit: str | int | None = None
     headroom: str | float = 0.05
@@ -80,7 +81,13 @@ class JobRequest:
         if self.method not in METHODS:
             raise UserError(f"--method takes {', '.join(METHODS)}; not '{self.method}'.")
         alpha = 2 * self.lora_rank if self.lora_alpha is None else self.lora_alpha
-        given = Adapter(rank=self.lora_rank, alpha=alpha, targets=self.lora_targets, dropout=self.lora_dropout)
+        given = Adapter(
+            rank=self.lora_rank,
+            alpha=alpha,
+            targets=self.lora_targets,
+            dropout=self.lora_dropout,
+            frozen_dtype=self.frozen_dtype,
+        )
         if self.method == "full":
             if given != Adapter():
                 raise UserError("LoRA's settings are for --method lora and qlora.")

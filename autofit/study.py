@@ -29,7 +29,8 @@ from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 from autofit.workload import Workload
 
-FORMAT = 1
+FORMAT = 2
+"""Raised where stored documents change shape: a study of another format is of another autofit."""
 _STATES = {Outcome.OK: TrialState.COMPLETE, Outcome.SLOWER: TrialState.PRUNED}
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from autofit.lengths import SampleLengths
+from autofit.method import Adapter
 from autofit.recipe import recipe_for
 from autofit.situation import Situation
 from autofit.space import SearchSpace, SpaceRequest
@@ -105,6 +106,8 @@ def test_frozen_weights_are_stored_in_the_bits_they_are_multiplied_in() -> None:
     lora = make_situation(method="lora", missing={})
     assert recipe_for(make_config(precision="bf16"), lora).model_kwargs["dtype"] == "bfloat16"
     assert recipe_for(make_config(), lora).model_kwargs["dtype"] == "float32"
+    asked = dataclasses.replace(lora.workload, adapter=Adapter(frozen_dtype="bfloat16"))
+    assert recipe_for(make_config(), dataclasses.replace(lora, workload=asked)).model_kwargs["dtype"] == "bfloat16"
     recipe = recipe_for(make_config(), lora)
     assert recipe.quantization is None and recipe.adapter == {
         "r": 16,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from autofit.cli.options import Parser, add_study_options, positive_number, whole_number
 from autofit.errors import NothingFitsError, UserError
-from autofit.method import METHODS, Adapter
+from autofit.method import FROZEN_DTYPES, METHODS, Adapter
 from autofit.tasks import TASK_NAMES
 from autofit.version import __version__
 
@@ -57,6 +57,7 @@ def main(words: list[str]) -> int:
                 lora_alpha=options.lora_alpha,
                 lora_targets=options.lora_targets,
                 lora_dropout=options.lora_dropout,
+                frozen_dtype=options.frozen_dtype,
                 device=options.device,
                 memory_limit=options.memory_limit,
                 headroom=options.headroom,
@@ -134,6 +135,9 @@ def parser() -> argparse.ArgumentParser:
     job.add_argument("--lora-alpha", type=whole_number, metavar="N", help="default: twice the rank")
     job.add_argument("--lora-targets", default=Adapter.targets, metavar="NAMES", help="default: all-linear")
     job.add_argument("--lora-dropout", type=float, default=Adapter.dropout, metavar="X", help="default: 0")
+    job.add_argument(
+        "--frozen-dtype", choices=FROZEN_DTYPES, default="auto", help="of frozen weights (default: the precision's)"
+    )
     job.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
     place = made.add_argument_group("the device")
     place.add_argument("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda:0 ...")

@@ -11,6 +11,8 @@ from autofit.trials import Trial
 
 FIRST_TRIAL_SECONDS = 10.0
 """A guess for a trial's cost before the first one ended."""
+COMPILING_SECONDS = 90.0
+"""A guess for a trial that compiles, before one has: 40 to 60 s for a small model on two cores."""
 WHOLE_STEPS = 5.5
 """Optimizer steps of a confirmation: two or three of warm-up, three timed."""
 
@@ -33,6 +35,13 @@ class Budget:
                 return f"the {_minutes(self.seconds)} of --budget are spent"
         return None
 
+    def allows_compiling(self, spent_seconds: float, trials: Sequence[Trial]) -> bool:
+        """Whether a trial that compiles first may start: as long as such trials took so far, or a guess."""
+        if self.seconds is None:
+            return True
+        compiled = [trial.wall_seconds for trial in trials if trial.config.get("compile", "off") != "off"]
+        return spent_seconds + max(compiled, default=COMPILING_SECONDS) <= self.seconds
+
     def allows_confirmation(self, spent_seconds: float, num_trials: int) -> bool:
         """Whether a confirmation may still start; time already reserved for it may run over a little."""
         if self.trials is not None and num_trials >= self.trials:
@@ -40,12 +49,13 @@ class Budget:
         return self.seconds is None or spent_seconds < 1.25 * self.seconds
 
 
-def confirmation_seconds(trial: Trial) -> float:
+def confirmation_seconds(trial: Trial, least_micro_batches: int = 0) -> float:
     """What running a trial's whole accumulation will take, by its own measurement."""
     measurement = trial.measurement
     assert isinstance(measurement, Measurement)
     around = trial.wall_seconds - sum(window.wall_seconds for window in measurement.windows)
-    return max(0.0, around) + WHOLE_STEPS * measurement.step_seconds
+    steps = max(WHOLE_STEPS, least_micro_batches / measurement.accumulation_steps)
+    return max(0.0, around) + steps * measurement.step_seconds
 
 
 def _minutes(seconds: float) -> str:

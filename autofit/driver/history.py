@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from autofit.outcome import Outcome
@@ -15,16 +15,22 @@ from autofit.trials import Trial
 class History:
     """The trials of a study that lie in a space. Immutable: a new trial makes a new history."""
 
-    def __init__(self, space: SearchSpace, trials: Sequence[Trial]) -> None:
+    def __init__(self, space: SearchSpace, trials: Sequence[Trial], put_off: Collection[TrainConfig] = ()) -> None:
         self.space = space
+        self._put_off = put_off
         self.trials = tuple(trial for trial in trials if trial.config in space)
         self._evidence = evidence_by_config(self.trials)
 
     def outcome(self, config: TrainConfig) -> Outcome | None:
-        """How a configuration ended: ``skipped`` where an out-of-memory rules it out, None where nothing is known."""
+        """How a configuration ended, or None where nothing is known.
+
+        ``skipped`` where an out-of-memory rules it out, or where there is no time left for it.
+        """
         trial = self._evidence.get(config)
         if trial is not None:
             return trial.outcome
+        if config in self._put_off:
+            return Outcome.SKIPPED
         ruled_out = self.space.ruled_out_by(config, self.out_of_memory)
         return None if ruled_out is None else Outcome.SKIPPED
 
@@ -52,4 +58,4 @@ class History:
 
     def is_too_large(self, config: TrainConfig) -> bool:
         """Whether it ran out of memory, or is ruled out by one that did."""
-        return self.outcome(config) in (Outcome.OOM, Outcome.SKIPPED)
+        return config not in self._put_off and self.outcome(config) in (Outcome.OOM, Outcome.SKIPPED)

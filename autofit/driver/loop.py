@@ -53,6 +53,7 @@ class Search:
         self._spent_before = study.spent_seconds
         self._began = time.monotonic()
         self._noted = 0.0
+        self._put_off: set[TrainConfig] = set()
 
     def run(self) -> str:
         """Search until nothing is worth trying or the budget is spent; the reason, as a sentence's end.
@@ -72,13 +73,20 @@ class Search:
 
     def _explore(self) -> str:
         while True:
-            history = History(self._space, self._trials)
+            history = History(self._space, self._trials, self._put_off)
             reason = self._budget.reason_to_stop(self._spent, history.trials, finalists(history.trials))
             if reason is not None:
                 return reason
             config = self._strategy.propose(history)
             if config is None:
+                if self._put_off:
+                    return "the rest would have to be compiled first, longer than is left of --budget"
                 return "no configuration next to the best one is untried"
+            if recipe_for(config, self._situation).is_compiled and not self._budget.allows_compiling(
+                self._spent, history.trials
+            ):
+                self._put_off.add(config)
+                continue
             self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds))
 
     def _confirm(self) -> None:

@@ -67,7 +67,7 @@ def load_model(name: str = MODEL):
 
 
 def data_collator(tokenizer=None):
-    """What makes micro-batches of samples, as it was measured. Pass it to the Trainer."""
+    """What makes micro-batches of samples, as it was measured. Pass it to the Trainer with the model's tokenizer."""
     @DATA_COLLATOR@
 @OWN_CODE@@MAIN@'''
 
@@ -142,7 +142,7 @@ def serialize(result: Result) -> str:
         "LIBRARIES": ", ".join(f"{name} {version}" for name, version in result.record.versions.items()),
         "SAMPLES": "images" if task.reads == "images" else workload.lengths.describe(),
         "IMPORTS": _imports(task, recommendation, runs=runs),
-        "LOAD_MODEL": _load_model(task, recommendation),
+        "LOAD_MODEL": _load_model(task, recommendation, counts_items=result.situation.model.counts_items),
         "DATA_COLLATOR": _data_collator(task, recommendation),
         "MODEL_REPR": repr(workload.model),
         "MAX_LENGTH": str(workload.sequence_length),
@@ -211,12 +211,25 @@ def _method_kwargs(recommendation: Recommendation) -> str:
     return text
 
 
-def _load_model(task: Task, recommendation: Recommendation) -> str:
+PAD_LINE = "model.config.pad_token_id = model.config.pad_token_id or 0"
+LOSS_LINE = "model.accepts_loss_kwargs = False"
+
+
+def _load_model(task: Task, recommendation: Recommendation, *, counts_items: bool) -> str:
     quantized = ", quantization_config=BitsAndBytesConfig(**QUANTIZATION)" if recommendation.quantization else ""
-    loaded = f"{task.auto_class}.from_pretrained(name, **MODEL_KWARGS{quantized})"
-    if recommendation.adapter is None:
-        return f"return {loaded}"
-    return f"return get_peft_model({loaded}, LoraConfig(**LORA))"
+    lines = [f"model = {task.auto_class}.from_pretrained(name, **MODEL_KWARGS{quantized})"]
+    if task.name == "sequence-classification":
+        lines += ["# A causal model reads its class off the last token that is not this one.", PAD_LINE]
+    if not counts_items:
+        lines += ["# Its loss is a mean over the micro-batch; the Trainer would take it for one over the step.", LOSS_LINE]
+    if recommendation.adapter is not None:
+        lines += [
+            "model = get_peft_model(model, LoraConfig(**LORA))",
+            "for weight in model.parameters():",
+            "    if weight.requires_grad:",
+            "        weight.data = weight.data.float()  # a new head, too",
+        ]
+    return "\n    ".join([*lines, "return model"])
 
 
 def _data_collator(task: Task, recommendation: Recommendation) -> str:

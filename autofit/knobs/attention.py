@@ -30,6 +30,10 @@ def _nothing_is_flattened(situation: Situation) -> str | None:
     return None if reason is None else f"it is for flattened batches, and {reason}"
 
 
+def _old_card(situation: Situation) -> str | None:
+    return None if situation.device.kind == "cpu" else needs_cuda("torch_varlen", (8, 0))(situation)
+
+
 def _choice(implementation: str, title: str, *needs: Unavailable) -> Choice:
     return Choice(
         value=implementation,
@@ -49,7 +53,7 @@ ATTENTION = Knob(
         _choice("flash_attention_2", "the flash-attn package"),
         _choice("flash_attention_3", "the flash-attn-3 package", needs_cuda("flash_attention_3", (8, 0))),
         _choice("flash_attention_4", "the flash-attn-4 package", needs_cuda("flash_attention_4", (9, 0))),
-        _choice("torch_varlen", "torch's variable-length flash attention", _nothing_is_flattened),
+        _choice("torch_varlen", "torch's variable-length flash attention", _nothing_is_flattened, _old_card),
         _choice("flex_attention", "torch's flex_attention, compiled", _flex_unavailable),
         _choice("eager", "plain matrix products"),
     ),

@@ -58,7 +58,10 @@ class Accelerator(Protocol):
         """How often the allocator had to empty its cache and ask again, so far."""
 
     def memory(self, paged_state: int, missing_inputs: int) -> Memory:
-        """Peaks since ``open``, inputs that a shortened step left out included."""
+        """Peaks since ``open`` or ``forget_peak``, inputs that a shortened step left out included."""
+
+    def forget_peak(self) -> None:
+        """After an allocation that failed: give cached memory back, and measure peaks from now on."""
 
 
 def accelerator_for(torch_device: str) -> Accelerator:
@@ -157,6 +160,9 @@ class Processor:
         peak = max(peak, 0) + missing_inputs
         return Memory(peak_allocated=peak, peak_reserved=peak, context=0, paged_state=0, cap=self._cap)
 
+    def forget_peak(self) -> None:
+        self._memory.reset_peak()
+
 
 class CudaCard:
     """A CUDA (or ROCm) card, the only one visible to the worker."""
@@ -233,3 +239,7 @@ class CudaCard:
             device_used=None if index is None else nvml.used_bytes(index),
             alloc_retries=self.alloc_retries(),
         )
+
+    def forget_peak(self) -> None:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats(0)

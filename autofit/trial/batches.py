@@ -39,8 +39,11 @@ def shape_of(micro_batch: MicroBatch, collator: str, collator_kwargs: dict[str, 
     return BatchShape(rows=len(micro_batch), length=collator_kwargs.get("length") or max(micro_batch))
 
 
-def cut(samples: list[int], recipe: Recipe, seed: int) -> list[list[list[int]]]:
-    """Places in ``samples`` (lengths in sampling order) by effective batch and micro-batch, cut as the Trainer does."""
+def cut(samples: list[int], recipe: Recipe, seed: int, epoch: int | None = None) -> list[list[list[int]]]:
+    """Places in ``samples`` (lengths in sampling order) by effective batch and micro-batch, cut as the Trainer does.
+
+    ``epoch`` is how many samples there are before they come again; all of them where it is None.
+    """
     micro, accumulation = recipe.micro_batch_size, recipe.accumulation_steps
     strategy = recipe.training_arguments.get("train_sampling_strategy", "random")
     if strategy == "batch_rebalance":
@@ -49,7 +52,12 @@ def cut(samples: list[int], recipe: Recipe, seed: int) -> list[list[list[int]]]:
         order = list(range(len(samples)))
         if strategy == "group_by_length":
             generator = torch.Generator().manual_seed(seed)
-            order = get_length_grouped_indices(samples, micro * accumulation, generator=generator)
+            order = []
+            # The Trainer groups within an epoch; a repeated one must not lend it samples.
+            for start in range(0, len(samples), epoch or len(samples)):
+                part = samples[start : start + (epoch or len(samples))]
+                grouped = get_length_grouped_indices(part, micro * accumulation, generator=generator)
+                order += [start + place for place in grouped]
         micro_batches = [order[start : start + micro] for start in range(0, len(order), micro)]
     return [micro_batches[start : start + accumulation] for start in range(0, len(micro_batches), accumulation)]
 
@@ -61,6 +69,7 @@ class StepBatches:
         self._recipe = recipe
         self._lengths = workload.lengths
         samples = workload.lengths.frozen_samples(workload.effective_batch, seed)
+        self._epoch = workload.lengths.frozen_epoch(workload.effective_batch)
         if recipe.processes > 1:
             # Every process sees its share of each effective batch; one share stands for all.
             each = len(samples) // recipe.processes
@@ -121,7 +130,7 @@ class StepBatches:
     def _cut(self, samples: list[int], seed: int) -> list[list[MicroBatch]]:
         return [
             [tuple(samples[place] for place in places) for places in effective_batch]
-            for effective_batch in cut(samples, self._recipe, seed)
+            for effective_batch in cut(samples, self._recipe, seed, self._epoch)
         ]
 
     def _worst_micro_batches(self) -> list[MicroBatch]:

@@ -67,10 +67,17 @@ def import_what_it_needs(recipe: Recipe) -> None:
 
 
 def with_adapter(model: Any, adapter: dict[str, Any]) -> Any:
-    """The model frozen, with LoRA's weights beside its own. PEFT keeps those in float32."""
+    """The model frozen, with LoRA's weights beside its own; all that is trained is in float32.
+
+    PEFT sees to that for its adapters, and not for a new head, which is copied in the frozen dtype.
+    """
     from peft import LoraConfig, get_peft_model
 
-    return get_peft_model(model, LoraConfig(**adapter))
+    model = get_peft_model(model, LoraConfig(**adapter))
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.data = weight.data.float()
+    return model
 
 
 def _build_quantized(config: Any, task: Task, job: TrialJob | StepJob) -> Any:

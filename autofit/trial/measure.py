@@ -80,15 +80,16 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             return TrialResult(outcome=Outcome.INVALID, reason=f"the loss was not finite in optimizer step {broken}")
         assert trainer.optimizer.state_dict()["state"], "the optimizer state must exist before the peak is read"
         graphs = compiled_graphs()
+        retries = accelerator.alloc_retries() - schedule.retries_when_warm
         note("evaluate")
+        # The Trainer moves all micro-batches of a step to the device before the first forward.
+        worst = collator([samples[length] for length in batches.worst[0]])
+        missing = (recipe.accumulation_steps - micro_steps) * bytes_on_device(worst)
         longest = job.workload.lengths.longest_samples(recipe.micro_batch_size)
-        evaluated, evaluation_seconds = _evaluate(trainer, samples, longest)
+        memory = accelerator.memory(_paged_bytes(trainer.optimizer), missing_inputs=missing)
+        evaluated, evaluation_seconds = _evaluate(trainer, samples, longest, accelerator)
         accelerator.synchronize()
-    # The Trainer moves all micro-batches of a step to the device before the first forward.
-    worst = collator([samples[length] for length in batches.worst[0]])
-    missing = (recipe.accumulation_steps - micro_steps) * bytes_on_device(worst)
-    memory = accelerator.memory(_paged_bytes(trainer.optimizer), missing_inputs=missing)
-    retries = accelerator.alloc_retries() - schedule.retries_when_warm
+        memory = memory.at_least(accelerator.memory(_paged_bytes(trainer.optimizer), missing_inputs=0))
     if retries:
         return TrialResult(
             outcome=Outcome.OOM,
@@ -114,7 +115,9 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
     return TrialResult(outcome=Outcome.OK, measurement=measurement)
 
 
-def _evaluate(trainer: Any, samples: SamplesByLength, longest: list[int]) -> tuple[int, float]:
+def _evaluate(
+    trainer: Any, samples: SamplesByLength, longest: list[int], accelerator: Accelerator
+) -> tuple[int, float]:
     """One evaluation batch of the longest samples with the optimizer state alive; one sample where all do not fit.
 
     Evaluation can need more than training, as it keeps every logit at once.
@@ -127,6 +130,8 @@ def _evaluate(trainer: Any, samples: SamplesByLength, longest: list[int]) -> tup
         outcome, _ = classify_exception(error)
         if outcome is not Outcome.OOM or len(longest) == 1:
             raise
+    # Out of the except block, so that the traceback no longer holds the tensors that filled the memory.
+    accelerator.forget_peak()
     began = time.perf_counter()
     _evaluate_at(trainer, samples, longest[:1])
     return 1, time.perf_counter() - began

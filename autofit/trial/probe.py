@@ -134,7 +134,7 @@ def _libraries(device: str) -> Libraries:
         "flash_attention_4": (import_utils.is_flash_attn_4_available(), "flash-attn-4 is not installed"),
         "torch_varlen": (
             device == "cpu" or importlib.util.find_spec("torch.nn.attention.varlen") is not None,
-            f"torch {torch.__version__} has no variable-length attention; 2.10 has",
+            f"torch {torch.__version__} has no variable-length attention; 2.11 has",
         ),
         "inductor": _inductor(device),
     }

@@ -6,6 +6,7 @@ are planned ahead and known again by their order.
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 import time
@@ -70,7 +71,8 @@ class Schedule:
         self._note = note
         self._mean_load = batches.mean_load
         self._to_time = [] if whole else sorted(batches.to_time(), key=lambda pair: -pair[1])
-        self._whole_steps = iter(batches.in_balanced_order()) if whole else iter(())
+        self._balanced = batches.in_balanced_order() if whole else []
+        self._whole_steps = itertools.cycle(self._balanced)
         self._planned: deque[PlannedStep] = deque()
         self._last_planned: PlannedStep | None = None
         self._drawn: deque[PlannedStep] = deque()
@@ -218,13 +220,10 @@ class Schedule:
         self._end_round()
 
     def _plan_whole_steps(self) -> None:
-        number = self._steps_for(1.0, 1.0)
-        for _ in range(number):
-            step = next(self._whole_steps, None)
-            if step is None:
-                self._whole_steps = iter(self._batches.in_balanced_order())
-                step = next(self._whole_steps)
-            self._plan_step(self._whole(step, window=self._num_windows))
+        timed = sum(len(window.steps) for window in self.windows)
+        shapes_left = math.ceil(self._plan.least_micro_batches / self.micro_steps) - timed
+        for _ in range(max(self._steps_for(1.0, 1.0), shapes_left)):
+            self._plan_step(self._whole(next(self._whole_steps), window=self._num_windows))
         self._num_windows += 1
         self._end_round()
 
@@ -262,7 +261,7 @@ class Schedule:
 
     def _typical(self) -> PlannedStep:
         """What the first timed step runs."""
-        return self._alike(self._to_time[0][0]) if self._to_time else self._whole(self._batches.in_balanced_order()[0])
+        return self._alike(self._to_time[0][0]) if self._to_time else self._whole(self._balanced[0])
 
     def _with_worst(self, number: int) -> PlannedStep:
         """A step with the worst micro-batch: all of it in a short trial, once among others in a whole one.

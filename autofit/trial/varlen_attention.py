@@ -58,6 +58,9 @@ def _varlen_kernel(
 ) -> torch.Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
+    # Under autocast rotary embeddings leave queries and keys in float32, and the kernel has no autocast rule.
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else value.dtype
+    query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     groups = query.shape[1] // key.shape[1]
     query, key, value = (tensor[0].transpose(0, 1) for tensor in (query, key, value))
     options: dict[str, Any] = {"scale": scaling}

@@ -14,6 +14,7 @@ from autofit.driver.observer import Observer
 from autofit.outcome import Outcome
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
+from autofit.situation import Situation
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.study import Study, load_study, open_study
 from autofit.train_config import TrainConfig
@@ -28,8 +29,13 @@ UNLIMITED = Budget(seconds=None, trials=None)
 class Setting:
     """A study over a formula; ``search`` makes one run of the loop over it."""
 
-    def __init__(self, folder: Path, before: Callable[[TrainConfig], None] = lambda config: None) -> None:
-        self.situation = make_situation()
+    def __init__(
+        self,
+        folder: Path,
+        before: Callable[[TrainConfig], None] = lambda config: None,
+        situation: Situation | None = None,
+    ) -> None:
+        self.situation = situation or make_situation()
         self.space = SearchSpace(self.situation, SpaceRequest(forbid=LEFT_OUT))
         self.storage = f"sqlite:///{folder / 'studies.db'}"
         configs = {recipe_key(recipe_for(config, self.situation)): config for config in self.space.configs}
@@ -143,3 +149,18 @@ def test_finalists_are_the_first_its_ties_and_the_reference_while_they_are_compo
     ]
     assert {trial.number for trial in finalists(trials)} == {0, 1, 2}
     assert finalists([make_trial(0, outcome=Outcome.OOM)]) == []
+
+
+def test_what_must_be_compiled_first_is_put_off_where_the_budget_has_no_time_for_it(tmp_path: Path) -> None:
+    def compiled(setting: Setting) -> bool:
+        return any(config["compile"] != "off" for config in setting.runner.asked)
+
+    with_compile = make_situation(missing={})
+    for seconds, tried in ((60.0, False), (600.0, True)):
+        folder = tmp_path / str(seconds)
+        folder.mkdir()
+        setting = Setting(folder, situation=with_compile)
+        reason = setting.search(Budget(seconds=seconds, trials=None))
+        assert compiled(setting) == tried
+        assert ("compiled first" in reason) != tried
+        assert rank(setting.study().trials()).best is not None
