@@ -50,9 +50,12 @@ class Comparison:
 
 def plainest(config: TrainConfig, situation: Situation, precision: str) -> TrainConfig:
     """The reference of a configuration: one micro-batch, every knob at its reference but attention, which is eager."""
-    total = situation.workload.samples_per_process
+    split = {"micro_batch_size": situation.workload.samples_per_process, "accumulation_steps": 1}
+    if not situation.model.counts_items:
+        # Its loss is a mean over each micro-batch, so another split is another loss by the model's own definition.
+        split = {"micro_batch_size": config.micro_batch_size, "accumulation_steps": config.accumulation_steps}
     values = {row.name: row.reference for row in KNOBS}
-    values |= {"micro_batch_size": total, "accumulation_steps": 1, "precision": precision, "attention": "eager"}
+    values |= {**split, "precision": precision, "attention": "eager"}
     # The optimizer comes after the gradients and only has to be one that can be had.
     return TrainConfig({**values, "optimizer": config["optimizer"]})
 

@@ -27,7 +27,8 @@ class Recipe:
     ``trial/collators.py``, made with ``collator_kwargs`` and the padding token. ``adapter`` holds PEFT's
     LoraConfig keywords, ``quantization`` those of BitsAndBytesConfig. ``state_bytes`` is the
     optimizer state per parameter, ``paged_state`` whether it lies in managed memory,
-    ``is_compiled`` whether the first step compiles something.
+    ``is_compiled`` whether the first step compiles something. Where the model does not count the step's
+    items (``counts_items``), the Trainer is told so, or it would scale the loss wrongly.
     ``per_device_eval_batch_size`` is not among the arguments: the trial finds it, and exports add the
     measured one.
     """
@@ -43,6 +44,7 @@ class Recipe:
     paged_state: bool = False
     state_bytes: float = 8.0
     is_compiled: bool = False
+    counts_items: bool = True
 
     @property
     def micro_batch_size(self) -> int:
@@ -114,6 +116,7 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
         paged_state=paged_state,
         state_bytes=state_bytes,
         is_compiled=is_compiled,
+        counts_items=situation.model.counts_items,
     )
     assert recipe.effective_batch == situation.workload.effective_batch, "the effective batch is exact or it is a bug"
     return recipe

@@ -70,6 +70,11 @@ def _reasons(best: Ranked, ranking: Ranking, trials: Sequence[Trial], situation:
     reasons.extend(_compile_reason(best, ranking))
     reasons.append(_memory_reason(best, situation))
     reasons.extend(_fetch_reason(best))
+    if not situation.model.counts_items and best.trial.config.accumulation_steps > 1:
+        reasons.append(
+            f"the loss of {situation.model.model_type} models is a mean over each micro-batch: with accumulation, "
+            "labels weigh more where a micro-batch has fewer of them"
+        )
     if situation.model.has_experts:
         reasons.append("experts were routed at random, by fresh weights: trained routing can be less even, and slower")
     reasons.extend(_tie_reason(ranking))

@@ -12,6 +12,7 @@ from autofit.ranking import Ranking, rank
 from autofit.recommendation import Recommendation, recommend
 from autofit.situation import Situation
 from autofit.study import StudyRecord
+from autofit.tasks import task_named
 from autofit.trials import Trial
 
 if TYPE_CHECKING:
@@ -37,16 +38,35 @@ class Best:
 
     trial: Trial
     recommendation: Recommendation
+    task: str
 
     @property
     def model_kwargs(self) -> dict[str, Any]:
         """Keywords for ``from_pretrained``; with 4-bit weights, transformers' BitsAndBytesConfig is among them."""
         keywords = dict(self.recommendation.model_kwargs)
+        if keywords.get("attn_implementation") == "torch_varlen":
+            from autofit.trial.varlen_attention import register
+
+            register()
         if self.recommendation.quantization is not None:
             from transformers import BitsAndBytesConfig
 
             keywords["quantization_config"] = BitsAndBytesConfig(**self.recommendation.quantization)
         return keywords
+
+    def data_collator(self, tokenizer: Any = None) -> Any:
+        """The data collator that was measured, padding with the tokenizer's token. Imports transformers."""
+        from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlattening
+
+        from autofit.trial.collators import PackRows, PadRight
+
+        keywords = self.recommendation.collator_kwargs
+        if task_named(self.task).labels == "masked":
+            return DataCollatorForLanguageModeling(tokenizer, pad_to_multiple_of=keywords.get("length"))
+        if self.recommendation.collator == "DataCollatorWithFlattening":
+            return DataCollatorWithFlattening(**keywords)
+        collator = {"PadRight": PadRight, "PackRows": PackRows}[self.recommendation.collator]
+        return collator(pad_token_id=getattr(tokenizer, "pad_token_id", None) or 0, **keywords)
 
     @property
     def peft_config(self) -> Any:
@@ -97,4 +117,4 @@ class Result:
         """The recommended configuration. Raises UserError where nothing was measured."""
         if self.ranking.best is None or self.recommendation is None:
             raise UserError(f"Study '{self.study}' has no measured configuration.")
-        return Best(trial=self.ranking.best.trial, recommendation=self.recommendation)
+        return Best(trial=self.ranking.best.trial, recommendation=self.recommendation, task=self.record.workload.task)

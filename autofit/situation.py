@@ -19,7 +19,8 @@ class ModelFacts:
     a part of ``num_parameters``. ``checkpointable_layers`` is None where layers cannot be chosen one by one.
     ``keeps_documents_apart`` says that several samples may share a row, told apart by their positions;
     ``liger_supports`` that liger-kernel is installed and has kernels for it; ``has_experts`` that tokens
-    are routed.
+    are routed. ``counts_items`` says that its loss is a sum over the whole step's labels by their number;
+    otherwise it is a mean over each micro-batch.
     """
 
     model_type: str
@@ -34,6 +35,7 @@ class ModelFacts:
     keeps_documents_apart: bool = False
     liger_supports: bool = False
     has_experts: bool = False
+    counts_items: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -98,8 +98,14 @@ class Study:
 
     @property
     def record(self) -> StudyRecord:
-        """What the study is of."""
-        return msgspec.convert(self._inner.user_attrs["record"], StudyRecord)
+        """What the study is of. Raises UserError where another release of autofit wrote it in another form."""
+        stored = self._inner.user_attrs["record"]
+        if stored.get("format") != FORMAT:
+            raise UserError(
+                f"Study '{self.name}' was made by another release of autofit; begin it anew with --fresh, "
+                "or choose another --study."
+            )
+        return msgspec.convert(stored, StudyRecord)
 
     @property
     def situation(self) -> Situation | None:
@@ -198,7 +204,9 @@ def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh
 def load_study(storage_url: str, name: str | None) -> Study:
     """A stored study by name; the newest one where no name is given. Raises UserError where there is none."""
     storage = _storage(storage_url)
-    summaries = [each for each in optuna.get_all_study_summaries(storage) if "record" in each.user_attrs]
+    every = [each for each in optuna.get_all_study_summaries(storage) if "record" in each.user_attrs]
+    current = [each for each in every if each.user_attrs["record"].get("format") == FORMAT]
+    summaries = every if name is not None else current
     if not summaries:
         raise UserError(f"There is no study in {storage_url} yet; run 'autofit MODEL --effective-batch N' first.")
     names = [summary.study_name for summary in summaries]

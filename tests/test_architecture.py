@@ -95,7 +95,9 @@ def test_only_workers_import_torch(path: Path) -> None:
     # A library user may ask a finished result for real TrainingArguments; that import stays in the method.
     found = {module.split(".")[0] for module in imports_of(path, top_level_only=name == "result")}
     assert not found & HEAVY, f"{name} must not import {found & HEAVY}"
-    worker_modules = {f"autofit.trial.{module}" for module in WORKER_ONLY}
+    # What a library user takes away is the very code that was measured; its imports stay in the methods, too.
+    taken_away = {"collators", "varlen_attention"} if name == "result" else set()
+    worker_modules = {f"autofit.trial.{module}" for module in WORKER_ONLY - taken_away}
     assert not imports_of(path) & worker_modules, f"{name} must not import the worker's side"
 
 

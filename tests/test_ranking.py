@@ -91,3 +91,11 @@ def test_the_reference_differs_in_no_knob_but_precision() -> None:
         for choice in row.choices:
             if row.name != "precision" and choice.value != row.reference:
                 assert find_reference([make_trial(0, **{row.name: choice.value})]) is None
+
+
+def test_a_confirmation_that_took_too_long_takes_nothing_away_from_what_was_measured() -> None:
+    measured = make_trial(0, whole=False)
+    for outcome in (Outcome.TIMEOUT, Outcome.CRASHED, Outcome.ERROR):
+        assert rank([measured, make_trial(1, outcome=outcome)]).best is not None
+    for outcome in (Outcome.OOM, Outcome.INVALID):
+        assert rank([measured, make_trial(1, outcome=outcome)]).best is None

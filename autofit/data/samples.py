@@ -34,7 +34,7 @@ def read_samples(path: Path, fields: tuple[str, ...] = ()) -> Iterator[Sample]:
         raise UserError(f"{path} is none of {', '.join(_READERS)}, nor a folder saved by datasets.")
     try:
         yield from _READERS[ending](path, fields)
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+    except (csv.Error, ValueError, OSError) as error:
         raise UserError(f"{path} cannot be read as {ending[1:]}: {error}") from None
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,13 +43,15 @@ def lengths_of_data(
     kept = None
     if cache is not None:
         kept = cache / f"{_fingerprint(path, fields, max_length, tokens_per_word, tokenizer_file)}.json"
-        if kept.is_file():
+        with contextlib.suppress(OSError, msgspec.DecodeError):
             return msgspec.json.decode(kept.read_bytes(), type=SampleLengths)
     counts = _token_counts(path, fields, source, tokenizer_file, tokens_per_word)
     lengths = SampleLengths.of(counts, longest=max_length)
     if kept is not None:
         kept.parent.mkdir(parents=True, exist_ok=True)
-        kept.write_bytes(msgspec.json.encode(lengths))
+        temporary = kept.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(msgspec.json.encode(lengths))
+        temporary.replace(kept)
     return lengths
 
 

@@ -24,13 +24,19 @@ class Budget:
     seconds: float | None
     trials: int | None
 
-    def reason_to_stop(self, spent_seconds: float, trials: Sequence[Trial], to_confirm: Sequence[Trial]) -> str | None:
+    def reason_to_stop(
+        self,
+        spent_seconds: float,
+        trials: Sequence[Trial],
+        to_confirm: Sequence[Trial],
+        least_micro_batches: int = 0,
+    ) -> str | None:
         """A sentence when another trial would not leave enough for the confirmations, else None."""
         if self.trials is not None and len(trials) + len(to_confirm) >= self.trials:
             return f"the {self.trials} trials of --max-trials are used"
         if self.seconds is not None:
             next_trial = statistics.median(trial.wall_seconds for trial in trials) if trials else FIRST_TRIAL_SECONDS
-            last_ones = sum(confirmation_seconds(trial) for trial in to_confirm)
+            last_ones = sum(confirmation_seconds(trial, least_micro_batches) for trial in to_confirm)
             if spent_seconds + next_trial + last_ones > self.seconds and trials:
                 return f"the {_minutes(self.seconds)} of --budget are spent"
         return None

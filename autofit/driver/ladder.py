@@ -64,14 +64,24 @@ def reference_configs(space: SearchSpace) -> list[TrainConfig]:
     if space.situation.device.kind == "cpu":
         # Few CPUs are fast in fewer bits, and a slow first trial has no best to be stopped by.
         precisions.sort(key=lambda precision: precision != "fp32")
-    return [base.replace(precision=precision) for precision in precisions]
+    return list(dict.fromkeys(nearest(space, base.replace(precision=precision)) for precision in precisions))
+
+
+def nearest(space: SearchSpace, config: TrainConfig) -> TrainConfig:
+    """The configuration, or where a constraint forbids it the valid one that differs in the fewest knobs."""
+    if config in space:
+        return config
+    names = list(space.choices)
+    wanted = [config[name] for name in names]
+    closest = min(space.combinations, key=lambda values: sum(a != b for a, b in zip(values, wanted, strict=True)))
+    return config.replace(**dict(zip(names, closest, strict=True)))
 
 
 def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
     """The configurations that need least memory: the smallest micro-batch and all at once, with all that saves."""
     lean = reference_configs(space)
     for saver in _SAVERS:
-        lean = [config.replace(**saver) if _has(space, saver) else config for config in lean]
+        lean = [nearest(space, config.replace(**saver)) if _has(space, saver) else config for config in lean]
     sizes = space.micro_batch_sizes
     return [space.at_micro_batch(config, size) for size in dict.fromkeys((sizes[0], sizes[-1])) for config in lean]
 

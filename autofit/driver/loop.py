@@ -74,7 +74,9 @@ class Search:
     def _explore(self) -> str:
         while True:
             history = History(self._space, self._trials, self._put_off)
-            reason = self._budget.reason_to_stop(self._spent, history.trials, finalists(history.trials))
+            reason = self._budget.reason_to_stop(
+                self._spent, history.trials, finalists(history.trials), self._least_micro_batches
+            )
             if reason is not None:
                 return reason
             config = self._strategy.propose(history)

@@ -46,7 +46,7 @@ def least_need(
             return "Nothing was tried: the budget was too small for one trial; raise --budget or --max-trials."
         how = f"{first.outcome.value}: {first.reason} (log: {first.log_path})"
         return f"No configuration could be run. The first ended as {how}"
-    lean = next(config for config in leanest_configs(space) if config in space)
+    lean = leanest_configs(space)[0]
     if History(space, tried).outcome(lean) is None:
         return f"Nothing that was tried fits, and smaller configurations are left: {stopped}; give it more."
     need = None

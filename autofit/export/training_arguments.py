@@ -221,7 +221,10 @@ def _load_model(task: Task, recommendation: Recommendation, *, counts_items: boo
     if task.name == "sequence-classification":
         lines += ["# A causal model reads its class off the last token that is not this one.", PAD_LINE]
     if not counts_items:
-        lines += ["# Its loss is a mean over the micro-batch; the Trainer would take it for one over the step.", LOSS_LINE]
+        lines += [
+            "# Its loss is a mean over the micro-batch; the Trainer would take it for one over the step.",
+            LOSS_LINE,
+        ]
     if recommendation.adapter is not None:
         lines += [
             "model = get_peft_model(model, LoraConfig(**LORA))",

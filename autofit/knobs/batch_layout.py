@@ -26,6 +26,15 @@ def _rows_cannot_be_shared(situation: Situation) -> str | None:
     return None
 
 
+def _sizes_would_weigh(situation: Situation) -> str | None:
+    if situation.model.counts_items:
+        return None
+    return (
+        f"the loss of {situation.model.model_type} models is a mean over each micro-batch, "
+        "so in smaller ones samples would weigh more"
+    )
+
+
 def _choice(value: str, title: str, collator: str, needs: Unavailable = always_available, **settings: Any) -> Choice:
     return Choice(value=value, title=title, collator=collator, unavailable=first_of(_nothing_to_pad, needs), **settings)
 
@@ -45,6 +54,7 @@ BATCH_LAYOUT = Knob(
             "batch_rebalance",
             "each effective batch cut into micro-batches of like lengths and equal cost, then padded",
             "PadRight",
+            _sizes_would_weigh,
             training_arguments={"train_sampling_strategy": "batch_rebalance"},
         ),
         _choice(

@@ -42,15 +42,24 @@ def build_model(config: Any, task: Task, device: str, model_kwargs: dict[str, An
 
 def build_trial_model(job: TrialJob | StepJob, config: Any = None) -> Any:
     """The model that a job's recipe asks for, with its adapters where it has some; ``config`` may be a changed one."""
+    config_of_one_step = config is not None
     config = config or load_config(job.model, trust_remote_code=job.trust_remote_code)
     task, recipe = task_named(job.workload.task), job.recipe
     if task.name == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
         # A causal model reads its class off the last token, and has to know which tokens are padding.
         config.pad_token_id = 0
-    if recipe.quantization is None:
+    if recipe.quantization is None and config_of_one_step:
+        # The same weights whatever they are stored in: drawn in float32, then rounded.
+        drawn = {**recipe.model_kwargs, "dtype": "float32"}
+        model = build_model(config, task, job.device, drawn, trust_remote_code=job.trust_remote_code)
+        for weight in model.parameters():
+            weight.data = weight.data.to(getattr(torch, recipe.model_kwargs["dtype"]))
+    elif recipe.quantization is None:
         model = build_model(config, task, job.device, recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
     else:
         model = _build_quantized(config, task, job)
+    if not recipe.counts_items:
+        model.accepts_loss_kwargs = False
     return model if recipe.adapter is None else with_adapter(model, recipe.adapter)
 
 

@@ -7,36 +7,42 @@ samples that see each other. Nothing fails then, so it is looked for.
 from __future__ import annotations
 
 import contextlib
-import itertools
+import copy
 from typing import Any
 
 import torch
 
 LENGTHS = (7, 5)
-TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 5e-3}
-"""Largest difference of a logit over the largest logit, by the bits that the numbers are computed in."""
+TOLERANCE = 1e-3
+"""Largest difference of a logit over the largest logit. The two runs have the same shapes, so it is 0 but for
+kernels that add up in no fixed order; a fresh model that leaks differs by percents."""
 
 
 def leak_between_samples(model: Any, collator: Any, samples: Any, context: Any) -> str | None:
     """A sentence where a sample's logits depend on the sample before it in its row; None where they do not.
 
-    Compares each of two short samples collated alone with the two collated together, in evaluation mode,
-    without gradients, under the trial's own autocast ``context``.
+    Two short samples share a row, twice, the first one with other tokens the second time: the logits of the
+    second sample must stay as they are. In evaluation mode, without gradients, under the trial's own
+    autocast ``context``.
     """
-    pair = [samples[length] for length in LENGTHS]
+    collator = copy.copy(collator)
+    if hasattr(collator, "length"):
+        collator.length = max(collator.length, sum(LENGTHS))
+    first, second = (samples[length] for length in LENGTHS)
+    other = {**first, "input_ids": first["input_ids"].roll(1)}
+    if torch.equal(other["input_ids"], first["input_ids"]):
+        other["input_ids"] = torch.where(first["input_ids"] == 0, 1, 0)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad(), context():
-            together = _logits(model, collator, pair)
-            alone = torch.cat([_logits(model, collator, [sample]) for sample in pair])
+            before, after = (_second_logits(model, collator, [each, second]) for each in (first, other))
     finally:
         model.train(was_training)
-    computed_in = str(together.dtype).removeprefix("torch.")
-    difference = float((together.float() - alone.float()).abs().max() / alone.float().abs().max())
-    if difference <= TOLERANCE.get(computed_in, TOLERANCE["bfloat16"]):
+    difference = float((before - after).abs().max() / before.abs().max())
+    if difference <= TOLERANCE:
         return None
-    return f"samples that share a row see each other: a sample's logits move by {difference:.1%} beside another"
+    return f"samples that share a row see each other: a sample's logits move by {difference:.1%} with its neighbour's"
 
 
 def autocast_of(arguments: Any) -> Any:
@@ -47,16 +53,10 @@ def autocast_of(arguments: Any) -> Any:
     return lambda: torch.autocast(arguments.device.type, dtype)
 
 
-def _logits(model: Any, collator: Any, samples: list[dict[str, torch.Tensor]]) -> torch.Tensor:
-    """Logits of shape (tokens, vocabulary), in the order of the samples; padding left out."""
+def _second_logits(model: Any, collator: Any, pair: list[dict[str, torch.Tensor]]) -> torch.Tensor:
+    """Logits of the second of two samples that share a row, of shape (tokens, vocabulary), in float32."""
     device = next(model.parameters()).device
-    batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in collator(samples).items()}
-    positions, tokens = batch["position_ids"], batch["input_ids"]
-    logits = model(**{**batch, "labels": None}, use_cache=False).logits
-    # Samples may have been put into another order, or into several rows: each is found by its length.
-    found = []
-    for row in range(tokens.shape[0]):
-        starts = [*torch.nonzero(positions[row] == 0).flatten().tolist(), tokens.shape[1]]
-        found += [logits[row, start:end] for start, end in itertools.pairwise(starts)]
-    by_length = {len(each): each for each in found}
-    return torch.cat([by_length[len(sample["input_ids"])] for sample in samples])
+    batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in collator(pair).items()}
+    assert batch["input_ids"].shape == (1, sum(LENGTHS)), "the two samples must share a row"
+    logits: torch.Tensor = model(**{**batch, "labels": None}, use_cache=False).logits
+    return logits[0, LENGTHS[0] :].float()

@@ -9,8 +9,10 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
+import msgspec
 import torch
 from transformers import Trainer, TrainerCallback, set_seed
 from transformers.trainer_pt_utils import BatchRebalanceSampler
@@ -25,6 +27,10 @@ from autofit.trial.samples import SamplesByLength
 
 def train_one_step(job: StepJob) -> StepResult:
     """Run the job. Raises whatever the libraries raise."""
+    if job.recipe.adapter is not None:
+        job = msgspec.structs.replace(
+            job, recipe=replace(job.recipe, adapter={**job.recipe.adapter, "lora_dropout": 0.0})
+        )
     import_what_it_needs(job.recipe)
     config = without_dropout(load_config(job.model, trust_remote_code=job.trust_remote_code))
     set_seed(job.seed)
@@ -41,7 +47,7 @@ def without_dropout(config: Any) -> Any:
     """The configuration with every dropout at 0, however the model calls it: losses could not be compared with it."""
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for name, value in part.to_dict().items():
-            if isinstance(value, float) and ("dropout" in name or name.endswith(("pdrop", "_drop"))):
+            if isinstance(value, float) and any(part in name for part in ("drop", "pdrop")):
                 setattr(part, name, 0.0)
     return config
 
@@ -72,6 +78,10 @@ def step(
     with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
         arguments = short_arguments(recipe, scratch, seed=seed, max_steps=1, max_grad_norm=0.0)
         trainer = OneStep(model=model, args=arguments, train_dataset=samples, data_collator=collator)
+        scaler = getattr(trainer.accelerator, "scaler", None)
+        if scaler is not None:
+            # The usual first scale, 65536, overflows often and is then only skipped over; there is but one step here.
+            scaler._init_scale = 256.0
         gradients.trainer = trainer
         trainer.add_callback(gradients)
         trainer.train()

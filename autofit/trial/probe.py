@@ -7,6 +7,7 @@ import importlib.metadata
 import importlib.util
 import inspect
 import os
+import re
 import shutil
 from typing import Any
 
@@ -64,6 +65,7 @@ def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
         keeps_documents_apart=_keeps_documents_apart(model),
         liger_supports=_liger_supports(config.model_type),
         has_experts=any("num_experts" in name or "num_local_experts" in name for name in text_config.to_dict()),
+        counts_items=counts_items(model),
         trainable_parameters=_trainable_parameters(job, model),
     )
 
@@ -106,6 +108,20 @@ def _keeps_documents_apart(model: Any) -> bool:
     """
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     return takes_positions and bool(model._supports_attention_backend) and not getattr(model, "_is_stateful", False)
+
+
+def counts_items(model: Any) -> bool:
+    """Whether the head divides its loss by ``num_items_in_batch``, as the Trainer takes for granted of ``**kwargs``.
+
+    Read in its source: it hands its keywords on to the loss function, or it does not. BERT's classifiers,
+    T5 and the classifiers that causal models share take the keywords and drop them (transformers 5.23); the
+    Trainer then neither divides by their number nor by the accumulation.
+    """
+    try:
+        source = inspect.getsource(inspect.unwrap(type(model).forward))
+    except (OSError, TypeError):
+        return True
+    return "num_items_in_batch" in source or re.search(r"self\.loss_function\([^)]*\*\*", source) is not None
 
 
 def _liger_supports(model_type: str) -> bool:

@@ -10,6 +10,7 @@ import pytest
 
 from autofit.driver.history import History
 from autofit.driver.ladder import LadderStrategy, leanest_configs, reference_configs
+from autofit.lengths import SampleLengths
 from autofit.outcome import Outcome
 from autofit.ranking import find_reference, rank
 from autofit.recipe import recipe_for
@@ -214,3 +215,22 @@ def test_the_reference_falls_back_to_what_is_left_of_the_space() -> None:
 
 def test_no_result_lies_in_the_package() -> None:
     assert not list(Path(__file__).parents[2].joinpath("autofit").rglob("*.db"))
+
+
+@pytest.mark.parametrize(
+    "fix",
+    [
+        {"batch_layout": "flattened"},
+        {"attention": "torch_varlen"},
+        {"compile": "inductor"},
+        {"batch_layout": "packed", "attention": "eager"},
+    ],
+)
+def test_a_fixed_value_that_needs_another_is_searched_with_it(fix: dict[str, str]) -> None:
+    situation = make_situation(
+        lengths=SampleLengths.of([4, 9, 30]), attention=("eager", "sdpa", "torch_varlen"), missing={}
+    )
+    space = SearchSpace(situation, SpaceRequest(fix=fix))
+    for config in (*reference_configs(space), *leanest_configs(space)):
+        assert config in space and all(config[name] == value for name, value in fix.items())
+    assert LadderStrategy().propose(History(space, [])) in space

@@ -156,11 +156,11 @@ def test_what_must_be_compiled_first_is_put_off_where_the_budget_has_no_time_for
         return any(config["compile"] != "off" for config in setting.runner.asked)
 
     with_compile = make_situation(missing={})
-    for seconds, tried in ((60.0, False), (600.0, True)):
-        folder = tmp_path / str(seconds)
+    for budget, tried in ((60.0, False), (600.0, True)):
+        folder = tmp_path / str(budget)
         folder.mkdir()
         setting = Setting(folder, situation=with_compile)
-        reason = setting.search(Budget(seconds=seconds, trials=None))
+        reason = setting.search(Budget(seconds=budget, trials=None))
         assert compiled(setting) == tried
         assert ("compiled first" in reason) != tried
         assert rank(setting.study().trials()).best is not None

@@ -143,6 +143,27 @@ def test_other_tasks_get_a_file_to_import_from(task: str, tmp_path: Path) -> Non
     assert batch["input_ids"].tolist() == [[1, 2], [3, 0]]
 
 
+def test_a_causal_model_that_classifies_knows_its_padding_and_its_loss(weights: Path, tmp_path: Path) -> None:
+    result = make_result(make_trial(), model=str(weights), task="sequence-classification", lengths=VERSES)
+    facts = dataclasses.replace(result.situation.model, counts_items=False)
+    result = dataclasses.replace(result, situation=dataclasses.replace(result.situation, model=facts))
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(result))
+    model = load(script).load_model()
+    assert model.config.pad_token_id == 0 and model.accepts_loss_kwargs is False
+    batch = load(script).data_collator()([{"input_ids": [1, 2], "labels": 1}, {"input_ids": [3], "labels": 0}])
+    assert model(**batch).loss.isfinite()
+
+
+def test_the_library_gives_the_collator_that_was_measured() -> None:
+    samples = [{"input_ids": [1, 2, 3]}, {"input_ids": [4, 5]}]
+    shapes = {}
+    for layout in ("dynamic_padding", "fixed_padding", "packed", "flattened"):
+        best = make_result(make_trial(batch_layout=layout), lengths=VERSES).best
+        shapes[layout] = tuple(best.data_collator()(samples)["input_ids"].shape)
+    assert shapes == {"dynamic_padding": (2, 3), "fixed_padding": (2, 30), "packed": (1, 5), "flattened": (1, 5)}
+
+
 def test_more_devices_than_were_meant_stop_it_with_one_sentence(tmp_path: Path) -> None:
     script = tmp_path / "train_args.py"
     script.write_text(serialize(make_result(make_trial())))
