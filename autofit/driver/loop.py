@@ -141,14 +141,18 @@ class Search:
 
 
 def finalists(trials: Sequence[Trial]) -> list[Trial]:
-    """Measured short, and about to be reported: the first, those tied with it, the reference."""
+    """About to be reported and measured once only: the first, those tied with it, the reference.
+
+    They run again, back to back: a machine that others use drifts by more than knobs differ, and the fastest
+    of many single measurements is the luckiest one.
+    """
     ranking = rank(trials)
     if ranking.best is None:
         return []
     chosen = [ranked.trial for ranked in ranking.ranked if ranked.tied_with_first][:MOST_FINALISTS]
     if ranking.reference is not None and ranking.reference not in chosen:
         chosen.append(ranking.reference)
-    return [trial for trial in chosen if trial.measurement is not None and not trial.measurement.whole]
+    return [trial for trial in chosen if not trial.whole]
 
 
 def with_plan(plan: MeasuringPlan, **changes: object) -> MeasuringPlan:

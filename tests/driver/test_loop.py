@@ -164,3 +164,19 @@ def test_what_must_be_compiled_first_is_put_off_where_the_budget_has_no_time_for
         assert compiled(setting) == tried
         assert ("compiled first" in reason) != tried
         assert rank(setting.study().trials()).best is not None
+
+
+def test_the_luckiest_of_single_measurements_is_measured_again_before_it_is_recommended(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    seen: set[TrainConfig] = set()
+
+    def lucky_at_first(config: TrainConfig) -> float:
+        first_time = config not in seen
+        seen.add(config)
+        is_lucky = first_time and config["attention"] == "eager" and config.accumulation_steps == 1
+        return seconds(config) * (0.3 if is_lucky else 1.0)
+
+    setting.runner._seconds = lucky_at_first
+    setting.search()
+    best = rank(setting.study().trials()).best
+    assert best is not None and best.trial.config["attention"] == "sdpa" and best.trial.whole
