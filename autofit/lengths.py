@@ -103,7 +103,7 @@ class SampleLengths:
         cumulative = list(itertools.accumulate(self.counts))
         epoch = self.frozen_epoch(effective_batch)
         frozen: list[int] = []
-        while len(frozen) < min(FEWEST_FROZEN_BATCHES, FROZEN_BATCHES) * effective_batch:
+        while len(frozen) < FEWEST_FROZEN_BATCHES * effective_batch:
             places = order.sample(range(self.num_samples), epoch)
             frozen += [self.lengths[bisect.bisect_right(cumulative, place)] for place in places]
         return frozen

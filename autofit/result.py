@@ -56,17 +56,14 @@ class Best:
 
     def data_collator(self, tokenizer: Any = None) -> Any:
         """The data collator that was measured, padding with the tokenizer's token. Imports transformers."""
-        from transformers import DataCollatorForLanguageModeling, DataCollatorWithFlattening
-
-        from autofit.trial.collators import PackRows, PadRight
-
         keywords = self.recommendation.collator_kwargs
         if task_named(self.task).labels == "masked":
+            from transformers import DataCollatorForLanguageModeling
+
             return DataCollatorForLanguageModeling(tokenizer, pad_to_multiple_of=keywords.get("length"))
-        if self.recommendation.collator == "DataCollatorWithFlattening":
-            return DataCollatorWithFlattening(**keywords)
-        collator = {"PadRight": PadRight, "PackRows": PackRows}[self.recommendation.collator]
-        return collator(pad_token_id=getattr(tokenizer, "pad_token_id", None) or 0, **keywords)
+        from autofit.trial.collators import make_collator
+
+        return make_collator(self.recommendation.collator, keywords, getattr(tokenizer, "pad_token_id", None) or 0)
 
     @property
     def peft_config(self) -> Any:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class StepBatches:
     def __init__(self, recipe: Recipe, workload: Workload, seed: int) -> None:
         self._recipe = recipe
         self._lengths = workload.lengths
+        self._shapes: dict[MicroBatch, BatchShape] = {}
         samples = workload.lengths.frozen_samples(workload.effective_batch, seed)
         self._epoch = workload.lengths.frozen_epoch(workload.effective_batch)
         if recipe.processes > 1:
@@ -78,8 +79,10 @@ class StepBatches:
         self.worst = self._worst_micro_batches()
 
     def shape(self, micro_batch: MicroBatch) -> BatchShape:
-        """What this recipe's collator makes of a micro-batch."""
-        return shape_of(micro_batch, self._recipe.collator, self._recipe.collator_kwargs)
+        """What this recipe's collator makes of a micro-batch; found once, as packing is not free."""
+        if micro_batch not in self._shapes:
+            self._shapes[micro_batch] = shape_of(micro_batch, self._recipe.collator, self._recipe.collator_kwargs)
+        return self._shapes[micro_batch]
 
     def load(self, effective_batch: Sequence[MicroBatch]) -> int:
         """Padded tokens of a whole step."""
@@ -160,6 +163,25 @@ def _mixtures(longest: list[int], lengths: SampleLengths) -> list[list[int]]:
         number = max(1, len(longest) * eighths // 8)
         mixtures += [longest[:number] + [lengths.quantile(q)] * (len(longest) - number) for q in (0.1, 0.5, 0.9)]
     return mixtures
+
+
+class GivenMicroBatches(BatchRebalanceSampler):  # type: ignore[misc]
+    """Gives the Trainer's loader the micro-batches it is given, as indices into the data set.
+
+    Of this class because the Trainer takes it as a batch sampler, which may give micro-batches of
+    different sizes.
+    """
+
+    def __init__(self, micro_batches: Callable[[], Iterator[list[int]]], number: int) -> None:
+        self.epoch = 0
+        self._micro_batches = micro_batches
+        self._number = number
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return self._micro_batches()
+
+    def __len__(self) -> int:
+        return self._number
 
 
 def nodes_to_time(

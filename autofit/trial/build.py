@@ -13,7 +13,7 @@ from autofit.catalogue.models import ModelSource
 from autofit.recipe import Recipe
 from autofit.tasks import Task, task_named
 from autofit.trial import varlen_attention
-from autofit.trial.collators import PackRows, PadRight
+from autofit.trial.collators import make_collator
 from autofit.trial.protocol import StepJob, TrialJob
 
 BITSANDBYTES_OPTIMIZERS = ("adamw_8bit", "paged_adamw_8bit", "paged_adamw_32bit", "lion_8bit")
@@ -42,13 +42,12 @@ def build_model(config: Any, task: Task, device: str, model_kwargs: dict[str, An
 
 def build_trial_model(job: TrialJob | StepJob, config: Any = None) -> Any:
     """The model that a job's recipe asks for, with its adapters where it has some; ``config`` may be a changed one."""
-    config_of_one_step = config is not None
     config = config or load_config(job.model, trust_remote_code=job.trust_remote_code)
     task, recipe = task_named(job.workload.task), job.recipe
     if task.name == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
         # A causal model reads its class off the last token, and has to know which tokens are padding.
         config.pad_token_id = 0
-    if recipe.quantization is None and config_of_one_step:
+    if recipe.quantization is None and isinstance(job, StepJob):
         # The same weights whatever they are stored in: drawn in float32, then rounded.
         drawn = {**recipe.model_kwargs, "dtype": "float32"}
         model = build_model(config, task, job.device, drawn, trust_remote_code=job.trust_remote_code)
@@ -124,11 +123,8 @@ def _made_up_weights(model: Any, spread: float) -> dict[str, torch.Tensor]:
 
 def build_collator(recipe: Recipe, config: Any) -> Any:
     """The recipe's data collator, padding with the model's own padding token where it names one."""
-    if recipe.collator == "DataCollatorWithFlattening":
-        return transformers.DataCollatorWithFlattening(**recipe.collator_kwargs)
-    collator = {"PadRight": PadRight, "PackRows": PackRows}[recipe.collator]
     pad_token_id = getattr(config, "pad_token_id", None)
-    return collator(pad_token_id=pad_token_id if isinstance(pad_token_id, int) else 0, **recipe.collator_kwargs)
+    return make_collator(recipe.collator, recipe.collator_kwargs, pad_token_id if isinstance(pad_token_id, int) else 0)
 
 
 def training_arguments(

@@ -1,7 +1,7 @@
 """Data collators without a tokenizer. Exports copy this file's classes, so that what was measured is what trains.
 
-Samples are dicts of 1-D sequences (``input_ids`` ...) and scalars (a sample's class). The file imports torch
-and nothing else, for that reason.
+Samples are dicts of 1-D sequences (``input_ids`` ...) and scalars (a sample's class). They need
+torch and nothing else, for that reason.
 """
 
 from __future__ import annotations
@@ -80,3 +80,12 @@ class PackRows:
             rows[row].append(place)
             free[row] -= lengths[place]
         return rows
+
+
+def make_collator(name: str, keywords: dict[str, Any], pad_token_id: int) -> Any:
+    """The data collator that a recipe names: a class of this file, or transformers' for flattened batches."""
+    if name == "DataCollatorWithFlattening":
+        from transformers import DataCollatorWithFlattening
+
+        return DataCollatorWithFlattening(**keywords)
+    return {"PadRight": PadRight, "PackRows": PackRows}[name](pad_token_id=pad_token_id, **keywords)

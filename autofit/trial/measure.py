@@ -17,14 +17,14 @@ from autofit.measurement import Measurement
 from autofit.outcome import Outcome
 from autofit.tasks import task_named
 from autofit.trial.accelerator import Accelerator
-from autofit.trial.batches import StepBatches
+from autofit.trial.batches import GivenMicroBatches, StepBatches
 from autofit.trial.build import build_collator, build_trial_model, import_what_it_needs, training_arguments
 from autofit.trial.compilation import compiled_graphs
 from autofit.trial.instrument import MeasuredTrainer, StepEnds, StepRecorder
 from autofit.trial.isolation import autocast_of, leak_between_samples
 from autofit.trial.protocol import Phase, TrialJob, TrialResult
 from autofit.trial.samples import SamplesByLength, bytes_on_device
-from autofit.trial.schedule import Schedule, ScheduledSampler
+from autofit.trial.schedule import Schedule
 
 
 def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], None]) -> TrialResult:
@@ -55,7 +55,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         )
         schedule.follow(recorder, lambda: bool(trainer.accelerator.optimizer_step_was_skipped))
         trainer.recorder = recorder
-        trainer.sampler = ScheduledSampler(schedule)
+        trainer.sampler = GivenMicroBatches(schedule.micro_batches, schedule.most_steps * micro_steps)
         trainer.shapes_now = schedule.shapes_now
         trainer.before_first_micro_step = lambda moment: note("first_micro_step")
         trainer.add_callback(StepEnds(recorder, schedule.finished))

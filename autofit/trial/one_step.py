@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import msgspec
 import torch
 from transformers import Trainer, TrainerCallback, set_seed
-from transformers.trainer_pt_utils import BatchRebalanceSampler
 
 from autofit.outcome import Outcome
 from autofit.tasks import task_named
-from autofit.trial.batches import cut
+from autofit.trial.batches import GivenMicroBatches, cut
 from autofit.trial.build import build_collator, build_trial_model, import_what_it_needs, load_config, short_arguments
 from autofit.trial.protocol import StepJob, StepResult
 from autofit.trial.samples import SamplesByLength
@@ -47,7 +45,7 @@ def without_dropout(config: Any) -> Any:
     """The configuration with every dropout at 0, however the model calls it: losses could not be compared with it."""
     for part in {id(part): part for part in (config, config.get_text_config())}.values():
         for name, value in part.to_dict().items():
-            if isinstance(value, float) and any(part in name for part in ("drop", "pdrop")):
+            if isinstance(value, float) and "drop" in name:
                 setattr(part, name, 0.0)
     return config
 
@@ -68,7 +66,8 @@ def step(
         losses: list[torch.Tensor] = []  # noqa: RUF012 - the class is made for this one step
 
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            return _Fixed(cut(lengths, recipe, seed)[0])
+            micro_batches = cut(lengths, recipe, seed)[0]
+            return GivenMicroBatches(lambda: iter(micro_batches), len(micro_batches))
 
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
             loss = super().training_step(*args, **kwargs)
@@ -89,20 +88,6 @@ def step(
     if not math.isfinite(loss) or not math.isfinite(gradients.norm):
         return StepResult(outcome=Outcome.INVALID, reason=f"loss {loss}, gradient norm {gradients.norm}")
     return StepResult(outcome=Outcome.OK, loss=loss, gradient_norm=gradients.norm)
-
-
-class _Fixed(BatchRebalanceSampler):  # type: ignore[misc]
-    """The micro-batches of one effective batch; of this class so that they may differ in size."""
-
-    def __init__(self, micro_batches: list[list[int]]) -> None:
-        self.epoch = 0
-        self._micro_batches = micro_batches
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return iter(self._micro_batches)
-
-    def __len__(self) -> int:
-        return len(self._micro_batches)
 
 
 class _GradientNorm(TrainerCallback):  # type: ignore[misc]

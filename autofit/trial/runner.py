@@ -87,8 +87,6 @@ class ProcessRunner:
         self._model = model
         self._most_seconds = most_seconds
         self._trust_remote_code = trust_remote_code
-        # What the last trials left behind on the device: not the next ones' fault.
-        self._unreturned = 0
 
     def close(self) -> None:
         self._workshop.close()

@@ -14,8 +14,6 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from transformers.trainer_pt_utils import BatchRebalanceSampler
-
 from autofit.measurement import BatchShape, StepSeconds, Window, expected_step
 from autofit.trial.accelerator import Accelerator
 from autofit.trial.batches import MicroBatch, StepBatches
@@ -298,26 +296,10 @@ class Schedule:
 
     def _is_enough(self) -> bool:
         timed = sum(len(window.steps) for window in self.windows)
+        if timed * self.micro_steps < self._plan.least_micro_batches:
+            return False
         spent = sum(window.wall_seconds for window in self.windows)
         if spent >= self._plan.patience_seconds or timed >= self._plan.most_steps:
-            return timed * self.micro_steps >= self._plan.least_micro_batches
+            return True
         _, half_width = expected_step(self.windows, self.shape_shares, self._accumulation_steps)
-        return half_width <= self._plan.precision and timed * self.micro_steps >= self._plan.least_micro_batches
-
-
-class ScheduledSampler(BatchRebalanceSampler):  # type: ignore[misc]
-    """Gives the Trainer's loader what the schedule says.
-
-    Of this class because the Trainer takes it as a batch sampler, which may give micro-batches of
-    different sizes. A sample's index is its length.
-    """
-
-    def __init__(self, schedule: Schedule) -> None:
-        self.epoch = 0
-        self._schedule = schedule
-
-    def __iter__(self) -> Iterator[list[int]]:
-        return self._schedule.micro_batches()
-
-    def __len__(self) -> int:
-        return self._schedule.most_steps * self._schedule.micro_steps
+        return half_width <= self._plan.precision
