@@ -1,0 +1,1 @@
+"""Prediction: from traced steps to bytes and seconds, without a device. Needs no torch."""

@@ -1,0 +1,113 @@
+"""Tracing one step of the real Trainer on tensors without data."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainerCallback
+
+from autofit.recipe import Recipe
+from autofit.tasks import Task
+from autofit.trace import Category, Phase, StepTrace
+from autofit.tracer.dataless import Dataless
+from autofit.tracer.recorder import Recorder
+from autofit.tracer.target import Target
+from autofit.trial.batches import GivenMicroBatches, MicroBatch, shape_of
+from autofit.trial.build import build_collator, import_what_it_needs, short_arguments
+from autofit.trial.samples import SamplesByLength
+
+
+class TracedTrainer(Trainer):  # type: ignore[misc]
+    """The Trainer, telling a Recorder which phase it is in."""
+
+    recorder: Recorder
+    micro_batch: MicroBatch
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        self.recorder.begin(Phase.FETCH)
+        batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)
+        self.recorder.name((value for batch in batches for value in batch.values()), Category.INPUTS)
+        return batches, num_items_in_batch
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.recorder.begin(Phase.FORWARD)
+        loss = super().training_step(*args, **kwargs)
+        self.recorder.begin(Phase.UPDATE)
+        return loss
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        return GivenMicroBatches(lambda: iter([list(self.micro_batch)]), 1)
+
+
+class _StepEnd(TrainerCallback):  # type: ignore[misc]
+    """Ends the recording when the optimizer's step is over and gradients are gone."""
+
+    def __init__(self, recorder: Recorder) -> None:
+        self._recorder = recorder
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
+        self._recorder.end()
+        return control
+
+
+def trace_step(
+    build: Any, recipe: Recipe, task: Task, micro_batch: Sequence[int], target: Target, *, seed: int = 0
+) -> StepTrace:
+    """Trace one optimizer step of one micro-batch.
+
+    ``build`` makes the model; it is called within the mode. ``micro_batch`` holds the lengths of its samples.
+    Raises whatever a model that cannot be traced raises.
+    """
+    shape = shape_of(tuple(micro_batch), recipe.collator, recipe.collator_kwargs)
+    has_several_lengths = len(set(micro_batch)) > 1 or shape.length != max(micro_batch)
+    import_what_it_needs(recipe)
+    recorder = Recorder()
+    mode = Dataless(recorder, truth=not has_several_lengths)
+    with target.rules(recorder), tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
+        with mode:
+            model = build()
+        recorder.vocabulary_size = int(getattr(model.config.get_text_config(), "vocab_size", 0) or 0)
+        samples = SamplesByLength(task, model.config, max(micro_batch), seed)
+        arguments = short_arguments(
+            target.traceable(recipe),
+            scratch,
+            max_steps=1,
+            per_device_train_batch_size=len(micro_batch),
+            gradient_accumulation_steps=1,
+            use_cpu=True,
+        )
+        collator = build_collator(recipe, model.config)
+        with mode:
+            trainer = TracedTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
+            trainer.recorder, trainer.micro_batch = recorder, tuple(micro_batch)
+            trainer.add_callback(_StepEnd(recorder))
+            recorder.name([*model.parameters(), *model.buffers()], Category.WEIGHTS)
+            _hear_of_gradients(model, recorder)
+            _hear_of_backward(trainer, recorder)
+            trainer.train()
+            inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
+            recorder.name(_state_tensors(inner), Category.OPTIMIZER_STATE)
+            return recorder.trace(shape.rows, shape.length)
+
+
+def _hear_of_gradients(model: torch.nn.Module, recorder: Recorder) -> None:
+    for weight in model.parameters():
+        if weight.requires_grad:
+            weight.register_post_accumulate_grad_hook(recorder.became_gradient)
+
+
+def _hear_of_backward(trainer: Any, recorder: Recorder) -> None:
+    backward = trainer.accelerator.backward
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        recorder.begin(Phase.BACKWARD)
+        return backward(*args, **kwargs)
+
+    trainer.accelerator.backward = marked
+
+
+def _state_tensors(optimizer: Any) -> list[Any]:
+    return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
