@@ -57,7 +57,8 @@ class StepTrace:
     ``events`` holds ``block + 1`` where a block is taken and ``-(block + 1)`` where it is freed. Blocks that were
     there before (weights) are taken in the beginning. ``phase_ends`` says how many events had happened when
     BEFORE, FETCH, FORWARD, BACKWARD and UPDATE ended. ``sizes`` are bytes as asked for, ``makers`` names of operators.
-    ``gradient_events`` maps a gradient's block to the number of events when it became ``.grad``;
+    ``gradient_of`` maps the number of a trained weight to its gradient's block, ``gradient_events`` that block to the
+    number of events when it became ``.grad``;
     ``cloned_gradients`` are those that were copied for that instead of handed over.
     """
 
@@ -69,5 +70,6 @@ class StepTrace:
     events: tuple[int, ...]
     phase_ends: tuple[int, ...]
     gradient_events: dict[int, int]
+    gradient_of: dict[int, int]
     cloned_gradients: tuple[int, ...]
     operators: Operators

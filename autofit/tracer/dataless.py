@@ -66,6 +66,8 @@ class Dataless(TorchDispatchMode):
         super().__init__()
         self._listener = listener
         self._truth = truth
+        self.decompositions: dict[Any, Callable[..., Any]] = {}
+        """Operators that are traced through Python code of theirs instead of as one."""
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
@@ -83,6 +85,9 @@ class Dataless(TorchDispatchMode):
             return out
         if func is aten._local_scalar_dense.default:
             return _answer(args[0].dtype, self._truth)
+        if func in self.decompositions:
+            with self:
+                return self.decompositions[func](*args, **kwargs)
         if func is aten.add.Tensor and _is_accumulation(args):
             func = aten.add_.Tensor
         if kwargs.get("device") is not None:

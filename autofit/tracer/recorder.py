@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -33,11 +33,14 @@ class Recorder:
         self._weights: set[int] = set()
         self._named: dict[int, Category] = {}
         self._gradient_events: dict[int, int] = {}
+        self._gradient_of: dict[int, int] = {}
         self._cloned: list[int] = []
         self._operators: list[tuple[str, int, int, int, int, bool]] = []
-        self.extra_while: dict[Any, Any] = {}
+        self.kernel_temporaries: dict[Any, Callable[[tuple[Any, ...]], list[int]]] = {}
 
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        if self._phase is Phase.FETCH:
+            return
         outputs = [out] if isinstance(out, torch.Tensor) else [each for each in tree_leaves(out) if torch.is_tensor(each)]
         inputs: list[torch.Tensor] | None = None
         makes = False
@@ -56,11 +59,12 @@ class Recorder:
             return
         if inputs is None:
             inputs = _tensors(args, kwargs)
-        transient = self.extra_while.get(func)
-        if transient is not None:
-            for size in transient(args):
-                self._events += [len(self._sizes) + 1, -(len(self._sizes) + 1)]
+        if func in self.kernel_temporaries:
+            first = len(self._sizes) + 1
+            for size in self.kernel_temporaries[func](args):
                 self._add_block(size, func, Category.TEMPORARIES)
+            taken = range(first, len(self._sizes) + 1)
+            self._events += [*taken, *(-number for number in taken)]
         read = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
         written = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
         if func._schema.is_mutable and not makes:
@@ -75,6 +79,14 @@ class Recorder:
                 is_attention(func),
             )
         )
+
+    def take_inputs(self, batches: Iterable[dict[str, Any]]) -> None:
+        """The collated micro-batches, whatever it took to collate them: on a GPU's host, where that is done."""
+        for batch in batches:
+            for tensor in batch.values():
+                if torch.is_tensor(tensor) and tensor.untyped_storage()._cdata not in self._numbers:
+                    storage = tensor.untyped_storage()
+                    self._take(storage._cdata, storage, _COLLATED, Category.INPUTS)
 
     def begin(self, phase: Phase) -> None:
         """The phase before it has ended."""
@@ -94,12 +106,13 @@ class Recorder:
                 if category is Category.WEIGHTS:
                     self._weights.add(tensor.untyped_storage()._cdata)
 
-    def became_gradient(self, weight: torch.Tensor) -> None:
-        """A weight's gradient has just been handed to it."""
+    def became_gradient(self, weight_number: int, weight: torch.Tensor) -> None:
+        """A trained weight's gradient has just been handed to it."""
         assert weight.grad is not None
         number = self._number(weight.grad)
         assert number is not None
         self._gradient_events[number] = len(self._events)
+        self._gradient_of[weight_number] = number
         self._named[number] = Category.GRADIENTS
         newest = self._events[-1] if self._events else 0
         if self._makers[number] == "aten::clone" and newest == number + 1:
@@ -118,6 +131,7 @@ class Recorder:
         for event in self._events[start : self._ends[-1]]:
             number = renumbered[abs(event) - 1] + 1
             events.append(number if event > 0 else -number)
+        events = _with_frees_in_order(events, [end + shift for end in self._ends])
         names, phases, flops, moved, bits, quadratic = zip(*self._operators, strict=True)
         return StepTrace(
             rows=rows,
@@ -128,6 +142,7 @@ class Recorder:
             events=tuple(events),
             phase_ends=tuple(end + shift for end in self._ends),
             gradient_events={renumbered[old]: at + shift for old, at in self._gradient_events.items()},
+            gradient_of={weight: renumbered[old] for weight, old in self._gradient_of.items()},
             cloned_gradients=tuple(renumbered[old] for old in self._cloned),
             operators=Operators(
                 names=names, phases=phases, flops=flops, moved_bytes=moved, bits=bits, quadratic=quadratic
@@ -178,6 +193,31 @@ class Recorder:
         if not torch.is_tensor(tensor):
             return None
         return self._numbers.get(tensor.untyped_storage()._cdata)
+
+
+def _with_frees_in_order(events: list[int], ends: list[int]) -> list[int]:
+    """Blocks freed one after another, by number: autocast's cache lets go of its copies in the order of a hash table."""
+    ordered: list[int] = []
+    frees: list[int] = []
+    for place, event in enumerate(events):
+        if event > 0 or place in ends:
+            ordered += sorted(frees, reverse=True)
+            frees = []
+        if event < 0:
+            frees.append(event)
+        else:
+            ordered.append(event)
+    return ordered + sorted(frees, reverse=True)
+
+
+class _Collated:
+    """Stands for the operator that made a batch."""
+
+    class _schema:  # noqa: N801 - as operators have it
+        name = "collator"
+
+
+_COLLATED = _Collated()
 
 
 def _tensors(args: Any, kwargs: Any) -> list[torch.Tensor]:

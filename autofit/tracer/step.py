@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import Trainer, TrainerCallback
+from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers.initialization import no_init_weights
 
 from autofit.recipe import Recipe
 from autofit.tasks import Task
@@ -29,7 +32,7 @@ class TracedTrainer(Trainer):  # type: ignore[misc]
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         self.recorder.begin(Phase.FETCH)
         batches, num_items_in_batch = super().get_batch_samples(*args, **kwargs)
-        self.recorder.name((value for batch in batches for value in batch.values()), Category.INPUTS)
+        self.recorder.take_inputs(batches)
         return batches, num_items_in_batch
 
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
@@ -54,30 +57,36 @@ class _StepEnd(TrainerCallback):  # type: ignore[misc]
 
 
 def trace_step(
-    build: Any, recipe: Recipe, task: Task, micro_batch: Sequence[int], target: Target, *, seed: int = 0
+    build: Callable[[], Any],
+    recipe: Recipe,
+    task: Task,
+    micro_batch: Sequence[int],
+    target: Target,
+    *,
+    truth: bool = True,
+    seed: int = 0,
 ) -> StepTrace:
     """Trace one optimizer step of one micro-batch.
 
-    ``build`` makes the model; it is called within the mode. ``micro_batch`` holds the lengths of its samples.
+    ``build`` makes the model; it is called within the mode. ``micro_batch`` holds the lengths of its samples;
+    ``truth`` says whether they fill their rows, one in each. ``recipe`` is one that ``target`` finds traceable.
     Raises whatever a model that cannot be traced raises.
     """
     shape = shape_of(tuple(micro_batch), recipe.collator, recipe.collator_kwargs)
-    has_several_lengths = len(set(micro_batch)) > 1 or shape.length != max(micro_batch)
     import_what_it_needs(recipe)
     recorder = Recorder()
-    mode = Dataless(recorder, truth=not has_several_lengths)
-    with target.rules(recorder), tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
-        with mode:
+    mode = Dataless(recorder, truth=truth)
+    with target.rules(mode, recorder), tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
+        with mode, _weights_left_as_they_are():
             model = build()
         recorder.vocabulary_size = int(getattr(model.config.get_text_config(), "vocab_size", 0) or 0)
         samples = SamplesByLength(task, model.config, max(micro_batch), seed)
         arguments = short_arguments(
-            target.traceable(recipe),
+            recipe,
             scratch,
             max_steps=1,
             per_device_train_batch_size=len(micro_batch),
             gradient_accumulation_steps=1,
-            use_cpu=True,
         )
         collator = build_collator(recipe, model.config)
         with mode:
@@ -93,10 +102,20 @@ def trace_step(
             return recorder.trace(shape.rows, shape.length)
 
 
+@contextlib.contextmanager
+def _weights_left_as_they_are() -> Iterator[None]:
+    """Nothing is drawn for weights without data; drawing until all values lie in a range would never end."""
+    tie = PreTrainedModel.tie_weights
+    with no_init_weights():
+        # The context takes tying away too, which is part of the same method.
+        PreTrainedModel.init_weights = lambda model: tie(model, recompute_mapping=False)
+        yield
+
+
 def _hear_of_gradients(model: torch.nn.Module, recorder: Recorder) -> None:
-    for weight in model.parameters():
-        if weight.requires_grad:
-            weight.register_post_accumulate_grad_hook(recorder.became_gradient)
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    for number, weight in enumerate(trained):
+        weight.register_post_accumulate_grad_hook(functools.partial(recorder.became_gradient, number))
 
 
 def _hear_of_backward(trainer: Any, recorder: Recorder) -> None:

@@ -1,10 +1,15 @@
-"""What differs between the CPU that traces and the device that is traced for: kernels that torch would choose there."""
+"""What differs between the CPU that traces and the device that is traced for: kernels that torch would choose there.
+
+For a CPU nothing does: the Trainer, autocast and torch's own choices are the real ones. For CUDA the choices below
+are read in torch 2.13's sources; none of them has been seen to agree with a GPU yet.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,51 +17,71 @@ import torch
 import torch.utils._python_dispatch
 from torch.utils import _foreach_utils
 
+from autofit.knobs.attention import VARLEN
 from autofit.recipe import Recipe
-from autofit.tracer.dataless import DatalessTensor
+from autofit.tracer import cuda_attention, cuda_autocast
+from autofit.tracer.dataless import Dataless, DatalessTensor
 from autofit.tracer.recorder import Recorder
+
+
+# The package's attribute of this name is hidden behind its class Optimizer.
+_OPTIMIZER: Any = importlib.import_module("torch.optim.optimizer")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """The device that a trace is for."""
+    """The device that a trace is for. ``compute_capability`` matters on CUDA only."""
 
     kind: str = "cpu"
-    compute_capability: tuple[int, int] | None = None
+    compute_capability: tuple[int, int] = (8, 0)
 
     def traceable(self, recipe: Recipe) -> Recipe:
-        """The recipe in words that a CPU takes, where they mean the same blocks of memory.
-
-        fp16 autocast makes the same copies as bf16's; tf32 rounds inside the kernels.
-        """
-        arguments = dict(recipe.training_arguments)
-        arguments.pop("tf32", None)
-        arguments.pop("torch_compile", None)
-        if arguments.pop("fp16", False):
-            arguments["bf16"] = True
-        return replace(recipe, training_arguments=arguments)
+        """The recipe, with the attention that stands for those which a CPU cannot run."""
+        if self.kind == "cpu" or recipe.model_kwargs.get("attn_implementation") not in VARLEN:
+            return recipe
+        return replace(recipe, model_kwargs={**recipe.model_kwargs, "attn_implementation": cuda_attention.NAME})
 
     @contextlib.contextmanager
-    def rules(self, recorder: Recorder) -> Iterator[None]:
+    def rules(self, mode: Dataless, recorder: Recorder) -> Iterator[None]:
         """Within it, operators are chosen as this device has them."""
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_also_foreach(DatalessTensor))
-            stack.enter_context(_with_real_quantization_maps())
+            stack.enter_context(_foreach_takes(DatalessTensor))
+            stack.enter_context(_real_quantization_maps())
+            if self.kind == "cpu":
+                mode.decompositions.update(_updates_of_bitsandbytes_on_a_cpu())
+            else:
+                stack.enter_context(_foreach_by_default())
+                stack.enter_context(cuda_autocast.rules())
+                stack.enter_context(cuda_attention.rules(self.compute_capability, recorder))
             yield
 
 
 @contextlib.contextmanager
-def _also_foreach(kind: type) -> Iterator[None]:
+def _foreach_takes(kind: type) -> Iterator[None]:
     """torch's optimizers and clipping take these for plain tensors."""
-    _foreach_utils._foreach_supported_types.append(kind)
+    lists = (_foreach_utils._foreach_supported_types, _OPTIMIZER._foreach_supported_types)
+    for kinds in lists:
+        kinds.append(kind)
     try:
         yield
     finally:
-        _foreach_utils._foreach_supported_types.remove(kind)
+        for kinds in lists:
+            kinds.remove(kind)
 
 
 @contextlib.contextmanager
-def _with_real_quantization_maps() -> Iterator[None]:
+def _foreach_by_default() -> Iterator[None]:
+    """On CUDA the optimizers that say neither fused nor foreach are foreach (torch/optim/optimizer.py)."""
+    devices = _OPTIMIZER._get_foreach_kernels_supported_devices
+    _OPTIMIZER._get_foreach_kernels_supported_devices = lambda: [*devices(), "cpu"]
+    try:
+        yield
+    finally:
+        _OPTIMIZER._get_foreach_kernels_supported_devices = devices
+
+
+@contextlib.contextmanager
+def _real_quantization_maps() -> Iterator[None]:
     """bitsandbytes makes its 256 quantization levels with tensors that it then asks for their numbers."""
     functional = sys.modules.get("bitsandbytes.functional")
     if functional is None:
@@ -74,3 +99,14 @@ def _with_real_quantization_maps() -> Iterator[None]:
         yield
     finally:
         functional.create_dynamic_map = make
+
+
+def _updates_of_bitsandbytes_on_a_cpu() -> dict[Any, Callable[..., Any]]:
+    """On a CPU its updates are Python code with temporaries of their own; on CUDA they are kernels that need none."""
+    operators = sys.modules.get("bitsandbytes.backends.cpu.ops")
+    found = {}
+    for name in ("optimizer_update_8bit_blockwise", "optimizer_update_32bit"):
+        update = getattr(operators, f"_{name}_cpu", None)
+        if update is not None:
+            found[getattr(torch.ops.bitsandbytes, name).default] = update
+    return found

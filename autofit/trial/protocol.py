@@ -17,6 +17,8 @@ from autofit.catalogue.models import ModelSource
 from autofit.device import Device, Libraries
 from autofit.measurement import Measurement
 from autofit.outcome import Outcome
+from autofit.predict.request import TraceRequest
+from autofit.rates import Rates
 from autofit.recipe import Recipe
 from autofit.situation import ModelFacts
 from autofit.workload import Workload
@@ -120,6 +122,37 @@ class StepJob(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
         return self.recipe.environment
 
 
+class TraceJob(msgspec.Struct, frozen=True, kw_only=True, tag="traces"):
+    """Trace many steps, in several processes side by side."""
+
+    requests: tuple[TraceRequest, ...]
+    processes: int = 1
+    format: int = FORMAT
+
+    @property
+    def model(self) -> ModelSource:
+        """The model of all requests."""
+        return self.requests[0].model
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return {}
+
+
+class RatesJob(msgspec.Struct, frozen=True, kw_only=True, tag="rates"):
+    """Measure what the device reaches: matrix products in each precision, a copy, the launch of an operator."""
+
+    model: ModelSource
+    device: str
+    format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return {}
+
+
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
     """What a worker says of a trial it could finish or whose failure it could catch."""
 
@@ -150,8 +183,21 @@ class StepResult(msgspec.Struct, frozen=True, kw_only=True, tag="step"):
     format: int = FORMAT
 
 
-Job = TrialJob | ProbeJob | StepJob
-Result = TrialResult | ProbeResult | StepResult
+class TracesResult(msgspec.Struct, frozen=True, kw_only=True, tag="traces"):
+    """Every request's document lies at its path."""
+
+    format: int = FORMAT
+
+
+class RatesResult(msgspec.Struct, frozen=True, kw_only=True, tag="rates"):
+    """What the device reaches."""
+
+    rates: Rates
+    format: int = FORMAT
+
+
+Job = TrialJob | ProbeJob | StepJob | TraceJob | RatesJob
+Result = TrialResult | ProbeResult | StepResult | TracesResult | RatesResult
 
 Phase = Literal["start", "build", "train", "first_micro_step", "first_step", "warm", "evaluate", "done"]
 

@@ -17,9 +17,11 @@ from autofit.trial.protocol import (
     JobFiles,
     Phase,
     ProbeJob,
+    RatesJob,
     Result,
     StepJob,
     StepResult,
+    TraceJob,
     TrialResult,
     note_phase,
     read_job,
@@ -44,6 +46,14 @@ def run_job(job_path: Path) -> Result:
 
     if isinstance(job, ProbeJob):
         result: Result = probe(job)
+    elif isinstance(job, TraceJob):
+        from autofit.tracer.batch import trace_all
+
+        result = trace_all(job)
+    elif isinstance(job, RatesJob):
+        from autofit.trial.measure_rates import measure_rates
+
+        result = measure_rates(accelerator_for(job.device))
     elif isinstance(job, StepJob):
         from autofit.trial.one_step import train_one_step
 

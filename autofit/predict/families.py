@@ -1,0 +1,116 @@
+"""Which traces a configuration needs, and how its own step follows from them.
+
+The bytes of every block and the work of every operator are affine in the number of rows, so that two traces tell all
+others, where their events come in the same order. The optimizer's update depends on neither the micro-batch nor what
+the forward pass keeps, so it is traced once for each optimizer and put behind the micro-step of any family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autofit.recipe import Recipe
+from autofit.trace import Operators, Phase, StepTrace
+
+REFERENCE_OPTIMIZER = "adamw_torch_fused"
+ROWS_OF_A_PAIR = (2, 4)
+"""One row is a case of its own: tensors with a dimension of 1 are contiguous in more ways, and less is copied."""
+
+
+def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
+    """The part of a recipe that decides what a micro-step keeps, in words that a CPU takes.
+
+    fp16 autocast makes the copies that bf16's makes, and its loss scaling works in place; tf32 rounds inside the
+    kernels. Compiling and fused kernels are left out: what is kept with them is at most what is kept without.
+    """
+    left_out = ("tf32", "torch_compile", "use_liger_kernel", "train_sampling_strategy", "fp16")
+    arguments = {name: value for name, value in recipe.training_arguments.items() if name not in left_out}
+    if recipe.training_arguments.get("fp16"):
+        arguments["bf16"] = True
+    arguments |= {
+        "use_cpu": True,
+        "optim": optimizer,
+        "per_device_train_batch_size": 1,
+        "gradient_accumulation_steps": 1,
+    }
+    return replace(recipe, training_arguments=arguments, environment={}, paged_state=False, state_bytes=0.0, processes=1)
+
+
+def at_rows(few: StepTrace, many: StepTrace, rows: float) -> StepTrace | None:
+    """The trace for another number of rows; None where the two are not alike, event by event."""
+    if (few.events, few.categories, few.phase_ends, few.gradient_events, few.operators.names) != (
+        many.events,
+        many.categories,
+        many.phase_ends,
+        many.gradient_events,
+        many.operators.names,
+    ):
+        return None
+    # Flattened batches are one row; what grows with the samples is its length.
+    base = few.rows * few.length
+    share = (rows * few.length / few.rows - base) / (many.rows * many.length - base) if few.rows == 1 else 0.0
+    if few.rows != many.rows:
+        share = (rows - few.rows) / (many.rows - few.rows)
+
+    def between(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+        start = np.array(first, dtype=float)
+        return tuple(np.rint(start + share * (np.array(second, dtype=float) - start)).astype(np.int64).tolist())
+
+    return replace(
+        few,
+        rows=round(rows),
+        sizes=between(few.sizes, many.sizes),
+        operators=replace(
+            few.operators,
+            flops=between(few.operators.flops, many.operators.flops),
+            moved_bytes=between(few.operators.moved_bytes, many.operators.moved_bytes),
+        ),
+    )
+
+
+def with_update(step: StepTrace, update: StepTrace) -> StepTrace | None:
+    """``step`` with another trace's update behind it; None where the two do not train the same weights."""
+    blocks = {old: step.gradient_of.get(weight) for weight, old in update.gradient_of.items()}
+    same = step.gradient_of.keys() == update.gradient_of.keys() and all(
+        new is not None and step.sizes[new] == update.sizes[old] for old, new in blocks.items()
+    )
+    if not same:
+        return None
+    sizes, categories, makers = list(step.sizes), list(step.categories), list(step.makers)
+    start, end = step.phase_ends[Phase.BACKWARD], step.phase_ends[Phase.UPDATE]
+    gradients = set(step.gradient_of.values())
+    before = {event - 1 for event in step.events[:start] if event > 0}
+    events = list(step.events[:start])
+    # What the micro-step left behind, its loss mostly, goes as it went.
+    events += [event for event in step.events[start:end] if event < 0 and -event - 1 in before - gradients]
+    for event in update.events[update.phase_ends[Phase.BACKWARD] : update.phase_ends[Phase.UPDATE]]:
+        block = abs(event) - 1
+        if block not in blocks and event > 0:
+            blocks[block] = len(sizes)
+            sizes.append(update.sizes[block])
+            categories.append(update.categories[block])
+            makers.append(update.makers[block])
+        number = blocks.get(block)
+        if number is not None:
+            events.append(number + 1 if event > 0 else -(number + 1))
+    return replace(
+        step,
+        sizes=tuple(sizes),
+        categories=tuple(categories),
+        makers=tuple(makers),
+        events=tuple(events),
+        phase_ends=(*step.phase_ends[: Phase.UPDATE], len(events)),
+        operators=_with_update(step.operators, update.operators),
+    )
+
+
+def _with_update(step: Operators, update: Operators) -> Operators:
+    parts = {}
+    for name in Operators.__dataclass_fields__:
+        kept = [value for value, phase in zip(getattr(step, name), step.phases, strict=True) if phase != Phase.UPDATE]
+        new = [value for value, phase in zip(getattr(update, name), update.phases, strict=True) if phase == Phase.UPDATE]
+        parts[name] = (*kept, *new)
+    return Operators(**parts)

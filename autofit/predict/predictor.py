@@ -1,0 +1,135 @@
+"""What a configuration will need and take on a device, without running it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from autofit.device import Device
+from autofit.predict.calibration import Calibration
+from autofit.predict.expected_load import expected_share, rows_of_longest
+from autofit.predict.fixed_costs import context_bytes, workspace_bytes
+from autofit.predict.needs import STATE_BY_FORMULA, CannotPredictError, Need, Needs
+from autofit.predict.step_time import Efficiency, StepClock
+from autofit.prediction import Prediction, Verdict
+from autofit.rates import Rates
+from autofit.situation import Limits
+from autofit.tasks import task_named
+from autofit.train_config import TrainConfig
+from autofit.workload import Workload
+
+FITS_UP_TO = 0.97
+"""A predicted total above this share of the limit is borderline: the simulation of the allocator is not the allocator."""
+HEAP_OVERHEAD = 0.15
+"""On a CPU a process's own pages exceed its tensors by up to this share: the heap, threads, libraries' buffers."""
+
+
+class Predictor:
+    """Predictions for one device and its limits; ``needs`` may serve several devices.
+
+    ``rates`` and ``efficiencies`` give times; without rates there are none.
+    """
+
+    def __init__(
+        self,
+        needs: Needs,
+        workload: Workload,
+        device: Device,
+        limits: Limits,
+        *,
+        rates: Rates | None = None,
+        efficiencies: tuple[Efficiency, ...] = (),
+    ) -> None:
+        self._needs = needs
+        self._workload = workload
+        self._device = device
+        self._limits = limits
+        self._rates = rates
+        self._efficiencies = efficiencies
+        self._context = context_bytes(device)
+        self.calibration = Calibration()
+
+    def prepare(self, configs: Iterable[TrainConfig]) -> None:
+        """Have the traces of many configurations made at once, side by side."""
+        self._needs.prepare(configs)
+
+    def predict(self, config: TrainConfig, *, simulate: bool = True) -> Prediction:
+        """Bytes and seconds of a configuration. Raises CannotPredictError.
+
+        ``simulate`` plays the allocator over the step, which takes a fraction of a second for a large model; without
+        it, what the allocator loses is left out.
+        """
+        need = self._needs.of(config)
+        slack = 0
+        if simulate and self._device.kind != "cpu":
+            slack = need.allocator_slack(expandable=config["allocator"] == "expandable")
+        workspaces = workspace_bytes(self._device)
+        categories = {category.name.lower(): size for category, size in need.bytes_by_category.items()}
+        categories |= {"allocator_slack": slack, "workspaces": workspaces, "context": self._context}
+        extra = self.calibration.extra_bytes(config.combination())
+        if extra:
+            categories["calibration"] = extra
+        total = sum(categories.values())
+        return Prediction(
+            verdict=self._verdict(need.live_bytes + workspaces + self._context, total),
+            bytes_by_category=categories,
+            live_bytes=need.live_bytes,
+            total_bytes=total,
+            step_seconds=self._step_seconds(config, need),
+            paged_bytes=need.paged_bytes,
+            is_calibrated=self.calibration.num_trials > 0,
+            notes=tuple(_notes(config)),
+        )
+
+    def learn(self, config: TrainConfig, *, needed_bytes: int, paged_bytes: int, context: int, seconds: float) -> None:
+        """What a real trial measured; of what cannot be predicted nothing is learned."""
+        calibration, self.calibration = self.calibration, Calibration()
+        try:
+            self._context = context or self._context
+            plain = self.predict(config)
+        except CannotPredictError:
+            return
+        finally:
+            self.calibration = calibration
+        likely = plain.likely_seconds
+        self.calibration.learn(
+            config.combination(),
+            missing_bytes=needed_bytes - paged_bytes - plain.total_bytes,
+            time_ratio=None if likely is None else seconds / likely,
+        )
+
+    def _verdict(self, certain: int, total: int) -> Verdict:
+        usable = self._limits.usable_bytes
+        if certain > usable:
+            return Verdict.NO
+        if self._device.kind == "cpu" and not self.calibration.num_trials:
+            total = round(total * (1 + HEAP_OVERHEAD))
+        return Verdict.FITS if total <= FITS_UP_TO * usable else Verdict.BORDERLINE
+
+    def _step_seconds(self, config: TrainConfig, need: Need) -> tuple[float, float] | None:
+        if self._rates is None or not self._efficiencies:
+            return None
+        lengths, layout, rows = self._workload.lengths, str(config["batch_layout"]), config.micro_batch_size
+        clock = StepClock(
+            self._rates,
+            tf32=config["precision"] == "tf32",
+            causal=task_named(self._workload.task).can_flatten,
+            compiled=config["compile"] != "off",
+            length_share=expected_share(layout, rows, lengths) * rows / rows_of_longest(layout, rows, lengths),
+        )
+        times = [clock.step(need.operators, each, config.accumulation_steps) for each in self._efficiencies]
+        factor = self.calibration.time_factor(config.combination())
+        if factor is None:
+            return min(times), max(times)
+        middle = (min(times) * max(times)) ** 0.5 * factor
+        return middle, middle
+
+
+def _notes(config: TrainConfig) -> Iterable[str]:
+    if config["kernels"] == "liger":
+        yield "Liger's kernels are not traced: it needs less than this, by the logits at least"
+    if config["compile"] != "off":
+        yield "compiling is not traced: memory is that of the uncompiled model, the time an estimate"
+    if config["activation_checkpointing"] == "offload":
+        yield "what is offloaded is counted as if it stayed on the device"
+    if config["optimizer"] in STATE_BY_FORMULA:
+        yield "the optimizer's state is computed by formula"

@@ -1,0 +1,43 @@
+"""What is expected of a configuration that was not run: bytes by what they are for, and seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Verdict(StrEnum):
+    """Whether a configuration fits: ``no`` where what must be alive at once exceeds the limit, ``borderline`` where
+    only what the allocator loses between blocks does."""
+
+    FITS = "fits"
+    BORDERLINE = "borderline"
+    NO = "does not fit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prediction:
+    """Nothing was run. ``bytes_by_category`` adds up to ``total_bytes``.
+
+    ``live_bytes`` is what is alive at once at the peak, on the device alone; ``total_bytes`` adds what the allocator
+    loses, the context and the libraries' workspaces. ``paged_bytes`` may leave the device under pressure and are not
+    part of either. ``step_seconds`` is the range of an optimizer step's time, from fast to slow; None where the device's
+    rates are not known. ``notes`` are sentences on what the prediction leaves out.
+    """
+
+    verdict: Verdict
+    bytes_by_category: dict[str, int]
+    live_bytes: int
+    total_bytes: int
+    step_seconds: tuple[float, float] | None
+    paged_bytes: int = 0
+    is_calibrated: bool = False
+    notes: tuple[str, ...] = ()
+
+    @property
+    def likely_seconds(self) -> float | None:
+        """One figure out of the range, to put configurations in order: its geometric middle."""
+        if self.step_seconds is None:
+            return None
+        fast, slow = self.step_seconds
+        return float((fast * slow) ** 0.5)

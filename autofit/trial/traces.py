@@ -1,0 +1,82 @@
+"""Traces: found on the disk, or made by a worker and kept there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from autofit.predict.request import TraceDocument, TraceRequest
+from autofit.trial.protocol import JobFiles, TraceJob, write_document
+from autofit.trial.workshop import Workshop
+
+MOST_SECONDS = 600.0
+MOST_PROCESSES = 8
+LOST = "the process that traced it died"
+
+
+class TraceKeeper:
+    """Answers requests for traces. ``workshop`` is asked for when something has to be traced, and not before.
+
+    ``progress`` hears how many of how many are done while a worker is at it. Traces are cached by everything they
+    depend on: the model's configuration, the settings, the shape, the versions of the libraries.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        versions: dict[str, str],
+        workshop: Callable[[], Workshop],
+        progress: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder
+        self._versions = versions
+        self._workshop = workshop
+        self._progress = progress
+
+    def __call__(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
+        """A document for each request, in order."""
+        paths = [self._folder / f"{request.key(self._versions)}.json" for request in requests]
+        missing = {
+            path: msgspec.structs.replace(request, path=str(path))
+            for path, request in zip(paths, requests, strict=True)
+            if _read(path) is None
+        }
+        if missing:
+            self._make(missing)
+        return [_read(path) or TraceDocument(trace=None, refusal=LOST) for path in paths]
+
+    def _make(self, missing: dict[Path, TraceRequest]) -> None:
+        workshop = self._workshop()
+        job = TraceJob(requests=tuple(missing.values()), processes=min(MOST_PROCESSES, os.cpu_count() or 1))
+        files = JobFiles(workshop.folder / "traces.json")
+        files.result.unlink(missing_ok=True)
+        write_document(files.job, job)
+        self._progress(0, len(missing))
+        launcher = workshop.launcher(job.environment)
+        launcher.start(files.job)
+        began = time.monotonic()
+        done = 0
+        while launcher.wait(0.1) is None:
+            now = sum(path.exists() for path in missing)
+            if now > done:
+                done = now
+                self._progress(done, len(missing))
+            if time.monotonic() - began > MOST_SECONDS:
+                launcher.kill()
+                launcher.wait(5)
+                return
+        self._progress(sum(path.exists() for path in missing), len(missing))
+
+
+def _read(path: Path) -> TraceDocument | None:
+    try:
+        document = msgspec.json.decode(path.read_bytes(), type=TraceDocument)
+    except (OSError, msgspec.DecodeError):
+        return None
+    # What could not be traced may be traceable tomorrow; what died is asked again.
+    return document
