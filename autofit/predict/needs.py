@@ -109,7 +109,7 @@ class Needs:
         choice = knob("optimizer").choice(config["optimizer"])
         if config["optimizer"] in STATE_BY_FORMULA:
             trace = replace(trace, sizes=_scaled(trace, Category.OPTIMIZER_STATE, choice.state_bytes / 8))
-        builder = StepBuilder(trace)
+        builder = StepBuilder(trace, inputs_ahead=int(self._situation.device.kind == "cpu"))
         categories = builder.steady_step(config.accumulation_steps).peak_by_category()
         paged = categories[Category.OPTIMIZER_STATE] if choice.paged_state else 0
         if paged:

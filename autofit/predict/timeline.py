@@ -64,8 +64,11 @@ class Timeline:
 class StepBuilder:
     """Makes timelines of one trace; ``sizes`` may be those of another micro-batch of the same family."""
 
-    def __init__(self, trace: StepTrace) -> None:
+    def __init__(self, trace: StepTrace, *, inputs_ahead: int = 0) -> None:
+        """``inputs_ahead`` micro-batches are held beside a step's own: accelerate's loader is one ahead, on the host,
+        which is the device where that is a CPU (``DataLoaderShard.__iter__``)."""
         self._trace = trace
+        self._inputs_ahead = inputs_ahead
         self._categories = np.array(trace.categories, dtype=np.int64)
         ends = trace.phase_ends
         events = trace.events
@@ -108,6 +111,7 @@ class StepBuilder:
             play([block + 1 for block in self._state], Phase.BEFORE)
             last_inputs = copies_of(self._inputs * accumulation)
             play([block + 1 for block in last_inputs], Phase.BEFORE)
+        play([block + 1 for block in copies_of(self._inputs * self._inputs_ahead)], Phase.BEFORE)
         others = copies_of(self._inputs * (accumulation - 1))
         play(self._fetched, Phase.FETCH)
         play([block + 1 for block in others], Phase.FETCH)

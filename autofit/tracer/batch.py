@@ -12,6 +12,7 @@ import torch
 
 from autofit.predict.request import TraceDocument, TraceRequest
 from autofit.tasks import task_named
+from autofit.tracer.quantized import build_quantized
 from autofit.tracer.step import trace_step
 from autofit.tracer.target import Target
 from autofit.trial.build import build_trial_model
@@ -49,9 +50,10 @@ def trace_request(request: TraceRequest) -> TraceDocument:
     began = time.perf_counter()
     target = Target(kind=request.target, compute_capability=request.compute_capability)
     traceable = msgspec.structs.replace(request, recipe=target.traceable(request.recipe))
+    build = build_trial_model if request.recipe.quantization is None else build_quantized
     try:
         trace = trace_step(
-            lambda: build_trial_model(traceable),
+            lambda: build(traceable),
             traceable.recipe,
             task_named(request.workload.task),
             request.micro_batch,

@@ -92,7 +92,7 @@ class Dataless(TorchDispatchMode):
             func = aten.add_.Tensor
         if kwargs.get("device") is not None:
             kwargs = {**kwargs, "device": _META}
-        args = tuple(_as_meta(each) if type(each) is torch.Tensor and each.dim() else each for each in args)
+        args = tuple(map(_as_meta, args))
         special = _SPECIAL.get(func)
         with torch._C._DisableTorchDispatch(), torch._C._PreserveDispatchKeyGuard():
             before = _Kernel.running
@@ -120,9 +120,13 @@ def _has_tensors(argument: Any) -> bool:
     return isinstance(argument, torch.Tensor)
 
 
-def _as_meta(real: torch.Tensor) -> torch.Tensor:
+def _as_meta(argument: Any) -> Any:
     """Meta kernels refuse a real tensor beside one without data, but for a single number."""
-    return torch.empty_strided(real.size(), real.stride(), dtype=real.dtype, device="meta")
+    if type(argument) is torch.Tensor and argument.dim() and not argument.is_meta:
+        return torch.empty_strided(argument.size(), argument.stride(), dtype=argument.dtype, device="meta")
+    if type(argument) is list and argument and isinstance(argument[0], torch.Tensor):
+        return [_as_meta(each) for each in argument]
+    return argument
 
 
 def _answer(dtype: torch.dtype, truth: bool) -> bool | float | int:

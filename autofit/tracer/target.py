@@ -21,6 +21,7 @@ from autofit.knobs.attention import VARLEN
 from autofit.recipe import Recipe
 from autofit.tracer import cuda_attention, cuda_autocast
 from autofit.tracer.dataless import Dataless, DatalessTensor
+from autofit.tracer.quantized import gemm_blocks
 from autofit.tracer.recorder import Recorder
 
 
@@ -47,6 +48,8 @@ class Target:
         with contextlib.ExitStack() as stack:
             stack.enter_context(_foreach_takes(DatalessTensor))
             stack.enter_context(_real_quantization_maps())
+            if "bitsandbytes" in sys.modules:
+                recorder.kernel_temporaries[torch.ops.bitsandbytes.gemm_4bit.default] = gemm_blocks
             if self.kind == "cpu":
                 mode.decompositions.update(_updates_of_bitsandbytes_on_a_cpu())
             else:

@@ -115,7 +115,8 @@ def _made_up_weights(model: Any, spread: float) -> dict[str, torch.Tensor]:
     for name, weight in model.state_dict().items():
         if weight.ndim >= 2:
             whole = block.to(weight.dtype).repeat(-(-weight.numel() // len(block)))
-            weights[name] = whole[: weight.numel()].reshape(weight.shape)
+            # A copy: a slice would keep the whole block in memory for the smallest weight.
+            weights[name] = whole[: weight.numel()].reshape(weight.shape).clone()
         else:
             weights[name] = torch.full(weight.shape, float(name.endswith("weight")), dtype=weight.dtype)
     return weights

@@ -54,7 +54,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
                                  "num_attention_heads": 4, "vocab_size": 1000, "max_position_embeddings": 128,
                                  "pad_token_id": 0, "global_attn_every_n_layers": 2, "local_attention": 32}),
     "t5": ("seq2seq-lm", {"d_model": 128, "d_ff": 512, "d_kv": 32, "num_layers": 3, "num_heads": 4,
-                          "vocab_size": 1000}),
+                          "vocab_size": 1000, "decoder_start_token_id": 0}),
     "vit": ("image-classification", {"hidden_size": 128, "intermediate_size": 512, "num_hidden_layers": 4,
                                      "num_attention_heads": 4, "image_size": 64, "patch_size": 8}),
 }  # fmt: skip
@@ -102,6 +102,7 @@ def all_cases() -> Iterator[Case]:
     for architecture in ("llama", "qwen3", "gpt2"):
         for precision in ("fp32", "bf16"):
             yield Case(architecture=architecture, precision=precision, layout="packed", lengths=(40, 40, 20, 20))
+    yield Case(architecture="llama", precision="bf16", method="qlora")
     for optimizer in ("adamw_torch", "adafactor", "adamw_8bit", "lion_8bit"):
         for precision in ("fp32", "pure_bf16"):
             yield Case(architecture="llama", optimizer=optimizer, precision=precision)
@@ -170,7 +171,7 @@ def compare(case: Case) -> dict[str, Any]:
     document = trace_request(request)
     if document.trace is None:
         return {"case": case.name, "refusal": document.refusal}
-    predicted = StepBuilder(document.trace).steady_step(case.accumulation).phase_peaks()
+    predicted = StepBuilder(document.trace, inputs_ahead=1).steady_step(case.accumulation).phase_peaks()
     gc.collect()
     real = real_phase_peaks(
         lambda: build_trial_model(msgspec.structs.replace(request, recipe=recipe)),

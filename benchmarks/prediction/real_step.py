@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -23,35 +24,37 @@ def real_phase_peaks(
 ) -> dict[Phase, int]:
     """Bytes alive at most in each phase of the second optimizer step, weights and optimizer state included.
 
-    The profiler tells of every block that the CPU allocator gives out and takes back. What is alive when it
-    starts (weights, state, the last step's inputs) is added by size.
+    The profiler tells of every block that the CPU allocator gives out and takes back, from before the first step on
+    (it does not tell when a block goes that was there before it). The weights, which were, are added by size.
     """
     model = build()
+    states = [weight.quant_state for weight in model.parameters() if getattr(weight, "quant_state", None) is not None]
+    states += [state.state2 for state in states if state.state2 is not None]
+    scales = [each for state in states for each in vars(state).values() if torch.is_tensor(each)]
+    there = _bytes([*model.parameters(), *model.buffers(), *scales])
     samples = SamplesByLength(task, model.config, max(micro_batch), 0)
-    marks: dict[str, int] = {}
 
     class Marked(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            return GivenMicroBatches(lambda: iter([list(micro_batch)] * (2 * accumulation)), 2 * accumulation)
+            return GivenMicroBatches(lambda: iter([list(micro_batch)] * (3 * accumulation)), 3 * accumulation)
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-            if self.state.global_step == 1:
+            if self.state.global_step == 0:
                 profiler.start()
-                with torch.profiler.record_function("autofit:fetch"):
-                    batches = super().get_batch_samples(*args, **kwargs)
-                return batches
-            return super().get_batch_samples(*args, **kwargs)
+            with _mark("fetch", self.state.global_step == 1):
+                return super().get_batch_samples(*args, **kwargs)
 
         def training_step(self, *args: Any, **kwargs: Any) -> Any:
-            with torch.profiler.record_function("autofit:micro_step"):
+            with _mark("micro_step", self.state.global_step == 1):
                 return super().training_step(*args, **kwargs)
 
     class End(TrainerCallback):  # type: ignore[misc]
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> Any:
             if state.global_step == 2:
-                with torch.profiler.record_function("autofit:end"):
+                with _mark("end", True):
                     pass
                 profiler.stop()
+                control.should_training_stop = True
             return control
 
     profiler = torch.profiler.profile(
@@ -61,7 +64,7 @@ def real_phase_peaks(
         arguments = short_arguments(
             recipe,
             scratch,
-            max_steps=2,
+            max_steps=3,
             per_device_train_batch_size=len(micro_batch),
             gradient_accumulation_steps=accumulation,
             use_cpu=True,
@@ -72,19 +75,17 @@ def real_phase_peaks(
         backward = trainer.accelerator.backward
 
         def marked(*args: Any, **kwargs: Any) -> Any:
-            with torch.profiler.record_function("autofit:backward"):
+            with _mark("backward", trainer.state.global_step == 1):
                 return backward(*args, **kwargs)
 
         trainer.accelerator.backward = marked
         trainer.add_callback(End())
         trainer.train()
-        inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-        state = [value for each in inner.state.values() for value in each.values() if torch.is_tensor(value)]
-        there = _bytes([*model.parameters(), *model.buffers(), *state])
-    batch = build_collator(recipe, model.config)([samples[length] for length in micro_batch])
-    there += accumulation * _bytes(batch.values())
-    del marks
     return _peaks(profiler.profiler.kineto_results.events(), there)
+
+
+def _mark(name: str, wanted: bool) -> Any:
+    return torch.profiler.record_function(f"autofit:{name}") if wanted else contextlib.nullcontext()
 
 
 def _bytes(tensors: Any) -> int:
@@ -101,12 +102,15 @@ def _peaks(events: Any, there: int) -> dict[Phase, int]:
         elif event.name().startswith("autofit:"):
             spans.setdefault(event.name(), []).append((event.start_ns(), event.end_ns()))
     changes.sort()
+    begin = spans["autofit:fetch"][0][0]
+    end = spans["autofit:end"][0][0]
     live = there
     peaks: dict[Phase, int] = {}
     for moment, change in changes:
         live += change
-        phase = _phase_at(moment, spans)
-        peaks[phase] = max(peaks.get(phase, 0), live)
+        if begin <= moment <= end:
+            phase = _phase_at(moment, spans)
+            peaks[phase] = max(peaks.get(phase, 0), live)
     return peaks
 
 
@@ -118,7 +122,4 @@ def _phase_at(moment: int, spans: dict[str, list[tuple[int, int]]]) -> Phase:
         return Phase.BACKWARD
     if inside("autofit:micro_step"):
         return Phase.FORWARD
-    if inside("autofit:fetch"):
-        return Phase.FETCH
-    first_micro_step = min(begin for begin, _ in spans["autofit:micro_step"])
-    return Phase.FETCH if moment < first_micro_step else Phase.UPDATE
+    return Phase.FETCH if inside("autofit:fetch") else Phase.UPDATE
