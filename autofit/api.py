@@ -20,13 +20,14 @@ from autofit.method import Adapter
 from autofit.outcome import Outcome
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
+from autofit.record import home
 from autofit.report.document import document
 from autofit.report.text import as_html, as_text, describe
 from autofit.request import JobRequest
 from autofit.result import Result, Run
 from autofit.situation import Situation
 from autofit.space import SearchSpace, SpaceRequest
-from autofit.study import Study, default_storage, home, load_study, open_study
+from autofit.study import Study, default_storage, load_study, open_study
 from autofit.tasks import task_named, task_of
 from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult

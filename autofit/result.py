@@ -11,7 +11,7 @@ from autofit.errors import UserError
 from autofit.ranking import Ranking, rank
 from autofit.recommendation import Recommendation, recommend
 from autofit.situation import Situation
-from autofit.study import StudyRecord
+from autofit.record import StudyRecord
 from autofit.tasks import task_named
 from autofit.trials import Trial
 

@@ -10,7 +10,8 @@ import pytest
 from autofit.catalogue.models import ModelSource
 from autofit.errors import UserError
 from autofit.outcome import Outcome
-from autofit.study import Study, StudyRecord, load_study, open_study
+from autofit.record import StudyRecord
+from autofit.study import Study, load_study, open_study
 from autofit.trials import Trial
 from tests.doubles import make_config, make_situation, make_trial
 

@@ -7,17 +7,21 @@ the forward pass keeps, so it is traced once for each optimizer and put behind t
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from autofit.recipe import Recipe
+from autofit.predict.step_time import Floats, Work
+from autofit.predict.timeline import Integers, StepBuilder
 from autofit.trace import Operators, Phase, StepTrace
 
 REFERENCE_OPTIMIZER = "adamw_torch_fused"
 ROWS_OF_A_PAIR = (2, 4)
-"""One row is a case of its own: tensors with a dimension of 1 are contiguous in more ways, and less is copied."""
+"""Of the two traces that tell all others. One row is a case of its own: tensors with a dimension of 1 are contiguous in
+more ways, and less is copied."""
 
 
 def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
@@ -39,36 +43,41 @@ def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
     return replace(recipe, training_arguments=arguments, environment={}, paged_state=False, state_bytes=0.0, processes=1)
 
 
-def at_rows(few: StepTrace, many: StepTrace, rows: float) -> StepTrace | None:
-    """The trace for another number of rows; None where the two are not alike, event by event."""
-    if (few.events, few.categories, few.phase_ends, few.gradient_events, few.operators.names) != (
-        many.events,
-        many.categories,
-        many.phase_ends,
-        many.gradient_events,
-        many.operators.names,
-    ):
-        return None
-    # Flattened batches are one row; what grows with the samples is its length.
-    base = few.rows * few.length
-    share = (rows * few.length / few.rows - base) / (many.rows * many.length - base) if few.rows == 1 else 0.0
-    if few.rows != many.rows:
-        share = (rows - few.rows) / (many.rows - few.rows)
+class Family:
+    """A step at any number of rows: from one trace at its own, or from two at all others."""
 
-    def between(first: Sequence[int], second: Sequence[int]) -> tuple[int, ...]:
+    def __init__(self, few: StepTrace, many: StepTrace | None, *, inputs_ahead: int) -> None:
+        self.builder = StepBuilder(few, inputs_ahead=inputs_ahead)
+        self._few, self._many = few, many
+
+    @staticmethod
+    def are_alike(few: StepTrace, many: StepTrace) -> bool:
+        """Whether two traces tell of the same step, event by event."""
+        names = ("events", "categories", "phase_ends", "gradient_events")
+        same = all(getattr(few, name) == getattr(many, name) for name in names)
+        return same and few.operators.names == many.operators.names
+
+    def sizes(self, rows: float) -> Integers:
+        """Bytes of every block."""
+        return np.rint(self._between(self._few.sizes, self._many and self._many.sizes, rows)).astype(np.int64)
+
+    def work(self, rows: float) -> Work:
+        """What the operators do."""
+        few, many = self._few.operators, self._many and self._many.operators
+        return Work(
+            flops=self._between(few.flops, many and many.flops, rows),
+            moved_bytes=self._between(few.moved_bytes, many and many.moved_bytes, rows),
+            bits=np.array(few.bits),
+            is_quadratic=np.array(few.quadratic, dtype=bool),
+            is_update=np.array(few.phases) == Phase.UPDATE,
+        )
+
+    def _between(self, first: Sequence[int], second: Sequence[int] | None, rows: float) -> Floats:
         start = np.array(first, dtype=float)
-        return tuple(np.rint(start + share * (np.array(second, dtype=float) - start)).astype(np.int64).tolist())
-
-    return replace(
-        few,
-        rows=round(rows),
-        sizes=between(few.sizes, many.sizes),
-        operators=replace(
-            few.operators,
-            flops=between(few.operators.flops, many.operators.flops),
-            moved_bytes=between(few.operators.moved_bytes, many.operators.moved_bytes),
-        ),
-    )
+        if second is None:
+            return start
+        few, many = ROWS_OF_A_PAIR
+        return start + (rows - few) / (many - few) * (np.array(second, dtype=float) - start)
 
 
 def with_update(step: StepTrace, update: StepTrace) -> StepTrace | None:
@@ -85,7 +94,8 @@ def with_update(step: StepTrace, update: StepTrace) -> StepTrace | None:
     before = {event - 1 for event in step.events[:start] if event > 0}
     events = list(step.events[:start])
     # What the micro-step left behind, its loss mostly, goes as it went.
-    events += [event for event in step.events[start:end] if event < 0 and -event - 1 in before - gradients]
+    left = before - gradients
+    events += [event for event in step.events[start:end] if event < 0 and -event - 1 in left]
     for event in update.events[update.phase_ends[Phase.BACKWARD] : update.phase_ends[Phase.UPDATE]]:
         block = abs(event) - 1
         if block not in blocks and event > 0:
@@ -109,8 +119,8 @@ def with_update(step: StepTrace, update: StepTrace) -> StepTrace | None:
 
 def _with_update(step: Operators, update: Operators) -> Operators:
     parts = {}
+    # The update is the last phase.
+    end, begin = bisect.bisect_left(step.phases, Phase.UPDATE), bisect.bisect_left(update.phases, Phase.UPDATE)
     for name in Operators.__dataclass_fields__:
-        kept = [value for value, phase in zip(getattr(step, name), step.phases, strict=True) if phase != Phase.UPDATE]
-        new = [value for value, phase in zip(getattr(update, name), update.phases, strict=True) if phase == Phase.UPDATE]
-        parts[name] = (*kept, *new)
+        parts[name] = (*getattr(step, name)[:end], *getattr(update, name)[begin:])
     return Operators(**parts)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import numpy.typing as npt
 
 from autofit.catalogue.models import ModelSource
 from autofit.knobs import knob
 from autofit.lengths import SampleLengths
-from autofit.predict.allocator import CachingAllocator
+from autofit.predict.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from autofit.predict.expected_load import rows_of_longest
-from autofit.predict.families import REFERENCE_OPTIMIZER, ROWS_OF_A_PAIR, at_rows, traceable, with_update
+from autofit.predict.families import REFERENCE_OPTIMIZER, ROWS_OF_A_PAIR, Family, traceable, with_update
 from autofit.predict.request import TraceDocument, TraceRequest
-from autofit.predict.timeline import StepBuilder, Timeline
+from autofit.predict.step_time import Work
+from autofit.predict.timeline import Integers, StepBuilder, Timeline
 from autofit.recipe import Recipe, recipe_for
 from autofit.situation import Situation
-from autofit.trace import Category, Operators, StepTrace
+from autofit.trace import Category, Phase, StepTrace
 from autofit.train_config import TrainConfig
 
 UPDATE_LENGTH = 8
@@ -26,11 +27,27 @@ UPDATE_LENGTH = 8
 STATE_BY_FORMULA = ("adamw_torch_8bit", "adamw_torch_4bit")
 """Optimizers whose state are tensor subclasses, which are not traced: fused AdamW's update with the state's size scaled."""
 
+_SAME_UPDATE = {
+    "paged_adamw_8bit": "adamw_8bit",
+    "paged_adamw_32bit": REFERENCE_OPTIMIZER,
+    **dict.fromkeys(STATE_BY_FORMULA, REFERENCE_OPTIMIZER),
+}
+
 Traces = Callable[[Sequence[TraceRequest]], list[TraceDocument]]
 
 
 class CannotPredictError(Exception):
     """There is no trace of this; the text is a sentence that says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reserved:
+    """What the simulated allocator came to; ``retries_when_warm`` counts how often a step of a running training has to
+    give cached segments back before it goes on."""
+
+    peak_bytes: int
+    is_out_of_memory: bool
+    retries_when_warm: int
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -40,8 +57,9 @@ class Need:
 
     bytes_by_category: dict[Category, int]
     paged_bytes: int
-    operators: Operators
+    work: Work
     builder: StepBuilder
+    sizes: Integers
     accumulation: int
 
     @property
@@ -49,17 +67,50 @@ class Need:
         """The most that is alive at once."""
         return sum(self.bytes_by_category.values())
 
-    def allocator_slack(self, *, expandable: bool) -> int:
-        """What the CUDA allocator reserves at most beyond what is alive at most, over the first two steps."""
+    def phase_peaks(self) -> dict[str, int]:
+        """The most that is alive in each phase of a steady step, paged state included."""
+        peaks = self.builder.steady_step(self.accumulation, self.sizes).phase_peaks()
+        return {phase.name.lower(): size for phase, size in peaks.items()}
+
+    def largest_blocks(self, most: int) -> tuple[tuple[int, str, str, int], ...]:
+        """What is alive at the peak, equal blocks together: bytes, operator, category, how many; the largest first."""
+        blocks = self.builder.steady_step(self.accumulation, self.sizes).alive_at_peak()
+        makers = self.builder.makers
+        groups = Counter(
+            (size, makers[block] if block < len(makers) else "collator", Category(category).name.lower())
+            for block, size, category in blocks
+        )
+        largest = sorted(groups.items(), key=lambda item: -item[0][0] * item[1])[:most]
+        return tuple((size, maker, category, number) for (size, maker, category), number in largest)
+
+    def on_allocator(self, *, limit: int, expandable: bool, workspaces: int = 0) -> Reserved:
+        """What CUDA's allocator does with it under a limit, over three optimizer steps, libraries' workspaces included.
+
+        The first step makes the optimizer's state, the second finds it; what the third asks for, all others ask for.
+        """
         is_paged = self.paged_bytes > 0
-        first = _without_state(self.builder.first_step(self.accumulation), is_paged)
-        steady = _without_state(self.builder.steady_step(self.accumulation), is_paged)
-        allocator = CachingAllocator(expandable=expandable)
-        allocator.play(first.events.tolist(), first.sizes.tolist())
-        # The second step goes on where the first ended: what was there before is not taken again.
-        events = _going_on(steady, len(first.sizes))
-        peaks = allocator.play(events, [*first.sizes.tolist(), *steady.sizes.tolist()])
-        return max(0, peaks.reserved - self.live_bytes)
+        first = _without_state(self.builder.first_step(self.accumulation, self.sizes), is_paged)
+        steady = _without_state(self.builder.steady_step(self.accumulation, self.sizes), is_paged)
+        allocator = CachingAllocator(limit=limit, expandable=expandable)
+        own, others = first.sizes.tolist(), steady.sizes.tolist()
+        workspace = len(own) + 2 * len(others)
+        try:
+            if workspaces:
+                allocator.take(workspace, workspaces)
+            allocator.play(first.events.tolist(), own)
+            allocator.play(_going_on(steady, len(own)), [*own, *others])
+            before = allocator.peaks.retries
+            if not before:
+                # Nothing had to give way, so nothing will: a third step finds its blocks where the second left them.
+                return Reserved(peak_bytes=allocator.peaks.reserved, is_out_of_memory=False, retries_when_warm=0)
+            allocator.play(_going_on(steady, len(own) + len(others), before=len(own)), [*own, *others, *others])
+        except SimulatedOutOfMemoryError:
+            return Reserved(peak_bytes=limit, is_out_of_memory=True, retries_when_warm=0)
+        return Reserved(
+            peak_bytes=allocator.peaks.reserved,
+            is_out_of_memory=False,
+            retries_when_warm=allocator.peaks.retries - before,
+        )
 
 
 class Needs:
@@ -77,6 +128,7 @@ class Needs:
         self._traces = traces
         self._trust_remote_code = trust_remote_code
         self._known: dict[str, TraceDocument] = {}
+        self._families: dict[tuple[str, ...], Family | None] = {}
         self._needs: dict[tuple[object, ...], Need] = {}
 
     def prepare(self, configs: Iterable[TrainConfig]) -> None:
@@ -100,41 +152,54 @@ class Needs:
         return self._needs[key]
 
     def _make(self, config: TrainConfig) -> Need:
-        trace = self._micro_step(config)
-        if config["optimizer"] not in (REFERENCE_OPTIMIZER, *STATE_BY_FORMULA):
-            whole = with_update(trace, self._trace(self._update_request(config)))
-            if whole is None:
-                raise CannotPredictError("the optimizer's update was traced over other weights than the step")
-            trace = whole
+        family, rows = self._family(config)
         choice = knob("optimizer").choice(config["optimizer"])
+        sizes = family.sizes(rows)
+        accumulation = config.accumulation_steps
         if config["optimizer"] in STATE_BY_FORMULA:
-            trace = replace(trace, sizes=_scaled(trace, Category.OPTIMIZER_STATE, choice.state_bytes / 8))
-        builder = StepBuilder(trace, inputs_ahead=int(self._situation.device.kind == "cpu"))
-        categories = builder.steady_step(config.accumulation_steps).peak_by_category()
+            is_state = family.builder.categories == Category.OPTIMIZER_STATE
+            sizes = np.where(is_state, np.rint(sizes * choice.state_bytes / 8).astype(np.int64), sizes)
+        categories = family.builder.steady_step(accumulation, sizes).peak_by_category()
         paged = categories[Category.OPTIMIZER_STATE] if choice.paged_state else 0
         if paged:
             categories[Category.OPTIMIZER_STATE] = 0
         return Need(
             bytes_by_category=categories,
             paged_bytes=paged,
-            operators=trace.operators,
-            builder=builder,
-            accumulation=config.accumulation_steps,
+            work=family.work(rows),
+            builder=family.builder,
+            sizes=sizes,
+            accumulation=accumulation,
         )
 
-    def _micro_step(self, config: TrainConfig) -> StepTrace:
-        requests = self._micro_step_requests(config)
-        if len(requests) == 1:
-            return self._trace(requests[0])
+    def _family(self, config: TrainConfig) -> tuple[Family, float]:
+        """The family of a configuration, and its rows in it."""
         rows = rows_of_longest(str(config["batch_layout"]), config.micro_batch_size, self._situation.workload.lengths)
-        between = at_rows(self._trace(requests[0]), self._trace(requests[1]), rows)
-        if between is not None:
-            return between
+        requests = self._micro_step_requests(config)
+        key = (*map(_identity, requests), self._traced_optimizer(config))
+        if key not in self._families:
+            traces = [self._with_update(config, self._trace(request)) for request in requests]
+            alike = len(traces) == 1 or Family.are_alike(traces[0], traces[1])
+            self._families[key] = self._make_family(*traces) if alike else None
+        family = self._families[key]
+        if family is not None:
+            return family, rows
         # The two are not alike, event by event: this size is traced for itself.
         alone = self._micro_step_request(config, config.micro_batch_size)
         if _identity(alone) not in self._known:
             self._known[_identity(alone)] = self._traces([alone])[0]
-        return self._trace(alone)
+        return self._make_family(self._with_update(config, self._trace(alone))), rows
+
+    def _make_family(self, few: StepTrace, many: StepTrace | None = None) -> Family:
+        return Family(few, many, inputs_ahead=int(self._situation.device.kind == "cpu"))
+
+    def _with_update(self, config: TrainConfig, trace: StepTrace) -> StepTrace:
+        if self._traced_optimizer(config) == REFERENCE_OPTIMIZER:
+            return trace
+        whole = with_update(trace, self._trace(self._update_request(config)))
+        if whole is None:
+            raise CannotPredictError("the optimizer's update was traced over other weights than the step")
+        return whole
 
     def _trace(self, request: TraceRequest) -> StepTrace:
         document = self._known[_identity(request)]
@@ -144,12 +209,18 @@ class Needs:
 
     def _requests(self, config: TrainConfig) -> list[TraceRequest]:
         requests = self._micro_step_requests(config)
-        if config["optimizer"] not in (REFERENCE_OPTIMIZER, *STATE_BY_FORMULA):
+        if self._traced_optimizer(config) != REFERENCE_OPTIMIZER:
             requests.append(self._update_request(config))
         return requests
 
+    def _traced_optimizer(self, config: TrainConfig) -> str:
+        """Which optimizer's update stands for the configuration's: a paged state has the blocks of one that is not."""
+        return _SAME_UPDATE.get(str(config["optimizer"]), str(config["optimizer"]))
+
     def _micro_step_requests(self, config: TrainConfig) -> list[TraceRequest]:
-        rows = (1,) if config.micro_batch_size == 1 else ROWS_OF_A_PAIR
+        rows: tuple[int, ...] = ROWS_OF_A_PAIR
+        if config.micro_batch_size in (1, *ROWS_OF_A_PAIR):
+            rows = (config.micro_batch_size,)
         return [self._micro_step_request(config, number) for number in rows]
 
     def _micro_step_request(self, config: TrainConfig, rows: int) -> TraceRequest:
@@ -164,7 +235,7 @@ class Needs:
             attention=attention, activation_checkpointing="off", batch_layout="dynamic_padding", kernels="default",
             compile="off",
         )  # fmt: skip
-        recipe = traceable(recipe_for(plain, self._situation), optimizer=str(config["optimizer"]))
+        recipe = traceable(recipe_for(plain, self._situation), optimizer=self._traced_optimizer(config))
         length = min(UPDATE_LENGTH, self._situation.workload.lengths.longest)
         return self._request(recipe, (length,), truth=True)
 
@@ -188,13 +259,6 @@ def _identity(request: TraceRequest) -> str:
     return request.key({})
 
 
-def _scaled(trace: StepTrace, category: Category, share: float) -> tuple[int, ...]:
-    return tuple(
-        round(size * share) if each == category else size
-        for size, each in zip(trace.sizes, trace.categories, strict=True)
-    )
-
-
 def _without_state(timeline: Timeline, is_paged: bool) -> Timeline:
     """Without the blocks of a paged optimizer's state: they are not the allocator's."""
     if not is_paged:
@@ -202,9 +266,10 @@ def _without_state(timeline: Timeline, is_paged: bool) -> Timeline:
     return replace(timeline, sizes=np.where(timeline.categories == Category.OPTIMIZER_STATE, 0, timeline.sizes))
 
 
-def _going_on(steady: Timeline, shift: int) -> list[int]:
-    """A steady step's events after a first step, with numbers of their own for the blocks that it takes itself."""
-    known = int((steady.phases == 0).sum())
+def _going_on(steady: Timeline, shift: int, before: int | None = None) -> list[int]:
+    """A steady step's events after other steps, with numbers of their own from ``shift`` on for the blocks that it
+    takes itself; ``before`` is how many blocks the first step numbered."""
+    known = int((steady.phases == Phase.BEFORE).sum())
     own: set[int] = set()
     events = []
     for event in steady.events[known:].tolist():
@@ -215,6 +280,6 @@ def _going_on(steady: Timeline, shift: int) -> list[int]:
         elif block in own:
             own.discard(block)
             events.append(event - shift)
-        elif block < shift:
+        elif block < (shift if before is None else before):
             events.append(event)
     return events

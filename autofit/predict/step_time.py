@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from autofit.rates import Rates
-from autofit.trace import Operators, Phase
+
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,17 @@ COMPILED_LAUNCHES = 0.4
 """What fusing leaves of the launches: an estimate."""
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Work:
+    """What each operator of a micro-step and of the update behind it does; see ``trace.Operators``."""
+
+    flops: Floats
+    moved_bytes: Floats
+    bits: npt.NDArray[np.int64]
+    is_quadratic: npt.NDArray[np.bool_]
+    is_update: npt.NDArray[np.bool_]
+
+
 class StepClock:
     """Times of one traced micro-step and its update, on one device."""
 
@@ -57,32 +69,26 @@ class StepClock:
         self._length_share = length_share
         self._tf32 = tf32
         self._causal = causal
-        self._compiled = compiled
+        self._traffic = COMPILED_TRAFFIC if compiled else 1.0
+        self._launches = COMPILED_LAUNCHES if compiled else 1.0
 
-    def micro_step_and_update(self, operators: Operators, efficiency: Efficiency) -> tuple[float, float]:
+    def micro_step_and_update(self, work: Work, efficiency: Efficiency) -> tuple[float, float]:
         """Seconds of forward and backward of one micro-batch, and of the update."""
-        flops = np.array(operators.flops, dtype=float)
-        moved = np.array(operators.moved_bytes, dtype=float)
-        bits = np.array(operators.bits)
-        in_update = np.array(operators.phases) == Phase.UPDATE
-        quadratic = np.array(operators.quadratic)
-        if self._causal:
-            flops = np.where(quadratic, flops * CAUSAL, flops)
-        share = np.where(in_update, 1.0, self._length_share)
-        flops = flops * np.where(quadratic, share**2, share)
+        flops = np.where(work.is_quadratic, work.flops * (CAUSAL if self._causal else 1.0), work.flops)
+        moved = np.where(work.bits == 0, work.moved_bytes * self._traffic, work.moved_bytes)
+        share = np.where(work.is_update, 1.0, self._length_share)
+        flops = flops * np.where(work.is_quadratic, share**2, share)
         moved = moved * share
-        if self._compiled:
-            moved = np.where(bits == 0, moved * COMPILED_TRAFFIC, moved)
         wide = self._rates.flops_tf32 if self._tf32 else self._rates.flops_32
-        rate = np.where(bits == 16, self._rates.flops_16, wide) * efficiency.arithmetic
+        rate = np.where(work.bits == 16, self._rates.flops_16, wide) * efficiency.arithmetic
         seconds = np.maximum(flops / rate, moved / (self._rates.bytes_per_second * efficiency.traffic))
-        return self._at_least_launched(seconds[~in_update]), self._at_least_launched(seconds[in_update])
+        return self._at_least_launched(seconds[~work.is_update]), self._at_least_launched(seconds[work.is_update])
 
-    def step(self, operators: Operators, efficiency: Efficiency, accumulation: int) -> float:
+    def step(self, work: Work, efficiency: Efficiency, accumulation: int) -> float:
         """Seconds of an optimizer step."""
-        micro_step, update = self.micro_step_and_update(operators, efficiency)
+        micro_step, update = self.micro_step_and_update(work, efficiency)
         return accumulation * micro_step + update
 
-    def _at_least_launched(self, seconds: npt.NDArray[np.float64]) -> float:
-        launches = len(seconds) * self._rates.launch_seconds * (COMPILED_LAUNCHES if self._compiled else 1.0)
+    def _at_least_launched(self, seconds: Floats) -> float:
+        launches = len(seconds) * self._rates.launch_seconds * self._launches
         return float(max(seconds.sum(), launches))

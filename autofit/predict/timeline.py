@@ -53,12 +53,38 @@ class Timeline:
 
     def peak_by_category(self) -> dict[Category, int]:
         """What is alive at the peak, by category; the values add up to ``peak_bytes``."""
+        alive = self._is_alive_at_peak
+        sums = np.bincount(self.categories[alive], weights=self.sizes[alive].astype(float), minlength=len(Category))
+        return {category: int(sums[category]) for category in Category}
+
+    def alive_at_peak(self) -> list[tuple[int, int, int]]:
+        """Number, bytes and category of every block that is alive at the peak."""
+        blocks = np.flatnonzero(self._is_alive_at_peak)
+        return [(int(block), int(self.sizes[block]), int(self.categories[block])) for block in blocks]
+
+    @cached_property
+    def _is_alive_at_peak(self) -> npt.NDArray[np.bool_]:
         until = self.events[: int(self.live.argmax()) + 1]
         alive = np.zeros(len(self.sizes), dtype=bool)
         # The last event of a block decides; numpy keeps the last of repeated assignments.
         alive[np.abs(until) - 1] = until > 0
-        sums = np.bincount(self.categories[alive], weights=self.sizes[alive].astype(float), minlength=len(Category))
-        return {category: int(sums[category]) for category in Category}
+        return alive
+
+
+_AHEAD, _OTHERS, _ALL, _ONE = range(4)
+"""How many of a micro-batch's inputs a copied block stands for: those fetched ahead, the other micro-batches of the
+step, all of the last step, or one of any block."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Template:
+    """A timeline without its sizes. ``copied`` says which block each further one is like."""
+
+    events: Integers
+    phases: Integers
+    copied: Integers
+    multiplier: Integers
+    categories: Integers
 
 
 class StepBuilder:
@@ -68,8 +94,11 @@ class StepBuilder:
         """``inputs_ahead`` micro-batches are held beside a step's own: accelerate's loader is one ahead, on the host,
         which is the device where that is a CPU (``DataLoaderShard.__iter__``)."""
         self._trace = trace
+        self.makers = trace.makers
         self._inputs_ahead = inputs_ahead
-        self._categories = np.array(trace.categories, dtype=np.int64)
+        self.categories = np.array(trace.categories, dtype=np.int64)
+        self._sizes = np.array(trace.sizes, dtype=np.int64)
+        self._templates: dict[tuple[bool, bool], _Template] = {}
         ends = trace.phase_ends
         events = trace.events
         self._resident = [event - 1 for event in events[: ends[Phase.BEFORE]]]
@@ -82,62 +111,86 @@ class StepBuilder:
         self._state = sorted(taken - freed)
         self._inputs = sorted(block for block in range(len(trace.sizes)) if trace.categories[block] == Category.INPUTS)
 
-    def first_step(self, accumulation: int, sizes: Sequence[int] | Integers | None = None) -> Timeline:
+    def first_step(self, accumulation: int, sizes: Integers | None = None) -> Timeline:
         """The first optimizer step after the model was built: its update makes the optimizer's state."""
         return self._step(accumulation, sizes, has_state=False)
 
-    def steady_step(self, accumulation: int, sizes: Sequence[int] | Integers | None = None) -> Timeline:
-        """Any later optimizer step."""
+    def steady_step(self, accumulation: int, sizes: Integers | None = None) -> Timeline:
+        """Any later optimizer step. ``sizes`` are the blocks' for another number of rows than was traced."""
         return self._step(accumulation, sizes, has_state=True)
 
-    def _step(self, accumulation: int, sizes: Sequence[int] | Integers | None, *, has_state: bool) -> Timeline:
-        own = np.array(self._trace.sizes if sizes is None else sizes, dtype=np.int64)
+    def _step(self, accumulation: int, sizes: Integers | None, *, has_state: bool) -> Timeline:
+        template = self._template(accumulation > 1, has_state)
+        own = self._sizes if sizes is None else sizes
+        # All further micro-batches' inputs are one block here: they come and go together.
+        times = np.array([self._inputs_ahead, accumulation - 1, accumulation, 1], dtype=np.int64)
+        return Timeline(
+            events=template.events,
+            phases=template.phases,
+            sizes=np.concatenate([own, own[template.copied] * times[template.multiplier]]),
+            categories=template.categories,
+        )
+
+    def _template(self, accumulates: bool, has_state: bool) -> _Template:
+        key = (accumulates, has_state)
+        if key not in self._templates:
+            self._templates[key] = self._make_template(accumulates, has_state)
+        return self._templates[key]
+
+    def _make_template(self, accumulates: bool, has_state: bool) -> _Template:
         events: list[int] = []
         phases: list[int] = []
-        copies: list[int] = []  # blocks of which there are several at a time: which block each is like
+        copied: list[int] = []
+        multiplier: list[int] = []
 
         def play(part: Sequence[int], phase: Phase) -> None:
             events.extend(part)
             phases.extend([int(phase)] * len(part))
 
-        def copies_of(blocks: Sequence[int]) -> list[int]:
-            first = len(own) + len(copies)
-            copies.extend(blocks)
+        def take(blocks: Sequence[int], phase: Phase) -> None:
+            play([block + 1 for block in blocks], phase)
+
+        def free(blocks: Sequence[int], phase: Phase) -> None:
+            play([-(block + 1) for block in blocks], phase)
+
+        def copies_of(blocks: Sequence[int], times: int) -> list[int]:
+            first = len(self._sizes) + len(copied)
+            copied.extend(blocks)
+            multiplier.extend([times] * len(blocks))
             return list(range(first, first + len(blocks)))
 
-        play([block + 1 for block in self._resident], Phase.BEFORE)
+        take(self._resident, Phase.BEFORE)
+        take(copies_of(self._inputs, _AHEAD), Phase.BEFORE)
         last_inputs: list[int] = []
         if has_state:
-            play([block + 1 for block in self._state], Phase.BEFORE)
-            last_inputs = copies_of(self._inputs * accumulation)
-            play([block + 1 for block in last_inputs], Phase.BEFORE)
-        play([block + 1 for block in copies_of(self._inputs * self._inputs_ahead)], Phase.BEFORE)
-        others = copies_of(self._inputs * (accumulation - 1))
+            take(self._state, Phase.BEFORE)
+            last_inputs = copies_of(self._inputs, _ALL)
+            take(last_inputs, Phase.BEFORE)
         play(self._fetched, Phase.FETCH)
-        play([block + 1 for block in others], Phase.FETCH)
-        play([-(block + 1) for block in last_inputs], Phase.FETCH)
+        take(copies_of(self._inputs, _OTHERS), Phase.FETCH)
+        free(last_inputs, Phase.FETCH)
         play(self._forward, Phase.FORWARD)
         play(self._backward, Phase.BACKWARD)
-        if accumulation > 1:
+        first_incoming = number_incoming = 0
+        if accumulates:
             # Of any number of further micro-steps the second is as good as all: it finds what each finds.
-            left = self._left_over()
-            play([-(block + 1) for block in left], Phase.FORWARD)
+            free(self._left_over(), Phase.FORWARD)
             play(self._forward, Phase.FORWARD)
             incoming = sorted(set(self._trace.gradient_events) - set(self._trace.cloned_gradients))
-            first_incoming = len(copies)
-            play(self._accumulating_backward(dict(zip(incoming, copies_of(incoming), strict=True))), Phase.BACKWARD)
-            are_incoming = slice(first_incoming, len(copies))
+            first_incoming, number_incoming = len(copied), len(incoming)
+            numbers = dict(zip(incoming, copies_of(incoming, _ONE), strict=True))
+            play(self._accumulating_backward(numbers), Phase.BACKWARD)
         state = set(self._state)
-        play(self._update if not has_state else [e for e in self._update if e - 1 not in state], Phase.UPDATE)
-        copied = np.array(copies, dtype=np.int64)
-        kinds = self._categories[copied]
-        if accumulation > 1:
-            kinds[are_incoming] = Category.TEMPORARIES
-        return Timeline(
+        play([event for event in self._update if not (has_state and event - 1 in state)], Phase.UPDATE)
+        blocks = np.array(copied, dtype=np.int64)
+        kinds = self.categories[blocks]
+        kinds[first_incoming : first_incoming + number_incoming] = Category.TEMPORARIES
+        return _Template(
             events=np.array(events, dtype=np.int64),
             phases=np.array(phases, dtype=np.int64),
-            sizes=np.concatenate([own, own[copied]]),
-            categories=np.concatenate([self._categories, kinds]),
+            copied=blocks,
+            multiplier=np.array(multiplier, dtype=np.int64),
+            categories=np.concatenate([self.categories, kinds]),
         )
 
     def _left_over(self) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import time
 import traceback
@@ -41,6 +42,8 @@ def trace_all(job: TraceJob) -> TracesResult:
 
 def _trace_some(requests: tuple[TraceRequest, ...]) -> None:
     torch.set_num_threads(1)
+    # The Trainer collects garbage as it starts; what was imported need not be looked through for that.
+    gc.freeze()
     for request in requests:
         write_document(Path(request.path), trace_request(request))
 

@@ -157,6 +157,25 @@ def _is_accumulation(args: tuple[Any, ...]) -> bool:
 _HELD_BY_ONE_TENSOR = 2
 
 
+def _elementwise(operator: Any) -> Callable[..., Any]:
+    """A shortcut for what most operators are: torch's own meta kernels for these are Python and take most of a trace."""
+
+    def run(first: Any, second: Any, *args: Any, **kwargs: Any) -> Any:
+        if (
+            isinstance(second, torch.Tensor)
+            and first.dtype == second.dtype
+            and first.is_contiguous()
+            and second.is_contiguous()
+            and 0 < second.dim() <= first.dim()
+            and first.shape[first.dim() - second.dim() :] == second.shape
+            and first.dtype.is_floating_point
+        ):
+            return torch.empty_strided(first.size(), first.stride(), dtype=first.dtype, device=_META)
+        return operator(first, second, *args, **kwargs)
+
+    return run
+
+
 def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offs: Any = None, bias: Any = None, out_dtype: Any = None) -> Any:
     """torch's own meta kernel takes 16 bits only."""
     shape: tuple[int, ...]
@@ -169,6 +188,9 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offs: Any = None, bias: Any = 
     return torch.empty(shape, dtype=out_dtype or a.dtype, device="meta")
 
 
-_SPECIAL: dict[Any, Callable[..., Any]] = {}
+_SPECIAL: dict[Any, Callable[..., Any]] = {
+    operator: _elementwise(operator)
+    for operator in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
+}
 if hasattr(aten, "_grouped_mm"):
     _SPECIAL[aten._grouped_mm.default] = _grouped_mm

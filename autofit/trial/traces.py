@@ -37,6 +37,7 @@ class TraceKeeper:
         self._versions = versions
         self._workshop = workshop
         self._progress = progress
+        self.made_any = False
 
     def __call__(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
         """A document for each request, in order."""
@@ -51,6 +52,7 @@ class TraceKeeper:
         return [_read(path) or TraceDocument(trace=None, refusal=LOST) for path in paths]
 
     def _make(self, missing: dict[Path, TraceRequest]) -> None:
+        self.made_any = True
         workshop = self._workshop()
         job = TraceJob(requests=tuple(missing.values()), processes=min(MOST_PROCESSES, os.cpu_count() or 1))
         files = JobFiles(workshop.folder / "traces.json")

@@ -1,0 +1,431 @@
+"""``autofit.plan`` and ``autofit.estimate``: what fits on cards that are not here, and how fast it is. Nothing is run."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+
+from autofit.catalogue.gpus import all_gpus, find_gpu
+from autofit.device import Device
+from autofit.errors import UserError
+from autofit.plan_result import Card, CardPlan, Estimate, Help, Plan, PlannedConfig, keep_plan, read_plan
+from autofit.predict.needs import CannotPredictError, Needs
+from autofit.predict.predictor import Predictor
+from autofit.predict.request import FORMAT as TRACE_FORMAT
+from autofit.predict.step_time import OF_PUBLISHED_PEAKS
+from autofit.prediction import Verdict
+from autofit.request import JobRequest
+from autofit.situation import Limits, Situation
+from autofit.space import SearchSpace, SpaceRequest
+from autofit.record import StudyRecord, home
+from autofit.train_config import KnobValue, TrainConfig
+from autofit.trial.protocol import write_document
+from autofit.trial.traces import TraceKeeper
+from autofit.trial.workshop import Workshop, probe
+from autofit.units import parse_bytes, parse_share
+from autofit.version import __version__
+
+SHOWN = 3
+"""Configurations planned for each card."""
+MOST_SIMULATED = 8
+"""Of the fastest candidates, how many are played through the allocator before the rest is left."""
+FIRST_RUNGS = ("off", "every_layer")
+FIRST_SIZES, LATER_SIZES, ALL_SIZES = range(2, 4), range(2, 2**31), range(1, 2**31)
+PREFERRED: dict[str, tuple[str, ...]] = {
+    "precision": ("bf16", "fp16", "tf32", "fp32"),
+    "attention": ("sdpa", "flash_attention_2", "eager"),
+    "optimizer": ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion_8bit"),
+    "kernels": ("default",),
+    "compile": ("off",),
+    "allocator": ("default",),
+}
+"""What is worth planning of each knob: others are as fast at best and need as much, or are not predicted."""
+
+Progress = Callable[[str], None]
+
+
+def plan(
+    model: str,
+    *,
+    effective_batch: int,
+    gpus: Sequence[str] = (),
+    memory: str | int | None = None,
+    headroom: str | float = 0.05,
+    numerics: str = "standard",
+    fix: Mapping[str, KnobValue] | None = None,
+    allow: Mapping[str, Sequence[KnobValue]] | None = None,
+    forbid: Mapping[str, Sequence[KnobValue]] | None = None,
+    prices: Mapping[str, float] | None = None,
+    progress: Progress = lambda sentence: None,
+    **job: Any,
+) -> Plan:
+    """What fits on each of ``gpus`` (names of the catalogue, or ``"all"``), or on a card of ``memory`` bytes.
+
+    ``prices`` maps a card's name to the price of its hour. ``job`` takes what ``autofit.search`` takes of the
+    training job: ``seq_len``, ``data``, ``method`` and so on. Nothing is run and no weights are fetched.
+    Raises UserError for a request that cannot be carried out.
+    """
+    began = time.monotonic()
+    cards = _cards(gpus, memory, prices or {})
+    request = SpaceRequest(
+        numerics=numerics,
+        fix={name: str(value) for name, value in (fix or {}).items()},
+        allow={name: tuple(map(str, values)) for name, values in (allow or {}).items()},
+        forbid={name: tuple(map(str, values)) for name, values in (forbid or {}).items()},
+    )
+    share = parse_share(headroom) if isinstance(headroom, str) else headroom
+    planner = _Planner(JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress)
+    record = planner.record
+    kept = home() / "plans" / f"{_digest(record, record.workload, cards, request, share, __version__, TRACE_FORMAT)}.json"
+    known = read_plan(kept)
+    if known is not None:
+        return replace(known, seconds=time.monotonic() - began)
+    try:
+        plans = planner.plan(cards, request)
+    finally:
+        planner.close()
+    made = Plan(
+        workload=record.workload,
+        versions=record.versions,
+        headroom=share,
+        cards=tuple(plans),
+        seconds=time.monotonic() - began,
+    )
+    keep_plan(kept, made)
+    return made
+
+
+def estimate(
+    model: str,
+    *,
+    effective_batch: int,
+    gpu: str | None = None,
+    memory: str | int | None = None,
+    headroom: str | float = 0.05,
+    fix: Mapping[str, KnobValue] | None = None,
+    progress: Progress = lambda sentence: None,
+    **job: Any,
+) -> Estimate:
+    """One configuration, byte by byte: the values of ``fix``, and for other knobs what the reference has.
+
+    Raises UserError where the configuration is not valid or cannot be predicted.
+    """
+    (card,) = _cards((gpu,) if gpu else (), memory, {})
+    share = parse_share(headroom) if isinstance(headroom, str) else headroom
+    planner = _Planner(JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress)
+    try:
+        return planner.estimate(card, {name: str(value) for name, value in (fix or {}).items()})
+    finally:
+        planner.close()
+
+
+def _cards(gpus: Sequence[str], memory: str | int | None, prices: Mapping[str, float]) -> list[Card]:
+    if not gpus and memory is None:
+        raise UserError("Say for which card: --gpu rtx-4090 (or all), or --memory 24GiB for one that is not listed.")
+    found = list(all_gpus()) if "all" in gpus else [find_gpu(name) for name in gpus]
+    priced = {find_gpu(name).name: price for name, price in prices.items()}
+    cards = [
+        Card(key=gpu.key, device=gpu.device(), rates=gpu.rates, price_per_hour=priced.get(gpu.name)) for gpu in found
+    ]
+    if memory is not None:
+        size = parse_bytes(memory) if isinstance(memory, str) else memory
+        # Any card of today's: what torch chooses is the same from compute capability 8.0 on.
+        device = Device(kind="cuda", name="another card", memory_bytes=size, compute_capability=(8, 0))
+        cards.append(Card(key=f"{memory}", device=device, rates=None))
+    return cards
+
+
+class _Planner:
+    """One planning: the facts of the model once, needs once for each kind of card."""
+
+    def __init__(self, request: JobRequest, headroom: float, progress: Progress) -> None:
+        self._request = request
+        self.record: StudyRecord = request.record()
+        self._headroom = headroom
+        self._progress = progress
+        self._open: Workshop | None = None
+        self._found: Situation | None = None
+        self._needs: dict[object, Needs] = {}
+        self._keeper = TraceKeeper(home() / "traces", self.record.versions, self._workshop, self._count)
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+
+    def plan(self, cards: Sequence[Card], request: SpaceRequest) -> list[CardPlan]:
+        """The first rungs of the ladder for every card, then those between where they may be faster."""
+        spaces = []
+        for card in cards:
+            try:
+                spaces.append((card, SearchSpace(self._situation(card), request), ""))
+            except UserError as error:
+                spaces.append((card, None, str(error)))
+        planned = [number for number, (_, space, _) in enumerate(spaces) if space is not None]
+        plans = {
+            number: CardPlan(card=card, configs=(), refusal=refusal) for number, (card, _, refusal) in enumerate(spaces)
+        }
+        first = self._stage(spaces, planned, FIRST_RUNGS, FIRST_SIZES)
+        if self._keeper.made_any and planned:
+            self._progress(f"First answer, for {_first_words(first[planned[0]])}. Now the rest.")
+        # One sample at a time is traced for itself, and is faster than two only where two do not fit.
+        plans |= self._stage(spaces, planned, FIRST_RUNGS, LATER_SIZES)
+        unsure = [number for number in planned if _may_be_better(plans[number])]
+        plans |= self._stage(spaces, unsure, (*FIRST_RUNGS, *LADDER_BETWEEN), ALL_SIZES)
+        return [
+            each if each.configs or each.refusal else replace(each, helps=self._helps(each.card))
+            for each in plans.values()
+        ]
+
+    def _stage(
+        self,
+        spaces: Sequence[tuple[Card, SearchSpace | None, str]],
+        numbers: Sequence[int],
+        rungs: Sequence[str],
+        sizes: range,
+    ) -> dict[int, CardPlan]:
+        """The plans of some cards, with these rungs of the ladder and micro-batches of these sizes."""
+        wanted: dict[int, list[TrainConfig]] = {}
+        for number in numbers:
+            space = spaces[number][1]
+            assert space is not None
+            candidates = _candidates(space, rungs)
+            wanted[number] = [each for each in candidates if each.micro_batch_size in sizes] or candidates
+        by_kind: dict[Needs, list[TrainConfig]] = defaultdict(list)
+        for number, configs in wanted.items():
+            space = spaces[number][1]
+            assert space is not None
+            by_kind[self._needs_of(space.situation)] += configs
+        for needs, configs in by_kind.items():
+            needs.prepare(configs)
+        found = {}
+        for number, configs in wanted.items():
+            card, space, _ = spaces[number]
+            assert space is not None
+            found[number] = self._of(card, space, configs)
+        return found
+
+        return [each if each.configs or each.refusal else replace(each, helps=self._helps(each.card)) for each in plans]
+
+    def estimate(self, card: Card, fix: dict[str, str]) -> Estimate:
+        situation = self._situation(card)
+        space = SearchSpace(situation, SpaceRequest(numerics="aggressive", fix=fix))
+        config = _reference(space)
+        predictor = self._predictor(card, situation)
+        try:
+            need = self._needs_of(situation).of(config)
+            prediction = predictor.predict(config)
+        except CannotPredictError as error:
+            raise UserError(f"This configuration cannot be predicted: {error}") from None
+        return Estimate(
+            workload=self.record.workload,
+            card=card,
+            limits=situation.limits,
+            config=config,
+            prediction=prediction,
+            largest_blocks=need.largest_blocks(10),
+            phase_peaks=need.phase_peaks(),
+        )
+
+    def _of(self, card: Card, space: SearchSpace, candidates: Sequence[TrainConfig]) -> CardPlan:
+        """The fastest candidates that fit this card."""
+        predictor = self._predictor(card, space.situation)
+        possible, refusal = [], ""
+        for config in candidates:
+            try:
+                prediction = predictor.predict(config, simulate=False)
+            except CannotPredictError as error:
+                refusal = str(error)
+                continue
+            if prediction.verdict is not Verdict.NO:
+                possible.append((prediction.likely_seconds or 0.0, config))
+        possible.sort(key=lambda pair: pair[0])
+        chosen: list[PlannedConfig] = []
+        for _, config in possible[:MOST_SIMULATED]:
+            planned = self._planned(predictor, space, config, card)
+            if planned.prediction.verdict is Verdict.BORDERLINE and "expandable" in space.choices["allocator"]:
+                planned = self._planned(predictor, space, config.replace(allocator="expandable"), card)
+            chosen.append(planned)
+            if sum(each.prediction.verdict is Verdict.FITS for each in chosen) == SHOWN:
+                break
+        chosen.sort(key=lambda each: each.prediction.verdict is not Verdict.FITS)
+        return CardPlan(card=card, configs=tuple(chosen[:SHOWN]), refusal=refusal if not possible else "")
+
+    def _planned(self, predictor: Predictor, space: SearchSpace, config: TrainConfig, card: Card) -> PlannedConfig:
+        return PlannedConfig.of(config, predictor.predict(config), space.situation.workload, card)
+
+    def _helps(self, card: Card) -> tuple[Help, ...]:
+        """What would make the smallest configuration fit: other numerics, adapters, shorter samples."""
+        helps = []
+        for words, changes, numerics in self._ways_out():
+            planner = self._with(changes)
+            try:
+                situation = planner._situation(card)
+                space = SearchSpace(situation, SpaceRequest(numerics=numerics))
+                config = _leanest(space)
+                prediction = planner._predictor(card, situation).predict(config)
+            except (UserError, CannotPredictError):
+                continue
+            helps.append(Help(words=words, needs_bytes=prediction.total_bytes, fits=prediction.verdict is Verdict.FITS))
+        return tuple(helps)
+
+    def _ways_out(self) -> list[tuple[str, dict[str, Any], str]]:
+        workload = self.record.workload
+        ways: list[tuple[str, dict[str, Any], str]] = [("as asked, at its leanest", {}, "standard")]
+        if workload.method == "full":
+            ways.append(("--numerics aggressive (pure bf16)", {}, "aggressive"))
+            ways.append(("--method lora", {"method": "lora"}, "standard"))
+        if workload.method != "qlora":
+            ways.append(("--method qlora", {"method": "qlora"}, "standard"))
+        if workload.lengths.all_equal and workload.sequence_length >= 256:
+            half = workload.sequence_length // 2
+            ways.append((f"--seq-len {half}", {"seq_len": half}, "standard"))
+        return ways
+
+    def _with(self, changes: dict[str, Any]) -> _Planner:
+        if not changes:
+            return self
+        other = _Planner(replace(self._request, **changes), self._headroom, self._progress)
+        other._workshop = self._workshop  # type: ignore[method-assign]
+        other._keeper = self._keeper
+        return other
+
+    def _situation(self, card: Card) -> Situation:
+        facts = self._facts()
+        limits = Limits(memory_bytes=card.device.memory_bytes, headroom=self._headroom)
+        # What lacks only because no GPU is here may be had beside one; packages are taken to be as they are here.
+        missing = {name: why for name, why in facts.libraries.missing.items() if name != "inductor"}
+        return replace(
+            facts, device=card.device, limits=limits, libraries=replace(facts.libraries, missing=missing)
+        )
+
+    def _facts(self) -> Situation:
+        if self._found is None:
+            record = self.record
+            path = home() / "traces" / f"facts-{_digest(record)}.json"
+            try:
+                stored = msgspec.json.decode(path.read_bytes(), type=Situation)
+                self._found = replace(stored, workload=record.workload, device=record.device, limits=record.limits)
+            except (OSError, msgspec.DecodeError):
+                self._progress("Building the model without weights (the first start imports torch).")
+                self._found = probe(
+                    self._workshop(), record.model, record.workload, record.device, record.limits,
+                    trust_remote_code=record.trust_remote_code,
+                )  # fmt: skip
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_document(path, self._found)
+        return self._found
+
+    def _needs_of(self, situation: Situation) -> Needs:
+        kind = (situation.device.compute_capability or (8, 0)) >= (8, 0)
+        if kind not in self._needs:
+            record = self.record
+            self._needs[kind] = Needs(
+                situation, record.model, self._keeper, trust_remote_code=record.trust_remote_code
+            )
+        return self._needs[kind]
+
+    def _predictor(self, card: Card, situation: Situation) -> Predictor:
+        return Predictor(
+            self._needs_of(situation),
+            situation.workload,
+            situation.device,
+            situation.limits,
+            # Some card's rates put the candidates in order where the card's own are not known.
+            rates=card.rates or find_gpu("a100").rates,
+            efficiencies=OF_PUBLISHED_PEAKS,
+        )
+
+    def _workshop(self) -> Workshop:
+        if self._open is None:
+            self._open = Workshop("cpu", 0, home() / "logs" / "plan", self._progress)
+        return self._open
+
+    def _count(self, done: int, total: int) -> None:
+        self._progress(f"Traced {done} of {total} steps.")
+
+
+CHECKPOINTING = "activation_checkpointing"
+LADDER_BETWEEN = ("every_2nd", "every_4th", "every_3rd")
+
+
+def _candidates(space: SearchSpace, rungs: Sequence[str]) -> list[TrainConfig]:
+    """Configurations worth planning, with these rungs of the checkpointing ladder."""
+    choices = {
+        name: [value for value in preferred if value in space.choices[name]] or list(space.choices[name][:1])
+        for name, preferred in PREFERRED.items()
+    }
+    # One precision of autocast is enough; weights in 16 bits where they are allowed are another matter.
+    choices["precision"] = choices["precision"][:1]
+    if "pure_bf16" in space.choices["precision"] and "pure_bf16" not in choices["precision"]:
+        choices["precision"].append("pure_bf16")
+    choices["attention"] = choices["attention"][:1]
+    allowed = space.choices[CHECKPOINTING]
+    choices[CHECKPOINTING] = [rung for rung in rungs if rung in allowed]
+    if not any(rung in allowed for rung in (*FIRST_RUNGS, *LADDER_BETWEEN)):
+        choices[CHECKPOINTING] = list(allowed[:1])
+    layouts = [each for each in ("dynamic_padding", "packed") if each in space.choices["batch_layout"]]
+    choices["batch_layout"] = layouts or list(space.choices["batch_layout"][:1])
+    configs = [
+        TrainConfig(
+            {
+                "micro_batch_size": micro_batch_size,
+                "accumulation_steps": accumulation_steps,
+                **dict(zip(choices, values, strict=True)),
+            }
+        )
+        for values in itertools.product(*choices.values())
+        for micro_batch_size, accumulation_steps in space.batch_pairs
+    ]
+    if "flattened" in space.choices["batch_layout"] and "torch_varlen" in space.choices["attention"]:
+        configs += [
+            config.replace(batch_layout="flattened", attention="torch_varlen")
+            for config in configs
+            if config["batch_layout"] == "packed"
+        ]
+    return [config for config in configs if config in space]
+
+
+def _reference(space: SearchSpace) -> TrainConfig:
+    """The values that are fixed, and of the others what is worth planning first; micro-batch up to 8."""
+    candidates = _candidates(space, ("off",)) or [space.configs[0]]
+    near = [config for config in candidates if config.micro_batch_size <= 8]
+    return max(near or candidates[:1], key=lambda config: config.micro_batch_size)
+
+
+def _leanest(space: SearchSpace) -> TrainConfig:
+    """The least of memory that is planned: smallest micro-batch, every layer checkpointed, smallest state."""
+    lean = [config for config in _candidates(space, ("every_layer",)) or _candidates(space, ("off",))]
+    wanted = ("pure_bf16", "adamw_8bit")
+    return min(
+        lean, key=lambda config: (config.micro_batch_size, *(value not in config.values() for value in wanted))
+    )
+
+
+def _may_be_better(plan_: CardPlan) -> bool:
+    """Whether less checkpointing than the best has, or a single sample at a time, could be what is best."""
+    if plan_.refusal:
+        return False
+    return not plan_.configs or str(plan_.configs[0].config[CHECKPOINTING]) != "off"
+
+
+def _first_words(plan_: CardPlan) -> str:
+    if not plan_.configs:
+        return f"{plan_.card.key}: two samples at a time do not fit"
+    config = plan_.configs[0].config
+    return (
+        f"{plan_.card.key}: {config.micro_batch_size} x {config.accumulation_steps}, {config['precision']}, "
+        f"{config['optimizer']}, checkpointing {config[CHECKPOINTING]}"
+    )
+
+
+def _digest(record: StudyRecord, *others: object) -> str:
+    workload = record.workload
+    parts = (record.model.digest, workload.task, workload.method, workload.adapter, record.versions, others)
+    return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:16]
