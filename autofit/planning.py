@@ -171,7 +171,10 @@ class _Planner:
         plans = {
             number: CardPlan(card=card, configs=(), refusal=refusal) for number, (card, _, refusal) in enumerate(spaces)
         }
-        first = self._stage(spaces, planned, FIRST_RUNGS, FIRST_SIZES)
+        # Cards of one kind share their traces; the first kind is answered first.
+        kinds = {number: _has_flash(spaces[number][0].device) for number in planned}
+        of_first_kind = [number for number in planned if kinds[number] == kinds[planned[0]]]
+        first = self._stage(spaces, of_first_kind, FIRST_RUNGS, FIRST_SIZES)
         if self._keeper.made_any and planned:
             self._progress(f"First answer, for {_first_words(first[planned[0]])}. Now the rest.")
         # One sample at a time is traced for itself, and is faster than two only where two do not fit.
@@ -323,7 +326,7 @@ class _Planner:
         return self._found
 
     def _needs_of(self, situation: Situation) -> Needs:
-        kind = (situation.device.compute_capability or (8, 0)) >= (8, 0)
+        kind = _has_flash(situation.device)
         if kind not in self._needs:
             record = self.record
             self._needs[kind] = Needs(
@@ -352,7 +355,7 @@ class _Planner:
 
 
 CHECKPOINTING = "activation_checkpointing"
-LADDER_BETWEEN = ("every_2nd", "every_4th", "every_3rd")
+LADDER_BETWEEN = ("every_2nd", "every_4th")
 
 
 def _candidates(space: SearchSpace, rungs: Sequence[str]) -> list[TrainConfig]:
@@ -406,6 +409,11 @@ def _leanest(space: SearchSpace) -> TrainConfig:
     return min(
         lean, key=lambda config: (config.micro_batch_size, *(value not in config.values() for value in wanted))
     )
+
+
+def _has_flash(device: Device) -> bool:
+    """Whether torch's flash attention runs on it: what a trace depends on of a card."""
+    return (device.compute_capability or (8, 0)) >= (8, 0)
 
 
 def _may_be_better(plan_: CardPlan) -> bool:

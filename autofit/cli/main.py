@@ -12,7 +12,7 @@ from types import FrameType
 
 from autofit.errors import AutofitError
 
-SUBCOMMANDS = ("show", "export", "verify", "doctor")
+SUBCOMMANDS = ("show", "export", "verify", "doctor", "plan", "estimate")
 INTERRUPTED = 130
 
 
@@ -66,6 +66,14 @@ def _run(words: list[str]) -> int:
         from autofit.cli import doctor
 
         return doctor.main(rest)
+    if command == "plan":
+        from autofit.cli import plan
+
+        return plan.main(rest)
+    if command == "estimate":
+        from autofit.cli import estimate
+
+        return estimate.main(rest)
     from autofit.cli import search
 
     return search.main(rest)

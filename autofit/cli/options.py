@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import NoReturn
+from collections import defaultdict
+from typing import Any, NoReturn
+
+from autofit.errors import UserError
+from autofit.method import FROZEN_DTYPES, METHODS, Adapter
+from autofit.tasks import TASK_NAMES
 
 
 class Parser(argparse.ArgumentParser):
@@ -13,6 +18,68 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(f"autofit: {message} (see {self.prog} --help)", file=sys.stderr)
         raise SystemExit(2)
+
+
+def add_job_options(made: argparse.ArgumentParser) -> None:
+    """MODEL, and what the training job is; ``job_of`` reads them."""
+    made.add_argument("model", metavar="MODEL", help="a local folder, or a model's hub name (weights are not needed)")
+    job = made.add_argument_group("the training job")
+    job.add_argument(
+        "--effective-batch",
+        type=whole_number,
+        required=True,
+        metavar="N",
+        help="samples per optimizer step; kept exactly",
+    )
+    job.add_argument(
+        "--seq-len",
+        type=whole_number,
+        metavar="N",
+        help="tokens in every sample (default: 1024, or what the model can)",
+    )
+    job.add_argument("--data", metavar="FILE", help="the training set: txt, jsonl, csv, parquet, a datasets folder")
+    job.add_argument("--text-field", metavar="NAMES", help="the field of --data that holds the text (default: text)")
+    job.add_argument("--lengths", metavar="FILE", help="tokens of each sample, instead of --data: one number a line")
+    job.add_argument("--max-length", type=whole_number, metavar="N", help="cut samples of --data and --lengths")
+    job.add_argument(
+        "--tokens-per-word", type=positive_number, metavar="X", help="estimate --data without the model's tokenizer"
+    )
+    job.add_argument("--task", choices=TASK_NAMES, metavar="TASK", help=f"one of {', '.join(TASK_NAMES)}")
+    job.add_argument("--method", choices=METHODS, default="full", help="train everything (default), or adapters")
+    job.add_argument("--lora-rank", type=whole_number, default=Adapter.rank, metavar="N", help="default: 16")
+    job.add_argument("--lora-alpha", type=whole_number, metavar="N", help="default: twice the rank")
+    job.add_argument("--lora-targets", default=Adapter.targets, metavar="NAMES", help="default: all-linear")
+    job.add_argument("--lora-dropout", type=float, default=Adapter.dropout, metavar="X", help="default: 0")
+    job.add_argument(
+        "--frozen-dtype", choices=FROZEN_DTYPES, default="auto", help="of frozen weights (default: the precision's)"
+    )
+    job.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
+
+
+def job_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The job's options as ``autofit.search`` and ``autofit.plan`` take them, the model apart."""
+    return {name: getattr(options, name) for name in _JOB}
+
+
+_JOB = (
+    "effective_batch", "seq_len", "data", "text_field", "lengths", "max_length", "tokens_per_word", "task", "method",
+    "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "frozen_dtype", "trust_remote_code",
+)  # fmt: skip
+
+
+def add_space_options(group: Any) -> None:
+    """Which part of the space: ``--numerics``, ``--fix``, ``--allow``, ``--forbid``."""
+    group.add_argument(
+        "--numerics",
+        default="standard",
+        choices=("exact", "standard", "aggressive"),
+        help="how far a choice may move the numbers (default: standard: autocast and 8-bit optimizer state too)",
+    )
+    group.add_argument("--fix", action="append", default=[], metavar="KNOB=VALUE", help="search only this value")
+    group.add_argument(
+        "--allow", action="append", default=[], metavar="KNOB=VALUE", help="search it whatever --numerics says"
+    )
+    group.add_argument("--forbid", action="append", default=[], metavar="KNOB=VALUE", help="do not search it")
 
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
@@ -38,3 +105,28 @@ def whole_number(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
+
+
+def _pair(flag: str, text: str) -> tuple[str, str]:
+    name, separator, value = text.partition("=")
+    if not separator or not name or not value:
+        raise UserError(f"{flag} takes KNOB=VALUE, such as precision=bf16; not '{text}'.")
+    return name, value
+
+
+def pairs(flag: str, texts: list[str]) -> dict[str, str]:
+    """``KNOB=VALUE`` texts, each knob once. Raises UserError."""
+    found: dict[str, str] = {}
+    for name, value in (_pair(flag, text) for text in texts):
+        if found.get(name, value) != value:
+            raise UserError(f"{flag} {name} is given twice: {found[name]} and {value}; keep one.")
+        found[name] = value
+    return found
+
+
+def lists(flag: str, texts: list[str]) -> dict[str, list[str]]:
+    """``KNOB=VALUE`` texts, a knob as often as wanted. Raises UserError."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for name, value in (_pair(flag, text) for text in texts):
+        found[name].append(value)
+    return dict(found)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import bisect
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,21 @@ def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
         "per_device_train_batch_size": 1,
         "gradient_accumulation_steps": 1,
     }
-    return replace(recipe, training_arguments=arguments, environment={}, paged_state=False, state_bytes=0.0, processes=1)
+    return replace(
+        recipe,
+        training_arguments=arguments,
+        model_kwargs=_with_bfloat16(recipe.model_kwargs),
+        quantization=None if recipe.quantization is None else _with_bfloat16(recipe.quantization),
+        environment={},
+        paged_state=False,
+        state_bytes=0.0,
+        processes=1,
+    )
+
+
+def _with_bfloat16(keywords: dict[str, Any]) -> dict[str, Any]:
+    """The other 16 bits: a CPU has no autocast to float16."""
+    return {name: "bfloat16" if value == "float16" else value for name, value in keywords.items()}
 
 
 class Family:

@@ -72,7 +72,8 @@ class TraceKeeper:
                 launcher.kill()
                 launcher.wait(5)
                 return
-        self._progress(sum(path.exists() for path in missing), len(missing))
+        if done < len(missing):
+            self._progress(sum(path.exists() for path in missing), len(missing))
 
 
 def _read(path: Path) -> TraceDocument | None:

@@ -1,0 +1,51 @@
+"""``autofit estimate``: one configuration, byte by byte."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from autofit.cli.options import Parser, add_job_options, job_of, pairs
+
+
+def main(words: list[str]) -> int:
+    """Print the estimate; the exit code."""
+    parser = Parser(
+        prog="autofit estimate",
+        description="Explain what one configuration needs on a card, from a training step traced without data. "
+        "Knobs that are not fixed have their first choice on that card; see autofit doctor for their names.",
+    )
+    add_job_options(parser)
+    place = parser.add_argument_group("the card")
+    place.add_argument("--gpu", metavar="NAME", help="such as rtx-4090; autofit plan --list-gpus lists them")
+    place.add_argument("--memory", metavar="SIZE", help="a card that is not in the catalogue, such as 24GiB")
+    place.add_argument("--headroom", default="5%", metavar="SHARE", help="share that must stay free (default: 5%%)")
+    parser.add_argument(
+        "--fix", action="append", default=[], metavar="KNOB=VALUE", help="micro_batch_size=4, precision=bf16 ..."
+    )
+    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    parser.add_argument("--debug", action="store_true", help="show a trace when something breaks")
+    options = parser.parse_args(words)
+    from autofit import planning
+    from autofit.report.progress import announcer
+
+    with announcer(quiet=options.quiet) as progress:
+        found = planning.estimate(
+            options.model,
+            **job_of(options),
+            gpu=options.gpu,
+            memory=options.memory,
+            headroom=options.headroom,
+            fix=pairs("--fix", options.fix),
+            progress=progress,
+        )
+    if options.json:
+        sys.stdout.write(json.dumps(found.document(), indent=2) + "\n")
+        return 0
+    from autofit.report.console import output_console
+    from autofit.report.plan import estimate_report
+
+    console = output_console()
+    console.print(estimate_report(found, width=console.width))
+    return 0
