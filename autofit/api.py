@@ -10,6 +10,7 @@ from typing import Any
 
 from autofit.catalogue.models import resolve_model
 from autofit.driver.budget import Budget
+from autofit.driver.foresight import Foresight
 from autofit.driver.ladder import LadderStrategy
 from autofit.driver.loop import Search
 from autofit.driver.need import least_need
@@ -18,6 +19,9 @@ from autofit.equivalence import Comparison, check_equivalence
 from autofit.errors import NothingFitsError, UserError
 from autofit.method import Adapter
 from autofit.outcome import Outcome
+from autofit.predict.needs import Needs
+from autofit.predict.predictor import Predictor
+from autofit.predict.step_time import OF_MEASURED_RATES
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
 from autofit.record import home
@@ -31,7 +35,9 @@ from autofit.study import Study, default_storage, load_study, open_study
 from autofit.tasks import task_named, task_of
 from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
+from autofit.trial.rates import measured_rates
 from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.traces import TraceKeeper
 from autofit.trial.workshop import Announce, Workshop, probe
 from autofit.trials import Trial
 from autofit.units import parse_seconds
@@ -87,6 +93,7 @@ def search(
     seed: int = 0,
     trust_remote_code: bool = False,
     trial_timeout: str | float = 600.0,
+    predict: bool = True,
     observer: Observer | None = None,
 ) -> SearchResult:
     """Find the fastest configuration that trains ``model`` at exactly ``effective_batch`` and fits.
@@ -94,7 +101,8 @@ def search(
     Sizes and durations are bytes and seconds, or text such as ``"24GiB"`` and ``"10m"``. Samples have
     ``seq_len`` tokens each, or the lengths of those in the file ``data`` (``text_field`` may name several
     fields, by commas), or the ``lengths`` given; ``max_length`` cuts them. What was
-    measured before under the same workload, device, versions and limits is used, not repeated.
+    measured before under the same workload, device, versions and limits is used, not repeated. With ``predict``,
+    steps are traced without data first: what cannot fit is not run, and what is likely faster is run earlier.
 
     Returns the result; after Ctrl-C too, with ``interrupted`` set and everything measured in it.
     Raises UserError for a request that cannot be carried out, NothingFitsError where every
@@ -147,15 +155,20 @@ def search(
         if space.refusals:
             watcher.say(_what_is_left_out(space, model))
         plan = MeasuringPlan(seed=seed)
+        foresight = Foresight(lambda: workers.predictor(situation), watcher.say) if predict else None
+        strategy = LadderStrategy()
+        if foresight is not None:
+            strategy = LadderStrategy(lambda config: foresight.likely_seconds(config, opened.trials()))
         stopped = Search(
             study=opened,
             situation=situation,
             space=space,
-            strategy=LadderStrategy(),
+            strategy=strategy,
             budget=limit,
             plan=plan,
             make_runner=lambda: workers.runner(situation),
             observer=watcher,
+            foresight=foresight,
         ).run()
         interrupted = False
         if rank(opened.trials()).best is None:
@@ -312,6 +325,20 @@ class _Workers:
             record.model,
             most_seconds=self._timeout,
             trust_remote_code=record.trust_remote_code,
+        )
+
+    def predictor(self, situation: Situation) -> Predictor:
+        record = self._study.record
+        folder = home() / "traces"
+        keeper = TraceKeeper(folder, record.versions, self._open)
+        needs = Needs(situation, record.model, keeper, trust_remote_code=record.trust_remote_code)
+        return Predictor(
+            needs,
+            situation.workload,
+            situation.device,
+            situation.limits,
+            rates=measured_rates(folder, record, situation.device, self._open),
+            efficiencies=OF_MEASURED_RATES,
         )
 
     def close(self) -> None:

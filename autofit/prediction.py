@@ -35,6 +35,12 @@ class Prediction:
     notes: tuple[str, ...] = ()
 
     @property
+    def certain_bytes(self) -> int:
+        """What must be there at once, whatever the allocator does: live bytes and fixed costs."""
+        fixed = sum(self.bytes_by_category.get(name, 0) for name in ("workspaces", "context"))
+        return self.live_bytes + fixed
+
+    @property
     def likely_seconds(self) -> float | None:
         """One figure out of the range, to put configurations in order: its geometric middle."""
         if self.step_seconds is None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from autofit.measurement import Measurement
 from autofit.outcome import Outcome
+from autofit.prediction import Prediction
 from autofit.train_config import KnobValue, TrainConfig
 
 
@@ -15,7 +16,8 @@ class Trial:
 
     ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other
     outcome. ``whole`` says that the trial ran the whole accumulation: a confirmation of a
-    configuration that an earlier trial measured short. ``notes`` are sentences worth showing.
+    configuration that an earlier trial measured short. ``notes`` are sentences worth showing. ``prediction`` is what was
+    expected of it before it was run, None where nothing was.
     """
 
     number: int
@@ -27,6 +29,7 @@ class Trial:
     log_path: str | None = None
     wall_seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    prediction: Prediction | None = None
 
     def __post_init__(self) -> None:
         assert (self.outcome is Outcome.OK) == (self.measurement is not None), "ok and measured are one thing"

@@ -73,6 +73,7 @@ def main(words: list[str]) -> int:
                 else Run(samples=options.samples, epochs=options.epochs, price_per_hour=options.price),
                 seed=options.seed,
                 trial_timeout=options.trial_timeout,
+                predict=not options.no_prediction,
                 observer=observer,
             )
         except NothingFitsError as error:
@@ -113,6 +114,9 @@ def parser() -> argparse.ArgumentParser:
     )
     search = made.add_argument_group("the search")
     add_space_options(search)
+    search.add_argument(
+        "--no-prediction", action="store_true", help="trace nothing beforehand: run what would be skipped, too"
+    )
     search.add_argument("--budget", default="10m", metavar="TIME", help="time for the whole search (default: 10m)")
     search.add_argument("--max-trials", type=whole_number, metavar="N", help="trials for the whole search")
     search.add_argument(

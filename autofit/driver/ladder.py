@@ -16,7 +16,8 @@ proposal is computed from the history alone, so a search that was killed goes on
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from autofit.driver.history import History
@@ -32,6 +33,10 @@ KEEPS_UP = 1.15
 COARSE_STEP = 1.5
 """Climbing skips ladder steps closer than this; the best's own neighbours are tried at the end."""
 WORSE_TWICE = 2
+LOOKAHEAD = 8
+"""Among so many candidates the one that is predicted to be fastest comes first."""
+
+LikelySeconds = Callable[[TrainConfig], float]
 
 
 class Strategy(Protocol):
@@ -42,13 +47,27 @@ class Strategy(Protocol):
 
 
 class LadderStrategy:
-    """See the module."""
+    """See the module. ``likely_seconds``, where it is given, says which of the next candidates is tried first."""
+
+    def __init__(self, likely_seconds: LikelySeconds | None = None) -> None:
+        self._likely_seconds = likely_seconds
 
     def propose(self, history: History) -> TrainConfig | None:
-        for config in _candidates(history):
-            if config in history.space and history.outcome(config) is None:
-                return config
-        return None
+        untried = (
+            config
+            for config in _candidates(history)
+            if config in history.space and history.outcome(config) is None
+        )
+        first = next(untried, None)
+        if first is None or self._likely_seconds is None or first in _descents(history):
+            return first
+        next_ones = dict.fromkeys([first, *itertools.islice(untried, LOOKAHEAD - 1)])
+        return min(next_ones, key=self._likely_seconds)
+
+
+def _descents(history: History) -> set[TrainConfig]:
+    """What is tried for the reference's sake: it comes first, whatever is predicted of it."""
+    return {config for start in reference_configs(history.space) for config in _descend(history, start)}
 
 
 def reference_configs(space: SearchSpace) -> list[TrainConfig]:

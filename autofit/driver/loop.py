@@ -8,9 +8,12 @@ from collections.abc import Callable, Sequence
 import msgspec
 
 from autofit.driver.budget import Budget
+from autofit.driver.foresight import Foresight
 from autofit.driver.history import History
 from autofit.driver.ladder import Strategy
 from autofit.driver.observer import Observer
+from autofit.outcome import Outcome
+from autofit.prediction import Prediction, Verdict
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
 from autofit.situation import Situation
@@ -20,13 +23,20 @@ from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import Runner
 from autofit.trials import Trial
+from autofit.units import format_bytes
 
 MOST_FINALISTS = 3
+WORTH_WAITING_FOR = 1.1
+"""What is borderline is tried at the end where it is predicted to take at most this many times what the best takes."""
 SHAPES_FOR_AN_ALLOCATOR = 100
 
 
 class Search:
-    """One run of a search over a study. ``make_runner`` is called when the first trial has to run."""
+    """One run of a search over a study. ``make_runner`` is called when the first trial has to run.
+
+    With ``foresight``, what is predicted not to fit is stored as skipped and not run, and what is borderline waits
+    until nothing else is worth trying.
+    """
 
     def __init__(
         self,
@@ -39,7 +49,11 @@ class Search:
         plan: MeasuringPlan,
         make_runner: Callable[[], Runner],
         observer: Observer,
+        foresight: Foresight | None = None,
     ) -> None:
+        self._foresight = foresight
+        self._late: list[TrainConfig] = []
+        self._tried_late: set[TrainConfig] = set()
         self._study = study
         self._situation = situation
         self._space = space
@@ -74,12 +88,11 @@ class Search:
     def _explore(self) -> str:
         while True:
             history = History(self._space, self._trials, self._put_off)
-            reason = self._budget.reason_to_stop(
-                self._spent, history.trials, finalists(history.trials), self._least_micro_batches
-            )
+            run = [trial for trial in history.trials if trial.outcome is not Outcome.SKIPPED]
+            reason = self._budget.reason_to_stop(self._spent, run, finalists(run), self._least_micro_batches)
             if reason is not None:
                 return reason
-            config = self._strategy.propose(history)
+            config = self._strategy.propose(history) or self._next_late_one(history)
             if config is None:
                 if self._put_off:
                     return "the rest would have to be compiled first, longer than is left of --budget"
@@ -89,7 +102,51 @@ class Search:
             ):
                 self._put_off.add(config)
                 continue
-            self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds))
+            prediction = None if self._foresight is None else self._foresight.of(config, self._trials)
+            if prediction is not None and prediction.verdict is Verdict.NO:
+                self._skip(config, prediction)
+                continue
+            if prediction is not None and prediction.verdict is Verdict.BORDERLINE and config not in self._tried_late:
+                self._late.append(config)
+                self._put_off.add(config)
+                continue
+            self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
+
+    def _next_late_one(self, history: History) -> TrainConfig | None:
+        """Of what was put off as borderline, the next that may be worth it; with expandable segments where there are."""
+        while self._late:
+            config = min(self._late, key=self._likely_seconds)
+            self._late.remove(config)
+            self._put_off.discard(config)
+            self._tried_late.add(config)
+            best = history.best_seconds
+            if best is not None and self._likely_seconds(config) > WORTH_WAITING_FOR * best:
+                continue
+            if "expandable" in self._space.choices["allocator"]:
+                config = config.replace(allocator="expandable")
+                self._tried_late.add(config)
+            if config in self._space and History(self._space, self._trials, self._put_off).outcome(config) is None:
+                return config
+        return None
+
+    def _likely_seconds(self, config: TrainConfig) -> float:
+        assert self._foresight is not None
+        return self._foresight.likely_seconds(config, self._trials)
+
+    def _skip(self, config: TrainConfig, prediction: Prediction) -> None:
+        """Store that a configuration was not run, with the bytes that say why."""
+        certain = prediction.certain_bytes
+        usable = self._situation.limits.usable_bytes
+        trial = Trial(
+            number=self._study.begin(config),
+            values=dict(config),
+            outcome=Outcome.SKIPPED,
+            reason=f"predicted not to fit: {format_bytes(certain)} are needed at once, {format_bytes(usable)} can be used",
+            prediction=prediction,
+        )
+        self._study.finish(trial)
+        self._trials.append(trial)
+        self._observer.ended(trial, self._trials)
 
     def _confirm(self) -> None:
         """Run the finalists' whole accumulation: what is reported is then measured, not composed."""
@@ -100,7 +157,11 @@ class Search:
             if not left or not self._budget.allows_confirmation(self._spent, len(in_space)):
                 return
             confirmed.add(left[0].config)
-            self._try(left[0].config, with_plan(self._plan, whole=True, least_micro_batches=self._least_micro_batches))
+            self._try(
+                left[0].config,
+                with_plan(self._plan, whole=True, least_micro_batches=self._least_micro_batches),
+                left[0].prediction,
+            )
 
     @property
     def _least_micro_batches(self) -> int:
@@ -108,7 +169,7 @@ class Search:
         several_shapes = not self._situation.workload.lengths.all_equal
         return SHAPES_FOR_AN_ALLOCATOR if several_shapes and self._situation.device.kind != "cpu" else 0
 
-    def _try(self, config: TrainConfig, plan: MeasuringPlan) -> None:
+    def _try(self, config: TrainConfig, plan: MeasuringPlan, prediction: Prediction | None = None) -> None:
         if self._runner is None:
             self._runner = self._make_runner()
         number = self._study.begin(config)
@@ -128,6 +189,7 @@ class Search:
             log_path=result.log_path,
             wall_seconds=result.wall_seconds,
             notes=result.notes,
+            prediction=prediction,
         )
         self._study.finish(trial)
         self._note_spending()

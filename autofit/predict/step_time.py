@@ -30,6 +30,8 @@ OF_PUBLISHED_PEAKS = (Efficiency(arithmetic=0.40, traffic=0.55), Efficiency(arit
 """For a GPU that is not here, the slow and the fast end. Against the 5,762 tokens/s per GPU that torchtitan
 published for an 8B model on H100s, 0.45 and 0.60 give +5 %, 0.70 and 0.80 +55 % (one run, which shards and
 checkpoints too): a sanity check and no fit."""
+OF_MEASURED_RATES = (Efficiency(arithmetic=0.8, traffic=0.8),)
+"""Of what plain work reached on this very device: a start, which the first trial replaces by its own figure."""
 CAUSAL = 0.5
 """Flash kernels skip what a causal mask hides; torch's formulas count the whole square."""
 COMPILED_TRAFFIC = 0.6

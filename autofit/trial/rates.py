@@ -1,0 +1,36 @@
+"""The rates of the present device: measured once by a worker, and kept."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from autofit.device import Device
+from autofit.rates import Rates
+from autofit.record import StudyRecord
+from autofit.trial.protocol import RatesJob, RatesResult, write_document
+from autofit.trial.workshop import Workshop
+
+MOST_SECONDS = 60.0
+
+
+def measured_rates(
+    folder: Path, record: StudyRecord, device: Device, workshop: Callable[[], Workshop]
+) -> Rates | None:
+    """What the device reaches in plain work; None where the worker could not tell."""
+    parts = (device.kind, device.name, device.index, record.versions.get("torch"))
+    path = folder / f"rates-{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]}.json"
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Rates)
+    except (OSError, msgspec.DecodeError):
+        pass
+    place = workshop()
+    answer, _ = place.ask(RatesJob(model=record.model, device=place.torch_device), "rates", MOST_SECONDS)
+    if not isinstance(answer, RatesResult):
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    write_document(path, answer.rates)
+    return answer.rates
