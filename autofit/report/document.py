@@ -48,6 +48,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "notes": list(trial.notes),
         "wall_seconds": trial.wall_seconds,
         "log_path": trial.log_path,
+        "prediction": None if trial.prediction is None else msgspec.to_builtins(trial.prediction),
         "measurement": None if trial.measurement is None else _measurement(trial.measurement),
     }
 

@@ -13,6 +13,7 @@ from autofit.ranking import Ranked
 from autofit.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
 
+_PREDICTED = ("predicted a step", "predicted needs")
 _FIGURES = ("time a step", "samples/s", "tokens/s", "padding", "needs", "free", "speed-up")
 
 
@@ -20,7 +21,7 @@ def ranked_table(result: Result, *, width: int, most_rows: int | None = 15) -> R
     """Measured configurations, fastest first, and a line that explains the last columns."""
     rows = result.ranking.ranked[:most_rows]
     wide = _wide(result, rows)
-    shown = wide if _natural_width(wide) <= width else _narrow(result, rows)
+    shown = wide if _natural_width(wide) <= width else _narrow(result, rows, width)
     return Group(shown, Text(_explanation(result, len(rows)), style="dim"), Text(""))
 
 
@@ -37,21 +38,28 @@ def _wide(result: Result, rows: tuple[Ranked, ...]) -> Table:
     telling = _telling_knobs(result)
     for row in telling:
         table.add_column(row.title, no_wrap=True)
-    for title in _figure_titles(result):
+    predicted = _any_predicted(rows)
+    for title in [*_figure_titles(result), *(_PREDICTED if predicted else ())]:
         table.add_column(title.replace(" a ", " a\n").replace("s/s", "s\n/s"), justify="right", no_wrap=True)
     table.add_column("numerics", overflow="fold")
     for each in rows:
         settings = [str(each.trial.config[row.name]) for row in telling]
-        cells = [str(each.rank), _split(each), *settings, *_figures(each, result), _numerics(each)]
+        figures = [*_figures(each, result), *(_predicted(each) if predicted else ())]
+        cells = [str(each.rank), _split(each), *settings, *figures, _numerics(each)]
         table.add_row(*cells, style="bold" if each.rank == 1 else "")
     return table
 
 
-def _narrow(result: Result, rows: tuple[Ranked, ...]) -> RenderableType:
+def _narrow(result: Result, rows: tuple[Ranked, ...], width: int) -> RenderableType:
     telling = _telling_knobs(result)
     lines = [["#", "micro x acc", *_figure_titles(result)]]
     lines += [[str(each.rank), _split(each), *_figures(each, result)] for each in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
+    if sum(widths) + 2 * (len(widths) - 1) > width:
+        # What is free follows from what is needed.
+        free = lines[0].index("free")
+        lines = [[*line[:free], *line[free + 1 :]] for line in lines]
+        del widths[free]
     text = []
     for number, line in enumerate(lines):
         aligned = [
@@ -65,6 +73,8 @@ def _narrow(result: Result, rows: tuple[Ranked, ...]) -> RenderableType:
             settings = " ".join(_word(row, str(each.trial.config[row.name])) for row in telling)
             indent = " " * (widths[0] + 2)
             text.append(Text(f"{indent}{settings} ({_numerics(each)})", style="" if first else "dim"))
+            if each.trial.prediction is not None:
+                text.append(Text("{}predicted {}, {}".format(indent, *_predicted(each)), style="dim"))
     return Group(Text(""), *text, Text(""))
 
 
@@ -103,6 +113,19 @@ def _figures(each: Ranked, result: Result) -> list[str]:
     ]
 
 
+def _any_predicted(rows: tuple[Ranked, ...]) -> bool:
+    return any(each.trial.prediction is not None for each in rows)
+
+
+def _predicted(each: Ranked) -> list[str]:
+    """What was expected before the trial was run, calibrated by the trials before it."""
+    prediction = each.trial.prediction
+    if prediction is None:
+        return ["-", "-"]
+    likely = prediction.likely_seconds
+    return ["-" if likely is None else format_seconds(likely), format_bytes(prediction.total_bytes)]
+
+
 def _numerics(each: Ranked) -> str:
     return ", ".join(numerics.label for numerics in each.numerics)
 
@@ -120,6 +143,8 @@ def _explanation(result: Result, shown: int) -> str:
     if same:
         rest = ", ".join(f"{row.name}={row.reference}" for row in same)
         sentences.append(f"In every row: {rest}.")
+    if _any_predicted(result.ranking.ranked):
+        sentences.append("predicted: before it was run, after what the trials before it taught.")
     if result.ranking.reference is not None:
         sentences.append("ref: TrainingArguments' defaults in their fastest precision, micro-batch up to 8.")
     return " ".join(sentences)

@@ -19,7 +19,7 @@ from torch.utils import _foreach_utils
 
 from autofit.knobs.attention import VARLEN
 from autofit.recipe import Recipe
-from autofit.tracer import cuda_attention, cuda_autocast
+from autofit.tracer import cuda_attention, cuda_autocast, cuda_kernels
 from autofit.tracer.dataless import Dataless, DatalessTensor
 from autofit.tracer.quantized import gemm_blocks
 from autofit.tracer.recorder import Recorder
@@ -56,6 +56,7 @@ class Target:
                 stack.enter_context(_foreach_by_default())
                 stack.enter_context(cuda_autocast.rules())
                 stack.enter_context(cuda_attention.rules(self.compute_capability, recorder))
+                stack.enter_context(cuda_kernels.rules(recorder))
             yield
 
 
