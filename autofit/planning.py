@@ -1,9 +1,8 @@
-"""``autofit.plan`` and ``autofit.estimate``: what fits on cards that are not here, and how fast it is. Nothing is run."""
+"""``autofit.plan`` and ``autofit.estimate``: what fits on cards that are not here, and how fast it is."""
 
 from __future__ import annotations
 
 import hashlib
-import itertools
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -15,16 +14,17 @@ import msgspec
 from autofit.catalogue.gpus import all_gpus, find_gpu
 from autofit.device import Device
 from autofit.errors import UserError
+from autofit.plan_candidates import CHECKPOINTING, FIRST_RUNGS, LADDER_BETWEEN, candidates_of, leanest_of, reference_of
 from autofit.plan_result import Card, CardPlan, Estimate, Help, Plan, PlannedConfig, keep_plan, read_plan
 from autofit.predict.needs import CannotPredictError, Needs
 from autofit.predict.predictor import Predictor
 from autofit.predict.request import FORMAT as TRACE_FORMAT
 from autofit.predict.step_time import OF_PUBLISHED_PEAKS
 from autofit.prediction import Verdict
+from autofit.record import StudyRecord, home
 from autofit.request import JobRequest
 from autofit.situation import Limits, Situation
 from autofit.space import SearchSpace, SpaceRequest
-from autofit.record import StudyRecord, home
 from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import write_document
 from autofit.trial.traces import TraceKeeper
@@ -36,18 +36,7 @@ SHOWN = 3
 """Configurations planned for each card."""
 MOST_SIMULATED = 8
 """Of the fastest candidates, how many are played through the allocator before the rest is left."""
-FIRST_RUNGS = ("off", "every_layer")
 FIRST_SIZES, LATER_SIZES, ALL_SIZES = range(2, 4), range(2, 2**31), range(1, 2**31)
-PREFERRED: dict[str, tuple[str, ...]] = {
-    "precision": ("bf16", "fp16", "tf32", "fp32"),
-    "attention": ("sdpa", "flash_attention_2", "eager"),
-    "optimizer": ("adamw_torch_fused", "adamw_8bit", "paged_adamw_8bit", "adafactor", "lion_8bit"),
-    "kernels": ("default",),
-    "compile": ("off",),
-    "allocator": ("default",),
-}
-"""What is worth planning of each knob: others are as fast at best and need as much, or are not predicted."""
-
 Progress = Callable[[str], None]
 
 
@@ -83,7 +72,9 @@ def plan(
     share = parse_share(headroom) if isinstance(headroom, str) else headroom
     planner = _Planner(JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress)
     record = planner.record
-    kept = home() / "plans" / f"{_digest(record, record.workload, cards, request, share, __version__, TRACE_FORMAT)}.json"
+    kept = (
+        home() / "plans" / f"{_digest(record, record.workload, cards, request, share, __version__, TRACE_FORMAT)}.json"
+    )
     known = read_plan(kept)
     if known is not None:
         return replace(known, seconds=time.monotonic() - began)
@@ -161,7 +152,7 @@ class _Planner:
 
     def plan(self, cards: Sequence[Card], request: SpaceRequest) -> list[CardPlan]:
         """The first rungs of the ladder for every card, then those between where they may be faster."""
-        spaces = []
+        spaces: list[tuple[Card, SearchSpace | None, str]] = []
         for card in cards:
             try:
                 spaces.append((card, SearchSpace(self._situation(card), request), ""))
@@ -198,7 +189,7 @@ class _Planner:
         for number in numbers:
             space = spaces[number][1]
             assert space is not None
-            candidates = _candidates(space, rungs)
+            candidates = candidates_of(space, rungs)
             wanted[number] = [each for each in candidates if each.micro_batch_size in sizes] or candidates
         by_kind: dict[Needs, list[TrainConfig]] = defaultdict(list)
         for number, configs in wanted.items():
@@ -214,12 +205,10 @@ class _Planner:
             found[number] = self._of(card, space, configs)
         return found
 
-        return [each if each.configs or each.refusal else replace(each, helps=self._helps(each.card)) for each in plans]
-
     def estimate(self, card: Card, fix: dict[str, str]) -> Estimate:
         situation = self._situation(card)
         space = SearchSpace(situation, SpaceRequest(numerics="aggressive", fix=fix))
-        config = _reference(space)
+        config = reference_of(space)
         predictor = self._predictor(card, situation)
         try:
             need = self._needs_of(situation).of(config)
@@ -271,7 +260,7 @@ class _Planner:
             try:
                 situation = planner._situation(card)
                 space = SearchSpace(situation, SpaceRequest(numerics=numerics))
-                config = _leanest(space)
+                config = leanest_of(space)
                 prediction = planner._predictor(card, situation).predict(config)
             except (UserError, CannotPredictError):
                 continue
@@ -304,9 +293,7 @@ class _Planner:
         limits = Limits(memory_bytes=card.device.memory_bytes, headroom=self._headroom)
         # What lacks only because no GPU is here may be had beside one; packages are taken to be as they are here.
         missing = {name: why for name, why in facts.libraries.missing.items() if name != "inductor"}
-        return replace(
-            facts, device=card.device, limits=limits, libraries=replace(facts.libraries, missing=missing)
-        )
+        return replace(facts, device=card.device, limits=limits, libraries=replace(facts.libraries, missing=missing))
 
     def _facts(self) -> Situation:
         if self._found is None:
@@ -329,9 +316,7 @@ class _Planner:
         kind = _has_flash(situation.device)
         if kind not in self._needs:
             record = self.record
-            self._needs[kind] = Needs(
-                situation, record.model, self._keeper, trust_remote_code=record.trust_remote_code
-            )
+            self._needs[kind] = Needs(situation, record.model, self._keeper, trust_remote_code=record.trust_remote_code)
         return self._needs[kind]
 
     def _predictor(self, card: Card, situation: Situation) -> Predictor:
@@ -352,63 +337,6 @@ class _Planner:
 
     def _count(self, done: int, total: int) -> None:
         self._progress(f"Traced {done} of {total} steps.")
-
-
-CHECKPOINTING = "activation_checkpointing"
-LADDER_BETWEEN = ("every_2nd", "every_4th")
-
-
-def _candidates(space: SearchSpace, rungs: Sequence[str]) -> list[TrainConfig]:
-    """Configurations worth planning, with these rungs of the checkpointing ladder."""
-    choices = {
-        name: [value for value in preferred if value in space.choices[name]] or list(space.choices[name][:1])
-        for name, preferred in PREFERRED.items()
-    }
-    # One precision of autocast is enough; weights in 16 bits where they are allowed are another matter.
-    choices["precision"] = choices["precision"][:1]
-    if "pure_bf16" in space.choices["precision"] and "pure_bf16" not in choices["precision"]:
-        choices["precision"].append("pure_bf16")
-    choices["attention"] = choices["attention"][:1]
-    allowed = space.choices[CHECKPOINTING]
-    choices[CHECKPOINTING] = [rung for rung in rungs if rung in allowed]
-    if not any(rung in allowed for rung in (*FIRST_RUNGS, *LADDER_BETWEEN)):
-        choices[CHECKPOINTING] = list(allowed[:1])
-    layouts = [each for each in ("dynamic_padding", "packed") if each in space.choices["batch_layout"]]
-    choices["batch_layout"] = layouts or list(space.choices["batch_layout"][:1])
-    configs = [
-        TrainConfig(
-            {
-                "micro_batch_size": micro_batch_size,
-                "accumulation_steps": accumulation_steps,
-                **dict(zip(choices, values, strict=True)),
-            }
-        )
-        for values in itertools.product(*choices.values())
-        for micro_batch_size, accumulation_steps in space.batch_pairs
-    ]
-    if "flattened" in space.choices["batch_layout"] and "torch_varlen" in space.choices["attention"]:
-        configs += [
-            config.replace(batch_layout="flattened", attention="torch_varlen")
-            for config in configs
-            if config["batch_layout"] == "packed"
-        ]
-    return [config for config in configs if config in space]
-
-
-def _reference(space: SearchSpace) -> TrainConfig:
-    """The values that are fixed, and of the others what is worth planning first; micro-batch up to 8."""
-    candidates = _candidates(space, ("off",)) or [space.configs[0]]
-    near = [config for config in candidates if config.micro_batch_size <= 8]
-    return max(near or candidates[:1], key=lambda config: config.micro_batch_size)
-
-
-def _leanest(space: SearchSpace) -> TrainConfig:
-    """The least of memory that is planned: smallest micro-batch, every layer checkpointed, smallest state."""
-    lean = [config for config in _candidates(space, ("every_layer",)) or _candidates(space, ("off",))]
-    wanted = ("pure_bf16", "adamw_8bit")
-    return min(
-        lean, key=lambda config: (config.micro_batch_size, *(value not in config.values() for value in wanted))
-    )
 
 
 def _has_flash(device: Device) -> bool:

@@ -21,8 +21,8 @@ class Prediction:
 
     ``live_bytes`` is what is alive at once at the peak, on the device alone; ``total_bytes`` adds what the allocator
     loses, the context and the libraries' workspaces. ``paged_bytes`` may leave the device under pressure and are not
-    part of either. ``step_seconds`` is the range of an optimizer step's time, from fast to slow; None where the device's
-    rates are not known. ``notes`` are sentences on what the prediction leaves out.
+    part of either. ``step_seconds`` is the range of an optimizer step's time, from fast to slow; None where the rates
+    of the device are not known. ``notes`` are sentences on what the prediction leaves out.
     """
 
     verdict: Verdict

@@ -12,8 +12,8 @@ from autofit.detect import find_device
 from autofit.errors import UserError
 from autofit.lengths import SampleLengths
 from autofit.method import METHODS, Adapter
-from autofit.situation import Limits
 from autofit.record import StudyRecord, home
+from autofit.situation import Limits
 from autofit.tasks import Task, task_named, task_of
 from autofit.units import parse_bytes, parse_share
 from autofit.versions import installed_versions

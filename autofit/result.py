@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from autofit.errors import UserError
 from autofit.ranking import Ranking, rank
 from autofit.recommendation import Recommendation, recommend
-from autofit.situation import Situation
 from autofit.record import StudyRecord
+from autofit.situation import Situation
 from autofit.tasks import task_named
 from autofit.trials import Trial
 

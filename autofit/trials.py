@@ -16,8 +16,8 @@ class Trial:
 
     ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other
     outcome. ``whole`` says that the trial ran the whole accumulation: a confirmation of a
-    configuration that an earlier trial measured short. ``notes`` are sentences worth showing. ``prediction`` is what was
-    expected of it before it was run, None where nothing was.
+    configuration that an earlier trial measured short. ``notes`` are sentences worth showing. ``prediction`` is what
+    was expected of it before it was run, None where nothing was.
     """
 
     number: int

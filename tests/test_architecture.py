@@ -19,6 +19,9 @@ FLOORS = {
     "api": 5,
     "report": 5,
     "export": 5,
+    "planning": 5,
+    "plan_result": 4,
+    "plan_candidates": 4,
     "result": 4,
     "request": 4,
     "driver": 4,
@@ -27,6 +30,8 @@ FLOORS = {
     "study": 3,
     "ranking": 3,
     "trial": 3,
+    "tracer": 3,
+    "predict": 2,
     "space": 2,
     "knobs": 1,
     "recipe": 1,
@@ -36,7 +41,7 @@ FLOORS = {
 }
 WORKER_ONLY = {
     "accelerator", "batches", "build", "collators", "compilation", "hidden_import", "instrument", "isolation",
-    "measure", "one_step", "probe", "samples", "schedule", "server", "varlen_attention", "worker",
+    "measure", "measure_rates", "one_step", "probe", "samples", "schedule", "server", "varlen_attention", "worker",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "peft"}
 
@@ -90,7 +95,7 @@ def test_imports_go_down_the_floors(path: Path) -> None:
 @pytest.mark.parametrize("path", modules(), ids=name_of)
 def test_only_workers_import_torch(path: Path) -> None:
     name = name_of(path)
-    if name.startswith("trial.") and name.split(".")[1] in WORKER_ONLY:
+    if name.startswith("tracer.") or (name.startswith("trial.") and name.split(".")[1] in WORKER_ONLY):
         return
     # A library user may ask a finished result for real TrainingArguments; that import stays in the method.
     found = {module.split(".")[0] for module in imports_of(path, top_level_only=name == "result")}
@@ -98,6 +103,7 @@ def test_only_workers_import_torch(path: Path) -> None:
     # What a library user takes away is the very code that was measured; its imports stay in the methods, too.
     taken_away = {"collators", "varlen_attention"} if name == "result" else set()
     worker_modules = {f"autofit.trial.{module}" for module in WORKER_ONLY - taken_away}
+    assert not any(imported.startswith("autofit.tracer") for imported in imports_of(path)), f"{name} must not trace"
     assert not imports_of(path) & worker_modules, f"{name} must not import the worker's side"
 
 
@@ -125,8 +131,9 @@ def test_every_file_opens_with_what_it_is(path: Path) -> None:
          HEAVY | {"optuna", "rich", "sqlalchemy", "huggingface_hub"}),
         ("import autofit.api", HEAVY),
         ("import autofit.trial.runner, autofit.driver.loop, autofit.report.live", HEAVY),
+        ("import autofit.planning, autofit.report.plan", HEAVY | {"optuna", "sqlalchemy"}),
     ],
-    ids=["import", "help", "api", "parent"],
+    ids=["import", "help", "api", "parent", "plan"],
 )  # fmt: skip
 def test_light_things_load_nothing_heavy(code: str, forbidden: set[str]) -> None:
     script = f"{code}\nimport sys\nprint('LOADED', *sorted(set(m.split('.')[0] for m in sys.modules)))"

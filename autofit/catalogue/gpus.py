@@ -87,7 +87,9 @@ def _by_name() -> dict[str, Gpu]:
 
 def _plain(name: str) -> str:
     """Without case, punctuation and the makers' names."""
-    text = re.sub(r"\b(nvidia|geforce|tesla|amd|instinct|radeon)\b", " ", name.lower().replace("-", " ").replace("_", " "))
+    text = re.sub(
+        r"\b(nvidia|geforce|tesla|amd|instinct|radeon)\b", " ", name.lower().replace("-", " ").replace("_", " ")
+    )
     return " ".join(text.split())
 
 

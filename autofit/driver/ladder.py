@@ -54,9 +54,7 @@ class LadderStrategy:
 
     def propose(self, history: History) -> TrainConfig | None:
         untried = (
-            config
-            for config in _candidates(history)
-            if config in history.space and history.outcome(config) is None
+            config for config in _candidates(history) if config in history.space and history.outcome(config) is None
         )
         first = next(untried, None)
         if first is None or self._likely_seconds is None or first in _descents(history):

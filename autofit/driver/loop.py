@@ -113,7 +113,7 @@ class Search:
             self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
 
     def _next_late_one(self, history: History) -> TrainConfig | None:
-        """Of what was put off as borderline, the next that may be worth it; with expandable segments where there are."""
+        """Of what was put off as borderline, the next that may be worth it, with expandable segments if they can be had."""
         while self._late:
             config = min(self._late, key=self._likely_seconds)
             self._late.remove(config)
@@ -135,13 +135,13 @@ class Search:
 
     def _skip(self, config: TrainConfig, prediction: Prediction) -> None:
         """Store that a configuration was not run, with the bytes that say why."""
-        certain = prediction.certain_bytes
-        usable = self._situation.limits.usable_bytes
+        certain = format_bytes(prediction.certain_bytes)
+        usable = format_bytes(self._situation.limits.usable_bytes)
         trial = Trial(
             number=self._study.begin(config),
             values=dict(config),
             outcome=Outcome.SKIPPED,
-            reason=f"predicted not to fit: {format_bytes(certain)} are needed at once, {format_bytes(usable)} can be used",
+            reason=f"predicted not to fit: {certain} are needed at once, {usable} can be used",
             prediction=prediction,
         )
         self._study.finish(trial)

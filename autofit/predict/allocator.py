@@ -74,7 +74,7 @@ class _Pool:
 
 @dataclass
 class AllocatorPeaks:
-    """Bytes. ``allocated`` counts whole blocks, as ``torch.cuda.max_memory_allocated`` does; ``retries`` counts how
+    """Bytes. ``allocated`` counts whole blocks, as torch's own peak of allocated memory does; ``retries`` counts how
     often free segments were given back to make room."""
 
     allocated: int = 0

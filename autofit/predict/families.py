@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 
-from autofit.recipe import Recipe
 from autofit.predict.step_time import Floats, Work
 from autofit.predict.timeline import Integers, StepBuilder
+from autofit.recipe import Recipe
 from autofit.trace import Operators, Phase, StepTrace
 
 REFERENCE_OPTIMIZER = "adamw_torch_fused"
@@ -74,14 +74,15 @@ class Family:
 
     def sizes(self, rows: float) -> Integers:
         """Bytes of every block."""
-        return np.rint(self._between(self._few.sizes, self._many and self._many.sizes, rows)).astype(np.int64)
+        many = None if self._many is None else self._many.sizes
+        return np.rint(self._between(self._few.sizes, many, rows)).astype(np.int64)
 
     def work(self, rows: float) -> Work:
         """What the operators do."""
-        few, many = self._few.operators, self._many and self._many.operators
+        few, many = self._few.operators, None if self._many is None else self._many.operators
         return Work(
-            flops=self._between(few.flops, many and many.flops, rows),
-            moved_bytes=self._between(few.moved_bytes, many and many.moved_bytes, rows),
+            flops=self._between(few.flops, None if many is None else many.flops, rows),
+            moved_bytes=self._between(few.moved_bytes, None if many is None else many.moved_bytes, rows),
             bits=np.array(few.bits),
             is_quadratic=np.array(few.quadratic, dtype=bool),
             is_update=np.array(few.phases) == Phase.UPDATE,
@@ -92,7 +93,9 @@ class Family:
         if second is None:
             return start
         few, many = ROWS_OF_A_PAIR
-        return start + (rows - few) / (many - few) * (np.array(second, dtype=float) - start)
+        share = (rows - few) / (many - few)
+        between: Floats = start + share * (np.array(second, dtype=float) - start)
+        return between
 
 
 def with_update(step: StepTrace, update: StepTrace) -> StepTrace | None:

@@ -6,7 +6,7 @@ from autofit.device import Device
 from autofit.units import MIB
 
 CUBLAS_WORKSPACE = 8_519_680
-"""Bytes of one cuBLAS workspace on cards before Hopper (pytorch issue 95668). It is taken from the caching allocator."""
+"""Bytes of one cuBLAS workspace on cards before Hopper (pytorch issue 95668), taken from the caching allocator."""
 CUBLAS_WORKSPACE_HOPPER = 32 * MIB
 """The same from compute capability 9.0 on (pytorch issue 175344)."""
 CUBLAS_THREADS = 2

@@ -25,7 +25,7 @@ from autofit.train_config import TrainConfig
 UPDATE_LENGTH = 8
 """Tokens of the one sample with which an optimizer's update is traced."""
 STATE_BY_FORMULA = ("adamw_torch_8bit", "adamw_torch_4bit")
-"""Optimizers whose state are tensor subclasses, which are not traced: fused AdamW's update with the state's size scaled."""
+"""Optimizers whose state are tensor subclasses, which are not traced: fused AdamW's update, its state's size scaled."""
 
 _SAME_UPDATE = {
     "paged_adamw_8bit": "adamw_8bit",
@@ -75,7 +75,7 @@ class Need:
     def largest_blocks(self, most: int) -> tuple[tuple[int, str, str, int], ...]:
         """What is alive at the peak, equal blocks together: bytes, operator, category, how many; the largest first."""
         blocks = self.builder.steady_step(self.accumulation, self.sizes).alive_at_peak()
-        makers = self.builder.makers
+        makers = self.builder.trace.makers
         groups = Counter(
             (size, makers[block] if block < len(makers) else "collator", Category(category).name.lower())
             for block, size, category in blocks

@@ -18,7 +18,7 @@ from autofit.train_config import TrainConfig
 from autofit.workload import Workload
 
 FITS_UP_TO = 0.97
-"""A predicted total above this share of the limit is borderline: the simulation of the allocator is not the allocator."""
+"""What certainly must be there is borderline above this share of the limit: the allocator is only simulated."""
 HEAP_OVERHEAD = 0.15
 """On a CPU a process's own pages exceed its tensors by up to this share: the heap, threads, libraries' buffers."""
 

@@ -93,8 +93,7 @@ class StepBuilder:
     def __init__(self, trace: StepTrace, *, inputs_ahead: int = 0) -> None:
         """``inputs_ahead`` micro-batches are held beside a step's own: accelerate's loader is one ahead, on the host,
         which is the device where that is a CPU (``DataLoaderShard.__iter__``)."""
-        self._trace = trace
-        self.makers = trace.makers
+        self.trace = trace
         self._inputs_ahead = inputs_ahead
         self.categories = np.array(trace.categories, dtype=np.int64)
         self._sizes = np.array(trace.sizes, dtype=np.int64)
@@ -102,7 +101,7 @@ class StepBuilder:
         ends = trace.phase_ends
         events = trace.events
         self._resident = [event - 1 for event in events[: ends[Phase.BEFORE]]]
-        self._fetched = [event for event in events[ends[Phase.BEFORE] : ends[Phase.FETCH]]]
+        self._fetched = list(events[ends[Phase.BEFORE] : ends[Phase.FETCH]])
         self._forward = list(events[ends[Phase.FETCH] : ends[Phase.FORWARD]])
         self._backward = list(events[ends[Phase.FORWARD] : ends[Phase.BACKWARD]])
         self._update = list(events[ends[Phase.BACKWARD] : ends[Phase.UPDATE]])
@@ -176,7 +175,7 @@ class StepBuilder:
             # Of any number of further micro-steps the second is as good as all: it finds what each finds.
             free(self._left_over(), Phase.FORWARD)
             play(self._forward, Phase.FORWARD)
-            incoming = sorted(set(self._trace.gradient_events) - set(self._trace.cloned_gradients))
+            incoming = sorted(set(self.trace.gradient_events) - set(self.trace.cloned_gradients))
             first_incoming, number_incoming = len(copied), len(incoming)
             numbers = dict(zip(incoming, copies_of(incoming, _ONE), strict=True))
             play(self._accumulating_backward(numbers), Phase.BACKWARD)
@@ -198,15 +197,15 @@ class StepBuilder:
         alive: set[int] = set()
         for event in (*self._forward, *self._backward):
             (alive.add if event > 0 else alive.discard)(abs(event) - 1)
-        return sorted(alive - set(self._trace.gradient_events))
+        return sorted(alive - set(self.trace.gradient_events))
 
     def _accumulating_backward(self, incoming: dict[int, int]) -> list[int]:
         """The backward pass where gradients are there already; ``incoming`` numbers the blocks of the new ones."""
-        begin = self._trace.phase_ends[Phase.FORWARD]
+        begin = self.trace.phase_ends[Phase.FORWARD]
         added_at: dict[int, list[int]] = {}
         for block in incoming:
-            added_at.setdefault(self._trace.gradient_events[block] - begin, []).append(incoming[block])
-        cloned = set(self._trace.cloned_gradients)
+            added_at.setdefault(self.trace.gradient_events[block] - begin, []).append(incoming[block])
+        cloned = set(self.trace.cloned_gradients)
         played: list[int] = []
         for number, event in enumerate([*self._backward, 0]):
             played += [-(block + 1) for block in added_at.get(number, ())]

@@ -209,8 +209,8 @@ def _about(plan: Plan) -> str:
     letters = ", ".join(f"{letter} {_words(name)}" for name, letter in BAR_LETTERS.items() if letter in "WGOCALs")
     bars = f" Bars: {letters}, dots free." if len(plan.cards) == 1 and plan.cards[0].configs else ""
     return (
-        "Everything here is predicted and nothing was run; not yet measured on CUDA. Times are ranges, for a card that was "
-        f"not measured.{bars} Answered in {format_seconds(plan.seconds)}. "
+        "Everything here is predicted and nothing was run; not yet measured on CUDA. Times are ranges, for a card that "
+        f"was not measured.{bars} Answered in {format_seconds(plan.seconds)}. "
         "On the card itself 'autofit MODEL --effective-batch N' measures."
     )
 

@@ -15,7 +15,7 @@ def flops_of(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any)
     packet = func._overloadpacket
     if packet in _GROUPED:
         a, b = args[0], args[1]
-        return 2 * a.numel() * int(b.shape[-1])
+        return int(2 * a.numel() * b.shape[-1])
     formula = flop_registry.get(packet)
     if formula is None:
         return 0

@@ -25,7 +25,9 @@ def rules(recorder: Recorder) -> Iterator[None]:
     functional = torch.nn.functional
     dropout, softmax = functional.dropout, functional.softmax
 
-    def fused_dropout(input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> torch.Tensor:  # noqa: A002 - torch's own names
+    def fused_dropout(
+        input: torch.Tensor, p: float = 0.5, training: bool = True, inplace: bool = False
+    ) -> torch.Tensor:
         if training and 0 < p < 1:
             return torch.native_dropout(input, p, True)[0]
         return dropout(input, p, training, inplace)

@@ -26,7 +26,7 @@ class _Kernel:
     running = False
 
 
-class DatalessTensor(torch.Tensor):
+class DatalessTensor(torch.Tensor):  # type: ignore[misc]
     """A tensor of the CPU whose storage has a size and no memory."""
 
     @staticmethod
@@ -37,7 +37,7 @@ class DatalessTensor(torch.Tensor):
         return made
 
     @property
-    def device(self) -> torch.device:  # type: ignore[override]
+    def device(self) -> torch.device:
         return _META if _Kernel.running else _CPU
 
     @classmethod
@@ -55,7 +55,7 @@ class Listener(Protocol):
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None: ...
 
 
-class Dataless(TorchDispatchMode):
+class Dataless(TorchDispatchMode):  # type: ignore[misc]
     """Within it tensors that are made have no data, but for those that are made of real ones alone.
 
     ``truth`` is what a yes-or-no question to a tensor is answered with: HF asks whether a mask hides nothing
@@ -158,7 +158,7 @@ _HELD_BY_ONE_TENSOR = 2
 
 
 def _elementwise(operator: Any) -> Callable[..., Any]:
-    """A shortcut for what most operators are: torch's own meta kernels for these are Python and take most of a trace."""
+    """A shortcut for what most operators are: torch's meta kernels for these are Python and take most of a trace."""
 
     def run(first: Any, second: Any, *args: Any, **kwargs: Any) -> Any:
         if (

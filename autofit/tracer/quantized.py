@@ -12,17 +12,17 @@ import torch
 from transformers.integrations.bitsandbytes import Conv1D
 from transformers.quantizers.base import get_keys_to_not_convert
 
+from autofit.predict.request import TraceRequest
 from autofit.recipe import Recipe
 from autofit.tasks import task_named
 from autofit.trial.build import build_model, load_config, with_adapter
-from autofit.trial.protocol import TrialJob
 
 BLOCK = 64
 NESTED_BLOCK = 256
 """Weights that share a scale, and scales that share one, by bitsandbytes' defaults (functional.quantize_4bit)."""
 
 
-def build_quantized(job: TrialJob | Any) -> Any:
+def build_quantized(job: TraceRequest) -> Any:
     """The model of a job whose recipe quantizes, with its adapters; to be called within the dataless mode."""
     recipe: Recipe = job.recipe
     config = load_config(job.model, trust_remote_code=job.trust_remote_code)

@@ -41,7 +41,9 @@ class Recorder:
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         if self._phase is Phase.FETCH:
             return
-        outputs = [out] if isinstance(out, torch.Tensor) else [each for each in tree_leaves(out) if torch.is_tensor(each)]
+        outputs = (
+            [out] if isinstance(out, torch.Tensor) else [each for each in tree_leaves(out) if torch.is_tensor(each)]
+        )
         inputs: list[torch.Tensor] | None = None
         makes = False
         for tensor in outputs:
@@ -166,10 +168,8 @@ class Recorder:
             source = inputs[0]
             if source.untyped_storage()._cdata in self._weights and source.dtype != made.dtype:
                 return Category.AUTOCAST_COPIES
-        if self._phase in (Phase.FORWARD, Phase.BACKWARD) and made.dim() >= 2:
-            if self.vocabulary_size and made.shape[-1] == self.vocabulary_size:
-                return Category.LOGITS_AND_LOSS
-        return None
+        in_step = self._phase in (Phase.FORWARD, Phase.BACKWARD) and made.dim() >= 2 and self.vocabulary_size
+        return Category.LOGITS_AND_LOSS if in_step and made.shape[-1] == self.vocabulary_size else None
 
     def _take(self, key: int, storage: Any, func: Any, guess: Category | None) -> None:
         number = len(self._sizes)
@@ -196,7 +196,7 @@ class Recorder:
 
 
 def _with_frees_in_order(events: list[int], ends: list[int]) -> list[int]:
-    """Blocks freed one after another, by number: autocast's cache lets go of its copies in the order of a hash table."""
+    """Blocks freed one after another, by number: autocast's cache lets go of its copies in a hash table's order."""
     ordered: list[int] = []
     frees: list[int] = []
     for place, event in enumerate(events):

@@ -24,7 +24,6 @@ from autofit.tracer.dataless import Dataless, DatalessTensor
 from autofit.tracer.quantized import gemm_blocks
 from autofit.tracer.recorder import Recorder
 
-
 # The package's attribute of this name is hidden behind its class Optimizer.
 _OPTIMIZER: Any = importlib.import_module("torch.optim.optimizer")
 
@@ -87,7 +86,7 @@ def _foreach_by_default() -> Iterator[None]:
 @contextlib.contextmanager
 def _real_quantization_maps() -> Iterator[None]:
     """bitsandbytes makes its 256 quantization levels with tensors that it then asks for their numbers."""
-    functional = sys.modules.get("bitsandbytes.functional")
+    functional: Any = sys.modules.get("bitsandbytes.functional")
     if functional is None:
         yield
         return

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from autofit.catalogue.models import ModelSource
+from autofit.predict.request import TraceRequest
 from autofit.recipe import Recipe
 from autofit.tasks import Task, task_named
 from autofit.trial import varlen_attention
@@ -40,7 +41,7 @@ def build_model(config: Any, task: Task, device: str, model_kwargs: dict[str, An
         return getattr(transformers, task.auto_class).from_config(config, **keywords)
 
 
-def build_trial_model(job: TrialJob | StepJob, config: Any = None) -> Any:
+def build_trial_model(job: TrialJob | StepJob | TraceRequest, config: Any = None) -> Any:
     """The model that a job's recipe asks for, with its adapters where it has some; ``config`` may be a changed one."""
     config = config or load_config(job.model, trust_remote_code=job.trust_remote_code)
     task, recipe = task_named(job.workload.task), job.recipe
@@ -88,7 +89,7 @@ def with_adapter(model: Any, adapter: dict[str, Any]) -> Any:
     return model
 
 
-def _build_quantized(config: Any, task: Task, job: TrialJob | StepJob) -> Any:
+def _build_quantized(config: Any, task: Task, job: TrialJob | StepJob | TraceRequest) -> Any:
     """The model in 4 bits, through the quantiser's own loading path, which takes its weights from a dict.
 
     The weights are drawn once and repeated: values matter to no kernel here as long as they are spread like

@@ -22,7 +22,7 @@ def measure_rates(accelerator: Accelerator) -> RatesResult:
     device = torch.device(accelerator.torch_device)
     facts = accelerator.facts()
     is_cpu = facts.kind == "cpu"
-    # Large enough to fill the device, small enough that the slowest kind (16 bits on a CPU) takes a fraction of a second.
+    # Large enough to fill the device, small enough that 16 bits on a CPU, the slowest, take a fraction of a second.
     size = 512 if is_cpu else 4096
     capability = facts.compute_capability or (0, 0)
     half = torch.bfloat16 if is_cpu or capability >= (8, 0) else torch.float16

@@ -111,9 +111,7 @@ def all_cases() -> Iterator[Case]:
 def situation_of(case: Case) -> tuple[Situation, ModelSource]:
     """The case's model and workload, as a search has them."""
     task, keys = ARCHITECTURES[case.architecture]
-    source = ModelSource(
-        name=case.architecture, origin="benchmark", config={"model_type": case.architecture, **keys}
-    )
+    source = ModelSource(name=case.architecture, origin="benchmark", config={"model_type": case.architecture, **keys})
     workload = Workload(
         model=source.name,
         model_digest=source.digest,
@@ -128,9 +126,7 @@ def situation_of(case: Case) -> tuple[Situation, ModelSource]:
         raise RuntimeError(found.refusal)
     limits = Limits(memory_bytes=found.device.memory_bytes, headroom=0.0)
     return (
-        Situation(
-            workload=workload, device=found.device, libraries=found.libraries, model=found.model, limits=limits
-        ),
+        Situation(workload=workload, device=found.device, libraries=found.libraries, model=found.model, limits=limits),
         source,
     )
 

@@ -28,7 +28,7 @@ from benchmarks.prediction.loops import adapter_loop, sum_loop
 ROWS = Path(__file__).with_name("published_runs.json")
 
 LEFT_OUT = {
-    "fms-mistral-full-kernels-b16": "the peak lies in the backward pass of kernels (unsloth, Liger) that are not traced",
+    "fms-mistral-full-kernels-b16": "the peak lies in the backward pass of kernels (unsloth, Liger) not traced here",
     "fms-mistral-lora-kernels-4.48.1": "fused cross-entropy and norms of another package make the peak",
     "fms-mistral-qlora-kernels-4.48.1": "fused cross-entropy and norms of another package make the peak",
     "fms-mistral-lora-kernels-4.45.2": "the peak lies in a layer with fused norms, rotary embeddings and adapters",
