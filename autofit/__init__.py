@@ -1,7 +1,8 @@
 """autofit finds the fastest Hugging Face training configuration that fits, at exactly the effective batch asked for.
 
-``search`` runs a search and returns its result; ``load`` returns a stored one. Importing this loads
-neither torch nor transformers, and nothing of the search until it is used.
+``search`` runs a search and returns its result; ``load`` returns a stored one; ``plan`` and ``estimate`` predict for
+a card that is not here. Importing this loads neither torch nor transformers, and nothing of the search until it is
+used.
 """
 
 from __future__ import annotations
@@ -13,9 +14,21 @@ from autofit.version import __version__
 
 if TYPE_CHECKING:
     from autofit.api import SearchResult, load, search
+    from autofit.planning import estimate, plan
     from autofit.result import Run
 
-__all__ = ["AutofitError", "NothingFitsError", "Run", "SearchResult", "UserError", "__version__", "load", "search"]
+__all__ = [
+    "AutofitError",
+    "NothingFitsError",
+    "Run",
+    "SearchResult",
+    "UserError",
+    "__version__",
+    "estimate",
+    "load",
+    "plan",
+    "search",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +36,10 @@ def __getattr__(name: str) -> Any:
         from autofit import api
 
         return getattr(api, name)
+    if name in ("plan", "estimate"):
+        from autofit import planning
+
+        return getattr(planning, name)
     if name == "Run":
         from autofit.result import Run
 

@@ -3,8 +3,8 @@
 live        1  bytes alive in each phase, traced, against real Trainer steps on this CPU (6 minutes)
 cuda        2  allocated and reserved against a real GPU; where there is none it says so
 published   3  peaks that other people measured on GPUs, against traces; beside them the rules people use (2 minutes)
-time        4  predicted against measured seconds over a sweep of this CPU (10 minutes; run it alone)
-spared      5  the same search with and without prediction (10 minutes; run it alone)
+time        4  predicted against measured seconds over a sweep of this CPU (6 minutes; run it alone)
+spared      5  the same search with and without prediction (8 minutes; run it alone)
 lesson      6  what courses say of memory, and what traces of named models give (1 minute)
 """
 

@@ -113,14 +113,13 @@ class Search:
             self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
 
     def _next_late_one(self, history: History) -> TrainConfig | None:
-        """Of what was put off as borderline, the next that may be worth it, with expandable segments if they can be had."""
+        """The next of what was put off as borderline that may be worth it; with expandable segments where there are."""
         while self._late:
             config = min(self._late, key=self._likely_seconds)
             self._late.remove(config)
             self._put_off.discard(config)
             self._tried_late.add(config)
-            best = history.best_seconds
-            if best is not None and self._likely_seconds(config) > WORTH_WAITING_FOR * best:
+            if not self._is_worth_a_late_try(config, history):
                 continue
             if "expandable" in self._space.choices["allocator"]:
                 config = config.replace(allocator="expandable")
@@ -128,6 +127,16 @@ class Search:
             if config in self._space and History(self._space, self._trials, self._put_off).outcome(config) is None:
                 return config
         return None
+
+    def _is_worth_a_late_try(self, config: TrainConfig, history: History) -> bool:
+        """Likely as fast as the best, and not known by trials like it to need more than there is."""
+        best = history.best_seconds
+        if best is not None and self._likely_seconds(config) > WORTH_WAITING_FOR * best:
+            return False
+        assert self._foresight is not None
+        prediction = self._foresight.of(config, self._trials)
+        usable = self._situation.limits.usable_bytes
+        return prediction is None or not prediction.is_calibrated or prediction.total_bytes <= usable
 
     def _likely_seconds(self, config: TrainConfig) -> float:
         assert self._foresight is not None

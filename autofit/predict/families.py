@@ -48,6 +48,7 @@ def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
         quantization=None if recipe.quantization is None else _with_bfloat16(recipe.quantization),
         environment={},
         paged_state=False,
+        is_compiled=False,
         state_bytes=0.0,
         processes=1,
     )

@@ -32,7 +32,7 @@ def rules(recorder: Recorder) -> Iterator[None]:
             return torch.native_dropout(input, p, True)[0]
         return dropout(input, p, training, inplace)
 
-    def fused_softmax(input: torch.Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> torch.Tensor:  # noqa: A002 - torch's own names
+    def fused_softmax(input: torch.Tensor, dim: Any = None, _stacklevel: int = 3, dtype: Any = None) -> torch.Tensor:
         if input.dtype is torch.float16 and dtype is torch.float32:
             return torch._softmax(input, dim, True)
         return softmax(input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)

@@ -12,7 +12,7 @@ import autofit
 from autofit.outcome import Outcome
 
 ROUNDS = 3
-LIMITS = ("110MiB", "170MiB")
+LIMITS = ("110MiB",)
 JOB: dict[str, Any] = {
     "effective_batch": 32,
     "seq_len": 128,

@@ -1,0 +1,57 @@
+"""A step of three blocks of weights, written by hand, so that every figure can be checked by eye."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from autofit.trace import Category, Operators, Phase, StepTrace
+
+WEIGHT, INPUT, ACTIVATION, LOSS, GRADIENT, SCRATCH, STATE, TEMPORARY = range(8)
+
+
+def made_up_trace(rows: int = 2, *, activation: int = 100, events: tuple[int, ...] | None = None) -> StepTrace:
+    """Per row: inputs of 8 bytes and an activation; one weight of 1000 bytes with its gradient and twice its state."""
+    return StepTrace(
+        rows=rows,
+        length=16,
+        sizes=(1000, 8 * rows, activation * rows, 4, 1000, 500 * rows, 2000, 300),
+        categories=(
+            Category.WEIGHTS,
+            Category.INPUTS,
+            Category.ACTIVATIONS,
+            Category.LOGITS_AND_LOSS,
+            Category.GRADIENTS,
+            Category.TEMPORARIES,
+            Category.OPTIMIZER_STATE,
+            Category.TEMPORARIES,
+        ),
+        makers=("aten::empty", "collator", "aten::mm", "aten::sum", "aten::mm", "aten::mul", "aten::zeros", "aten::norm"),
+        events=events
+        or (
+            *(WEIGHT + 1,),
+            *(INPUT + 1,),
+            *(ACTIVATION + 1, LOSS + 1),
+            # The gradient is taken, the scratch beside it; then the activation goes.
+            *(SCRATCH + 1, GRADIENT + 1, -(SCRATCH + 1), -(ACTIVATION + 1)),
+            *(-(LOSS + 1), STATE + 1, TEMPORARY + 1, -(TEMPORARY + 1), -(GRADIENT + 1)),
+        ),
+        phase_ends=(1, 2, 4, 8, 13),
+        gradient_events={GRADIENT: 6},
+        gradient_of={0: GRADIENT},
+        cloned_gradients=(),
+        operators=Operators(
+            names=("aten::mm", "aten::mul", "aten::norm"),
+            phases=(int(Phase.FORWARD), int(Phase.BACKWARD), int(Phase.UPDATE)),
+            flops=(1000 * rows, 0, 0),
+            moved_bytes=(100 * rows, 200 * rows, 3000),
+            bits=(16, 0, 0),
+            quadratic=(False, False, False),
+        ),
+    )
+
+
+def with_other_state(trace: StepTrace, state: int) -> StepTrace:
+    """The same step with another optimizer's update."""
+    sizes = list(trace.sizes)
+    sizes[STATE] = state
+    return replace(trace, sizes=tuple(sizes))

@@ -1,0 +1,86 @@
+"""Predicted seconds: the longer of arithmetic and traffic, at least the launches."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from autofit.predict.calibration import Calibration
+from autofit.predict.expected_load import expected_share, rows_of_longest
+from autofit.predict.step_time import Efficiency, StepClock, Work
+from autofit.lengths import SampleLengths
+from autofit.rates import Rates
+
+RATES = Rates(flops_16=1000.0, flops_32=100.0, flops_tf32=500.0, bytes_per_second=10.0, launch_seconds=0.0)
+ALL = Efficiency(arithmetic=1.0, traffic=1.0)
+
+
+def work(**changes: object) -> Work:
+    """A product of 2000 FLOP, an operator that moves 30 bytes, an update that moves 50."""
+    plain = Work(
+        flops=np.array([2000.0, 0.0, 0.0]),
+        moved_bytes=np.array([1.0, 30.0, 50.0]),
+        bits=np.array([16, 0, 0]),
+        is_quadratic=np.array([False, False, False]),
+        is_update=np.array([False, False, True]),
+    )
+    return replace(plain, **changes)
+
+
+def test_an_operator_takes_the_longer_of_its_arithmetic_and_its_traffic() -> None:
+    assert StepClock(RATES).micro_step_and_update(work(), ALL) == (2.0 + 3.0, 5.0)
+
+
+def test_the_update_is_paid_once_a_step() -> None:
+    assert StepClock(RATES).step(work(), ALL, 4) == 4 * 5.0 + 5.0
+
+
+def test_precision_decides_the_rate() -> None:
+    wide = work(bits=np.array([32, 0, 0]))
+    assert StepClock(RATES).micro_step_and_update(wide, ALL)[0] == 20.0 + 3.0
+    assert StepClock(RATES, tf32=True).micro_step_and_update(wide, ALL)[0] == 4.0 + 3.0
+
+
+def test_half_of_a_causal_square_is_computed_and_shorter_samples_cost_its_square() -> None:
+    square = work(is_quadratic=np.array([True, False, False]))
+    assert StepClock(RATES, causal=True).micro_step_and_update(square, ALL)[0] == 1.0 + 3.0
+    assert StepClock(RATES, causal=False).micro_step_and_update(square, ALL)[0] == 2.0 + 3.0
+    half = StepClock(RATES, causal=False, length_share=0.5).micro_step_and_update(square, ALL)
+    assert half == (0.5 + 1.5, 5.0)
+
+
+def test_a_step_is_never_faster_than_its_launches() -> None:
+    slow = replace(RATES, launch_seconds=10.0)
+    assert StepClock(slow).micro_step_and_update(work(), ALL) == (20.0, 10.0)
+
+
+def test_a_familys_own_residuals_count_for_it_and_half_of_them_for_others() -> None:
+    calibration = Calibration()
+    assert calibration.extra_bytes("a") == 0 and calibration.time_factor("a") is None
+    calibration.learn("a", missing_bytes=100, time_ratio=2.0)
+    calibration.learn("a", missing_bytes=300, time_ratio=2.0)
+    assert calibration.extra_bytes("a") == 200
+    assert calibration.extra_bytes("b") == 100
+    assert calibration.time_factor("a") == pytest.approx(2.0) == calibration.time_factor("b")
+    calibration.learn("b", missing_bytes=0, time_ratio=0.5)
+    assert calibration.time_factor("b") == pytest.approx(0.5)
+    assert calibration.num_trials == 3
+
+
+def test_how_much_of_the_worst_micro_batch_a_typical_one_is() -> None:
+    lengths = SampleLengths(lengths=(10, 100), counts=(90, 10))
+    assert expected_share("fixed_padding", 8, lengths) == 1.0
+    assert expected_share("flattened", 8, lengths) == pytest.approx(0.19)
+    # One sample is short nine times of ten; of very many, one is long.
+    assert expected_share("dynamic_padding", 1, lengths) == pytest.approx(0.19)
+    assert expected_share("dynamic_padding", 100, lengths) == pytest.approx(1.0, abs=0.01)
+    assert expected_share("dynamic_padding", 8, SampleLengths.fixed(64)) == 1.0
+
+
+def test_the_worst_flattened_batch_has_the_tokens_of_the_longest_samples() -> None:
+    lengths = SampleLengths(lengths=(10, 100), counts=(90, 2))
+    assert rows_of_longest("dynamic_padding", 4, lengths) == 4
+    assert rows_of_longest("flattened", 4, lengths) == pytest.approx(2.2)
+    assert rows_of_longest("packed", 8, lengths) == 4
