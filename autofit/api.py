@@ -156,9 +156,7 @@ def search(
             watcher.say(_what_is_left_out(space, model))
         plan = MeasuringPlan(seed=seed)
         foresight = Foresight(lambda: workers.predictor(situation), watcher.say) if predict else None
-        strategy = LadderStrategy()
-        if foresight is not None:
-            strategy = LadderStrategy(lambda config: foresight.likely_seconds(config, opened.trials()))
+        strategy = LadderStrategy(None if foresight is None else foresight.likely_seconds)
         stopped = Search(
             study=opened,
             situation=situation,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 
+from autofit.knobs.attention import VARLEN
 from autofit.space import SearchSpace
 from autofit.train_config import KnobValue, TrainConfig
 
@@ -34,11 +35,11 @@ def candidates_of(space: SearchSpace, rungs: Sequence[str]) -> list[TrainConfig]
         choices["precision"].append("pure_bf16")
     choices["attention"] = choices["attention"][:1]
     allowed = space.choices[CHECKPOINTING]
-    choices[CHECKPOINTING] = [rung for rung in rungs if rung in allowed]
-    if not any(rung in allowed for rung in (*FIRST_RUNGS, *LADDER_BETWEEN)):
-        choices[CHECKPOINTING] = list(allowed[:1])
+    choices[CHECKPOINTING] = [rung for rung in rungs if rung in allowed] or list(allowed[:1])
     layouts = space.choices["batch_layout"]
     choices["batch_layout"] = [each for each in layouts if each in ("dynamic_padding", "packed")] or list(layouts[:1])
+    if "flattened" in layouts:
+        choices["batch_layout"].append("flattened")
     configs = [
         TrainConfig(
             {
@@ -50,12 +51,12 @@ def candidates_of(space: SearchSpace, rungs: Sequence[str]) -> list[TrainConfig]
         for values in itertools.product(*choices.values())
         for micro_batch_size, accumulation_steps in space.batch_pairs
     ]
-    if "flattened" in space.choices["batch_layout"] and "torch_varlen" in space.choices["attention"]:
-        configs += [
-            config.replace(batch_layout="flattened", attention="torch_varlen")
-            for config in configs
-            if config["batch_layout"] == "packed"
-        ]
+    # A flattened row needs an attention that keeps to its samples.
+    varlen = next((each for each in VARLEN if each in space.choices["attention"]), None)
+    configs = [
+        config.replace(attention=varlen) if config["batch_layout"] == "flattened" and varlen is not None else config
+        for config in configs
+    ]
     return [config for config in configs if config in space]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -173,7 +174,7 @@ class _Planner:
         unsure = [number for number in planned if _may_be_better(plans[number])]
         plans |= self._stage(spaces, unsure, (*FIRST_RUNGS, *LADDER_BETWEEN), ALL_SIZES)
         return [
-            each if each.configs or each.refusal else replace(each, helps=self._helps(each.card))
+            each if each.configs or each.refusal else replace(each, helps=self._helps(each.card, request))
             for each in plans.values()
         ]
 
@@ -228,18 +229,21 @@ class _Planner:
     def _of(self, card: Card, space: SearchSpace, candidates: Sequence[TrainConfig]) -> CardPlan:
         """The fastest candidates that fit this card."""
         predictor = self._predictor(card, space.situation)
-        possible, refusal = [], ""
+        possible: list[tuple[float, TrainConfig]] = []
+        unpredictable, refusal = 0, "no configuration is left that could be planned"
         for config in candidates:
             try:
                 prediction = predictor.predict(config, simulate=False)
             except CannotPredictError as error:
-                refusal = str(error)
+                unpredictable, refusal = unpredictable + 1, str(error)
                 continue
             if prediction.verdict is not Verdict.NO:
                 possible.append((prediction.likely_seconds or 0.0, config))
         possible.sort(key=lambda pair: pair[0])
         chosen: list[PlannedConfig] = []
-        for _, config in possible[:MOST_SIMULATED]:
+        for number, (_, config) in enumerate(possible):
+            if number >= MOST_SIMULATED and any(each.prediction.verdict is Verdict.FITS for each in chosen):
+                break
             planned = self._planned(predictor, space, config, card)
             if planned.prediction.verdict is Verdict.BORDERLINE and "expandable" in space.choices["allocator"]:
                 planned = self._planned(predictor, space, config.replace(allocator="expandable"), card)
@@ -247,19 +251,20 @@ class _Planner:
             if sum(each.prediction.verdict is Verdict.FITS for each in chosen) == SHOWN:
                 break
         chosen.sort(key=lambda each: each.prediction.verdict is not Verdict.FITS)
-        return CardPlan(card=card, configs=tuple(chosen[:SHOWN]), refusal=refusal if not possible else "")
+        nothing_known = refusal if unpredictable == len(candidates) else ""
+        return CardPlan(card=card, configs=tuple(chosen[:SHOWN]), refusal=nothing_known)
 
     def _planned(self, predictor: Predictor, space: SearchSpace, config: TrainConfig, card: Card) -> PlannedConfig:
         return PlannedConfig.of(config, predictor.predict(config), space.situation.workload, card)
 
-    def _helps(self, card: Card) -> tuple[Help, ...]:
+    def _helps(self, card: Card, request: SpaceRequest) -> tuple[Help, ...]:
         """What would make the smallest configuration fit: other numerics, adapters, shorter samples."""
         helps = []
         for words, changes, numerics in self._ways_out():
-            planner = self._with(changes)
             try:
+                planner = self._with(changes)
                 situation = planner._situation(card)
-                space = SearchSpace(situation, SpaceRequest(numerics=numerics))
+                space = SearchSpace(situation, replace(request, numerics=numerics or request.numerics))
                 config = leanest_of(space)
                 prediction = planner._predictor(card, situation).predict(config)
             except (UserError, CannotPredictError):
@@ -269,15 +274,16 @@ class _Planner:
 
     def _ways_out(self) -> list[tuple[str, dict[str, Any], str]]:
         workload = self.record.workload
-        ways: list[tuple[str, dict[str, Any], str]] = [("as asked, at its leanest", {}, "standard")]
+        ways: list[tuple[str, dict[str, Any], str]] = [("as asked, at its leanest", {}, "")]
         if workload.method == "full":
             ways.append(("--numerics aggressive (pure bf16)", {}, "aggressive"))
-            ways.append(("--method lora", {"method": "lora"}, "standard"))
+            ways.append(("--method lora", {"method": "lora"}, ""))
         if workload.method != "qlora":
-            ways.append(("--method qlora", {"method": "qlora"}, "standard"))
-        if workload.lengths.all_equal and workload.sequence_length >= 256:
+            ways.append(("--method qlora", {"method": "qlora"}, ""))
+        gives_lengths = self._request.data is not None or self._request.lengths is not None
+        if not gives_lengths and workload.sequence_length >= 256:
             half = workload.sequence_length // 2
-            ways.append((f"--seq-len {half}", {"seq_len": half}, "standard"))
+            ways.append((f"--seq-len {half}", {"seq_len": half}, ""))
         return ways
 
     def _with(self, changes: dict[str, Any]) -> _Planner:
@@ -293,12 +299,17 @@ class _Planner:
         limits = Limits(memory_bytes=card.device.memory_bytes, headroom=self._headroom)
         # What lacks only because no GPU is here may be had beside one; packages are taken to be as they are here.
         missing = {name: why for name, why in facts.libraries.missing.items() if name != "inductor"}
-        return replace(facts, device=card.device, limits=limits, libraries=replace(facts.libraries, missing=missing))
+        model = facts.model
+        if model.drops_attention:
+            # On a GPU the kernel for flattened batches drops no scores.
+            model = replace(model, attention=tuple(each for each in model.attention if each != "torch_varlen"))
+        libraries = replace(facts.libraries, missing=missing)
+        return replace(facts, device=card.device, limits=limits, libraries=libraries, model=model)
 
     def _facts(self) -> Situation:
         if self._found is None:
             record = self.record
-            path = home() / "traces" / f"facts-{_digest(record)}.json"
+            path = home() / "traces" / f"facts-{_digest(record, __version__)}.json"
             try:
                 stored = msgspec.json.decode(path.read_bytes(), type=Situation)
                 self._found = replace(stored, workload=record.workload, device=record.device, limits=record.limits)
@@ -332,7 +343,7 @@ class _Planner:
 
     def _workshop(self) -> Workshop:
         if self._open is None:
-            self._open = Workshop("cpu", 0, home() / "logs" / "plan", self._progress)
+            self._open = Workshop("cpu", 0, home() / "logs" / f"plan-{os.getpid()}", self._progress)
         return self._open
 
     def _count(self, done: int, total: int) -> None:

@@ -19,8 +19,8 @@ class ModelFacts:
     a part of ``num_parameters``. ``checkpointable_layers`` is None where layers cannot be chosen one by one.
     ``keeps_documents_apart`` says that several samples may share a row, told apart by their positions;
     ``liger_supports`` that liger-kernel is installed and has kernels for it; ``has_experts`` that tokens
-    are routed. ``counts_items`` says that its loss is a sum over the whole step's labels by their number;
-    otherwise it is a mean over each micro-batch.
+    are routed; ``drops_attention`` that attention scores are dropped in training. ``counts_items`` says
+    that its loss is a sum over the whole step's labels by their number; otherwise it is a mean over each micro-batch.
     """
 
     model_type: str
@@ -36,6 +36,7 @@ class ModelFacts:
     liger_supports: bool = False
     has_experts: bool = False
     counts_items: bool = True
+    drops_attention: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,7 @@
 """One training step as it was traced without data: which blocks of memory it takes and frees, which operators it runs.
 
 Recorded is the first micro-step of an optimizer step, from fetching its batch to the end of its backward pass,
-and the optimizer's update with the making of its state. ``predict/step.py`` makes whole steps of it.
+and the optimizer's update with the making of its state. ``predict/timeline.py`` makes whole steps of it.
 """
 
 from __future__ import annotations

@@ -32,11 +32,9 @@ class Gpu:
 
     name: str
     key: str
-    vendor: str
     memory_bytes: int
     compute_capability: tuple[int, int]
     rates: Rates
-    has_bf16: bool
 
     def device(self) -> Device:
         """The card as a search would find it."""
@@ -60,12 +58,6 @@ def find_gpu(name: str) -> Gpu:
         f"'{name}' is not in the catalogue of {len(all_gpus())} GPUs ('autofit plan --list-gpus' shows them).{hint} "
         "For another card give --memory 24GiB."
     )
-
-
-def rates_of_device(name: str) -> Rates | None:
-    """Published peaks of a present card by its driver's name; None where the catalogue does not have it."""
-    found = _by_name().get(_plain(name))
-    return None if found is None else found.rates
 
 
 @cache
@@ -101,7 +93,6 @@ def _gpu(entry: dict[str, Any]) -> Gpu:
     return Gpu(
         name=entry["name"],
         key=entry["aliases"][0],
-        vendor=entry["vendor"],
         memory_bytes=int(usable) * MIB,
         # AMD's architectures have names; what they support is like compute capability 9.0 here.
         compute_capability=(int(numbers[1]), int(numbers[2])) if numbers else (9, 0),
@@ -112,5 +103,4 @@ def _gpu(entry: dict[str, Any]) -> Gpu:
             bytes_per_second=entry["memory_bandwidth_gb_s"] * 1e9,
             launch_seconds=LAUNCH_SECONDS,
         ),
-        has_bf16=bool(entry["bf16_native"]),
     )

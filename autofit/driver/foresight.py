@@ -26,25 +26,30 @@ class Foresight:
         self._said: set[str] = set()
         self._learned: set[int] = set()
 
-    def of(self, config: TrainConfig, trials: Sequence[Trial]) -> Prediction | None:
-        """What is expected of a configuration, after what ``trials`` taught."""
-        if self._predictor is None:
-            self._predictor = self._make_predictor()
+    def of(self, config: TrainConfig, trials: Sequence[Trial], *, simulate: bool = True) -> Prediction | None:
+        """What is expected of a configuration, after what ``trials`` taught; ``simulate`` as in Predictor."""
+        predictor = self._ready()
         for trial in trials:
-            self._learn(trial, self._predictor)
+            self._learn(trial, predictor)
         try:
-            return self._predictor.predict(config)
+            return predictor.predict(config, simulate=simulate)
         except CannotPredictError as error:
             if str(error) not in self._said:
                 self._said.add(str(error))
                 self._say(f"Not predicted, so measured: {error}.")
             return None
 
-    def likely_seconds(self, config: TrainConfig, trials: Sequence[Trial]) -> float:
-        """One figure to put configurations in order by; infinite where nothing is known."""
-        prediction = self.of(config, trials)
-        likely = None if prediction is None else prediction.likely_seconds
-        return math.inf if likely is None else likely
+    def likely_seconds(self, configs: Sequence[TrainConfig], trials: Sequence[Trial]) -> list[float]:
+        """A figure for each, to put them in order by; infinite where nothing is known. They are traced side by side."""
+        self._ready().prepare(configs)
+        found = [self.of(config, trials, simulate=False) for config in configs]
+        likely = [None if each is None else each.likely_seconds for each in found]
+        return [math.inf if seconds is None else seconds for seconds in likely]
+
+    def _ready(self) -> Predictor:
+        if self._predictor is None:
+            self._predictor = self._make_predictor()
+        return self._predictor
 
     def _learn(self, trial: Trial, predictor: Predictor) -> None:
         if trial.number in self._learned:

@@ -13,12 +13,23 @@ from autofit.trials import Trial
 
 
 class History:
-    """The trials of a study that lie in a space. Immutable: a new trial makes a new history."""
+    """The trials of a study that were run and lie in a space. Immutable: a new trial makes a new history.
 
-    def __init__(self, space: SearchSpace, trials: Sequence[Trial], put_off: Collection[TrainConfig] = ()) -> None:
+    ``put_off`` are configurations that are not to be proposed now; ``ruled_out`` those that are predicted not to fit.
+    What an earlier search skipped counts for nothing: this one may predict otherwise, or not at all.
+    """
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        trials: Sequence[Trial],
+        put_off: Collection[TrainConfig] = (),
+        ruled_out: Collection[TrainConfig] = (),
+    ) -> None:
         self.space = space
         self._put_off = put_off
-        self.trials = tuple(trial for trial in trials if trial.config in space)
+        self._ruled_out = ruled_out
+        self.trials = tuple(trial for trial in trials if trial.outcome is not Outcome.SKIPPED and trial.config in space)
         self._evidence = evidence_by_config(self.trials)
 
     def outcome(self, config: TrainConfig) -> Outcome | None:
@@ -29,7 +40,7 @@ class History:
         trial = self._evidence.get(config)
         if trial is not None:
             return trial.outcome
-        if config in self._put_off:
+        if config in self._put_off or config in self._ruled_out:
             return Outcome.SKIPPED
         ruled_out = self.space.ruled_out_by(config, self.out_of_memory)
         return None if ruled_out is None else Outcome.SKIPPED

@@ -17,7 +17,7 @@ proposal is computed from the history alone, so a search that was killed goes on
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from autofit.driver.history import History
@@ -27,6 +27,7 @@ from autofit.outcome import Outcome
 from autofit.ranking import LARGEST_REFERENCE_MICRO_BATCH
 from autofit.space import SearchSpace
 from autofit.train_config import KnobValue, TrainConfig
+from autofit.trials import Trial
 
 KEEPS_UP = 1.15
 """A change within this factor of the best is worth climbing with: a larger micro-batch often makes that up."""
@@ -36,7 +37,7 @@ WORSE_TWICE = 2
 LOOKAHEAD = 8
 """Among so many candidates the one that is predicted to be fastest comes first."""
 
-LikelySeconds = Callable[[TrainConfig], float]
+LikelySeconds = Callable[[Sequence[TrainConfig], Sequence[Trial]], list[float]]
 
 
 class Strategy(Protocol):
@@ -59,8 +60,9 @@ class LadderStrategy:
         first = next(untried, None)
         if first is None or self._likely_seconds is None or first in _descents(history):
             return first
-        next_ones = dict.fromkeys([first, *itertools.islice(untried, LOOKAHEAD - 1)])
-        return min(next_ones, key=self._likely_seconds)
+        next_ones = list(dict.fromkeys([first, *itertools.islice(untried, LOOKAHEAD - 1)]))
+        likely = self._likely_seconds(next_ones, history.trials)
+        return next_ones[likely.index(min(likely))]
 
 
 def _descents(history: History) -> set[TrainConfig]:

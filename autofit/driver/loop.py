@@ -53,7 +53,7 @@ class Search:
     ) -> None:
         self._foresight = foresight
         self._late: list[TrainConfig] = []
-        self._tried_late: set[TrainConfig] = set()
+        self._now_late: set[TrainConfig] = set()
         self._study = study
         self._situation = situation
         self._space = space
@@ -67,7 +67,9 @@ class Search:
         self._spent_before = study.spent_seconds
         self._began = time.monotonic()
         self._noted = 0.0
-        self._put_off: set[TrainConfig] = set()
+        self._no_time: set[TrainConfig] = set()
+        self._given_up: set[TrainConfig] = set()
+        self._ruled_out: set[TrainConfig] = set()
 
     def run(self) -> str:
         """Search until nothing is worth trying or the budget is spent; the reason, as a sentence's end.
@@ -87,63 +89,73 @@ class Search:
 
     def _explore(self) -> str:
         while True:
-            history = History(self._space, self._trials, self._put_off)
-            run = [trial for trial in history.trials if trial.outcome is not Outcome.SKIPPED]
-            reason = self._budget.reason_to_stop(self._spent, run, finalists(run), self._least_micro_batches)
+            history = self._history()
+            reason = self._budget.reason_to_stop(
+                self._spent, history.trials, finalists(history.trials), self._least_micro_batches
+            )
             if reason is not None:
                 return reason
             config = self._strategy.propose(history) or self._next_late_one(history)
             if config is None:
-                if self._put_off:
+                if self._no_time:
                     return "the rest would have to be compiled first, longer than is left of --budget"
                 return "no configuration next to the best one is untried"
             if recipe_for(config, self._situation).is_compiled and not self._budget.allows_compiling(
                 self._spent, history.trials
             ):
-                self._put_off.add(config)
+                self._no_time.add(config)
                 continue
-            prediction = None if self._foresight is None else self._foresight.of(config, self._trials)
+            prediction = None if self._foresight is None else self._foresight.of(config, history.trials)
             if prediction is not None and prediction.verdict is Verdict.NO:
                 self._skip(config, prediction)
                 continue
-            if prediction is not None and prediction.verdict is Verdict.BORDERLINE and config not in self._tried_late:
+            # The reference is tried where it comes, or there is nothing to compare with.
+            waits = history.best is not None and config not in self._now_late
+            if prediction is not None and prediction.verdict is Verdict.BORDERLINE and waits:
                 self._late.append(config)
-                self._put_off.add(config)
                 continue
             self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
+
+    def _history(self) -> History:
+        put_off = self._no_time | self._given_up | set(self._late)
+        return History(self._space, self._trials, put_off, self._ruled_out)
 
     def _next_late_one(self, history: History) -> TrainConfig | None:
         """The next of what was put off as borderline that may be worth it; with expandable segments where there are."""
         while self._late:
-            config = min(self._late, key=self._likely_seconds)
-            self._late.remove(config)
-            self._put_off.discard(config)
-            self._tried_late.add(config)
+            likely = self._likely_seconds(self._late, history)
+            config = self._late.pop(likely.index(min(likely)))
+            self._given_up.add(config)
             if not self._is_worth_a_late_try(config, history):
                 continue
             if "expandable" in self._space.choices["allocator"]:
                 config = config.replace(allocator="expandable")
-                self._tried_late.add(config)
-            if config in self._space and History(self._space, self._trials, self._put_off).outcome(config) is None:
+            else:
+                self._given_up.discard(config)
+            self._now_late.add(config)
+            if config in self._space and self._history().outcome(config) is None:
                 return config
         return None
 
     def _is_worth_a_late_try(self, config: TrainConfig, history: History) -> bool:
         """Likely as fast as the best, and not known by trials like it to need more than there is."""
         best = history.best_seconds
-        if best is not None and self._likely_seconds(config) > WORTH_WAITING_FOR * best:
+        if best is not None and self._likely_seconds([config], history)[0] > WORTH_WAITING_FOR * best:
             return False
         assert self._foresight is not None
-        prediction = self._foresight.of(config, self._trials)
+        prediction = self._foresight.of(config, history.trials)
         usable = self._situation.limits.usable_bytes
         return prediction is None or not prediction.is_calibrated or prediction.total_bytes <= usable
 
-    def _likely_seconds(self, config: TrainConfig) -> float:
+    def _likely_seconds(self, configs: Sequence[TrainConfig], history: History) -> list[float]:
         assert self._foresight is not None
-        return self._foresight.likely_seconds(config, self._trials)
+        return self._foresight.likely_seconds(configs, history.trials)
 
     def _skip(self, config: TrainConfig, prediction: Prediction) -> None:
-        """Store that a configuration was not run, with the bytes that say why."""
+        """Store that a configuration was not run, with the bytes that say why; once, however often it is found."""
+        self._ruled_out.add(config)
+        if any(trial.outcome is Outcome.SKIPPED and trial.config == config for trial in self._trials):
+            return
         certain = format_bytes(prediction.certain_bytes)
         usable = format_bytes(self._situation.limits.usable_bytes)
         trial = Trial(
@@ -161,7 +173,7 @@ class Search:
         """Run the finalists' whole accumulation: what is reported is then measured, not composed."""
         confirmed: set[TrainConfig] = set()
         while True:
-            in_space = History(self._space, self._trials).trials
+            in_space = self._history().trials
             left = [trial for trial in finalists(in_space) if trial.config not in confirmed]
             if not left or not self._budget.allows_confirmation(self._spent, len(in_space)):
                 return

@@ -40,14 +40,15 @@ def least_need(
     measured; otherwise it is the sum of weights, gradients and optimizer state, a lower bound.
     """
     tried = [trial for trial in trials if trial.config in space]
-    if not any(trial.outcome is Outcome.OOM for trial in tried):
+    if not any(trial.outcome in (Outcome.OOM, Outcome.SKIPPED) for trial in tried):
         first = tried[0] if tried else None
         if first is None:
             return "Nothing was tried: the budget was too small for one trial; raise --budget or --max-trials."
         how = f"{first.outcome.value}: {first.reason} (log: {first.log_path})"
         return f"No configuration could be run. The first ended as {how}"
     lean = leanest_configs(space)[0]
-    if History(space, tried).outcome(lean) is None:
+    skipped = {trial.config for trial in tried if trial.outcome is Outcome.SKIPPED}
+    if History(space, tried, ruled_out=skipped).outcome(lean) is None:
         return f"Nothing that was tried fits, and smaller configurations are left: {stopped}; give it more."
     need = None
     if situation.memory_is_emulated:

@@ -1,7 +1,7 @@
 """What real trials say of the prediction: how many bytes it is short, and by which factor its time is off.
 
 Memory is corrected by adding, time by multiplying. A family (everything but the micro-batch) that was measured is
-corrected by its own residuals; others by those of all families, by less.
+corrected by its own residuals; others by those of all families together, in memory by less.
 """
 
 from __future__ import annotations

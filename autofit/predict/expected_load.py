@@ -5,8 +5,6 @@ The trial forms real micro-batches with the Trainer's own samplers; this stands 
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from autofit.lengths import SampleLengths
@@ -35,5 +33,19 @@ def rows_of_longest(layout: str, rows: int, lengths: SampleLengths) -> float:
     """The worst micro-batch of ``rows`` samples, as a number of samples of the longest length."""
     if layout not in ("flattened", "packed") or lengths.all_equal:
         return float(rows)
-    tokens = sum(lengths.longest_samples(rows)) / lengths.longest
-    return tokens if layout == "flattened" else float(min(rows, math.ceil(tokens) + 1))
+    samples = lengths.longest_samples(rows)
+    if layout == "flattened":
+        return sum(samples) / lengths.longest
+    return float(_packed_rows(samples, lengths.longest))
+
+
+def _packed_rows(samples: list[int], length: int) -> int:
+    """How many rows best-fit decreasing finds, as the collator that packs them does; ``samples`` longest first."""
+    free: list[int] = []
+    for sample in samples:
+        fitting = [place for place, left in enumerate(free) if left >= sample]
+        if fitting:
+            free[min(fitting, key=free.__getitem__)] -= sample
+        else:
+            free.append(length - sample)
+    return len(free)

@@ -29,7 +29,6 @@ STATE_BY_FORMULA = ("adamw_torch_8bit", "adamw_torch_4bit")
 
 _SAME_UPDATE = {
     "paged_adamw_8bit": "adamw_8bit",
-    "paged_adamw_32bit": REFERENCE_OPTIMIZER,
     **dict.fromkeys(STATE_BY_FORMULA, REFERENCE_OPTIMIZER),
 }
 
@@ -157,8 +156,9 @@ class Needs:
         sizes = family.sizes(rows)
         accumulation = config.accumulation_steps
         if config["optimizer"] in STATE_BY_FORMULA:
+            traced = 4 if config["precision"] == "pure_bf16" else 8  # bytes a parameter, of fused AdamW
             is_state = family.builder.categories == Category.OPTIMIZER_STATE
-            sizes = np.where(is_state, np.rint(sizes * choice.state_bytes / 8).astype(np.int64), sizes)
+            sizes = np.where(is_state, np.rint(sizes * choice.state_bytes / traced).astype(np.int64), sizes)
         categories = family.builder.steady_step(accumulation, sizes).peak_by_category()
         paged = categories[Category.OPTIMIZER_STATE] if choice.paged_state else 0
         if paged:
@@ -218,15 +218,17 @@ class Needs:
         return _SAME_UPDATE.get(str(config["optimizer"]), str(config["optimizer"]))
 
     def _micro_step_requests(self, config: TrainConfig) -> list[TraceRequest]:
-        rows: tuple[int, ...] = ROWS_OF_A_PAIR
-        if config.micro_batch_size in (1, *ROWS_OF_A_PAIR):
-            rows = (config.micro_batch_size,)
+        size = config.micro_batch_size
+        wanted = rows_of_longest(str(config["batch_layout"]), size, self._situation.workload.lengths)
+        rows = (size,) if size in (1, *ROWS_OF_A_PAIR) and wanted == size else ROWS_OF_A_PAIR
         return [self._micro_step_request(config, number) for number in rows]
 
     def _micro_step_request(self, config: TrainConfig, rows: int) -> TraceRequest:
         lengths = self._situation.workload.lengths
         recipe = traceable(recipe_for(config, self._situation), optimizer=REFERENCE_OPTIMIZER)
-        fills_rows = lengths.all_equal and recipe.collator == "PadRight"
+        # A sample alone in its micro-batch fills its row, unless rows have one length.
+        is_alone = rows == 1 and "length" not in recipe.collator_kwargs
+        fills_rows = recipe.collator == "PadRight" and (lengths.all_equal or is_alone)
         return self._request(recipe, (lengths.longest,) * rows, truth=fills_rows)
 
     def _update_request(self, config: TrainConfig) -> TraceRequest:

@@ -61,6 +61,7 @@ class Predictor:
         need = self._needs.of(config)
         workspaces = workspace_bytes(self._device)
         certain = need.live_bytes + workspaces + self._context
+        extra = self.calibration.extra_bytes(config.combination())
         reserved = None
         if simulate and self._device.kind != "cpu" and certain <= self._limits.usable_bytes:
             reserved = need.on_allocator(
@@ -71,13 +72,12 @@ class Predictor:
         slack = 0 if reserved is None else max(0, reserved.peak_bytes - need.live_bytes - workspaces)
         categories = {category.name.lower(): size for category, size in need.bytes_by_category.items()}
         categories |= {"allocator_slack": slack, "workspaces": workspaces, "context": self._context}
-        extra = self.calibration.extra_bytes(config.combination())
         if extra:
             categories["calibration"] = extra
         total = sum(categories.values())
         is_tight = reserved is not None and (reserved.is_out_of_memory or reserved.retries_when_warm > 0)
         return Prediction(
-            verdict=self._verdict(certain, total, is_tight=is_tight),
+            verdict=self._verdict(config, certain, extra, is_tight=is_tight),
             bytes_by_category=categories,
             live_bytes=need.live_bytes,
             total_bytes=total,
@@ -104,15 +104,16 @@ class Predictor:
             time_ratio=None if likely is None else seconds / likely,
         )
 
-    def _verdict(self, certain: int, total: int, *, is_tight: bool) -> Verdict:
+    def _verdict(self, config: TrainConfig, certain: int, extra: int, *, is_tight: bool) -> Verdict:
         usable = self._limits.usable_bytes
         if certain > usable:
-            return Verdict.NO
-        if self._device.kind == "cpu":
-            margin = 1.0 if self.calibration.num_trials else 1 + HEAP_OVERHEAD
-            return Verdict.FITS if total * margin <= FITS_UP_TO * usable else Verdict.BORDERLINE
+            # Of what is not traced the need is only known not to be more.
+            return Verdict.BORDERLINE if _needs_less(config) else Verdict.NO
+        likely = certain + max(0, extra)
+        if self._device.kind == "cpu" and not self.calibration.num_trials:
+            likely = round(likely * (1 + HEAP_OVERHEAD))
         # The simulated allocator keeps within the limit; what is asked of it is room for being wrong by a little.
-        return Verdict.BORDERLINE if is_tight or certain > FITS_UP_TO * usable else Verdict.FITS
+        return Verdict.BORDERLINE if is_tight or likely > FITS_UP_TO * usable else Verdict.FITS
 
     def _step_seconds(self, config: TrainConfig, need: Need) -> tuple[float, float] | None:
         if self._rates is None or not self._efficiencies:
@@ -124,6 +125,8 @@ class Predictor:
             causal=task_named(self._workload.task).can_flatten,
             compiled=config["compile"] != "off",
             length_share=expected_share(layout, rows, lengths) * rows / rows_of_longest(layout, rows, lengths),
+            # A flattened row is traced as one document; attention stays within each of its samples.
+            square_share=1 / rows if layout == "flattened" else 1.0,
         )
         times = [clock.step(need.work, each, config.accumulation_steps) for each in self._efficiencies]
         factor = self.calibration.time_factor(config.combination())
@@ -131,6 +134,13 @@ class Predictor:
             return min(times), max(times)
         middle = (min(times) * max(times)) ** 0.5 * factor
         return middle, middle
+
+
+def _needs_less(config: TrainConfig) -> bool:
+    """Whether it needs less than its trace says: by fused kernels, compiling, or memory of the host."""
+    return (
+        config["kernels"] != "default" or config["compile"] != "off" or config["activation_checkpointing"] == "offload"
+    )
 
 
 def _notes(config: TrainConfig) -> Iterable[str]:

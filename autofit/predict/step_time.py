@@ -1,7 +1,8 @@
 """How long a step takes: every operator by what it computes and what it moves, against what the device can do.
 
 An operator takes the longer of its arithmetic at the rate of its precision and its traffic at the memory's
-bandwidth; a step cannot be faster than its operators can be launched one after another. Both peaks are met only
+bandwidth. A GPU's step cannot be faster than its operators can be launched one after another; on a CPU every launch is
+waited for. Both peaks are met only
 in part: the efficiencies say how far. They are measured on a present device; for an absent one they are a range, so
 that the answer is a range too.
 """
@@ -65,8 +66,11 @@ class StepClock:
         causal: bool = True,
         compiled: bool = False,
         length_share: float = 1.0,
+        square_share: float = 1.0,
     ) -> None:
-        """``length_share`` is the length of a typical micro-batch over that of the traced one."""
+        """``length_share`` is the length of a typical micro-batch over that of the traced one; ``square_share`` the
+        part of the square of a row that attention computes."""
+        self._square_share = square_share
         self._rates = rates
         self._length_share = length_share
         self._tf32 = tf32
@@ -76,21 +80,23 @@ class StepClock:
 
     def micro_step_and_update(self, work: Work, efficiency: Efficiency) -> tuple[float, float]:
         """Seconds of forward and backward of one micro-batch, and of the update."""
-        flops = np.where(work.is_quadratic, work.flops * (CAUSAL if self._causal else 1.0), work.flops)
+        square = self._square_share * (CAUSAL if self._causal else 1.0)
+        flops = np.where(work.is_quadratic, work.flops * square, work.flops)
         moved = np.where(work.bits == 0, work.moved_bytes * self._traffic, work.moved_bytes)
         share = np.where(work.is_update, 1.0, self._length_share)
         flops = flops * np.where(work.is_quadratic, share**2, share)
         moved = moved * share
-        wide = self._rates.flops_tf32 if self._tf32 else self._rates.flops_32
+        wide = (self._rates.flops_tf32 if self._tf32 else 0.0) or self._rates.flops_32
         rate = np.where(work.bits == 16, self._rates.flops_16, wide) * efficiency.arithmetic
         seconds = np.maximum(flops / rate, moved / (self._rates.bytes_per_second * efficiency.traffic))
-        return self._at_least_launched(seconds[~work.is_update]), self._at_least_launched(seconds[work.is_update])
+        return self._with_launches(seconds[~work.is_update]), self._with_launches(seconds[work.is_update])
 
     def step(self, work: Work, efficiency: Efficiency, accumulation: int) -> float:
         """Seconds of an optimizer step."""
         micro_step, update = self.micro_step_and_update(work, efficiency)
         return accumulation * micro_step + update
 
-    def _at_least_launched(self, seconds: Floats) -> float:
+    def _with_launches(self, seconds: Floats) -> float:
         launches = len(seconds) * self._rates.launch_seconds * self._launches
-        return float(max(seconds.sum(), launches))
+        work = float(seconds.sum())
+        return max(work, launches) if self._rates.launches_overlap else work + launches

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 import traceback
 from pathlib import Path
@@ -22,7 +23,7 @@ from autofit.trial.protocol import TraceJob, TracesResult, write_document
 
 def trace_all(job: TraceJob) -> TracesResult:
     """Write every request's document. A process that dies (a C++ terminate, say) leaves its rest undone."""
-    number = min(job.processes, len(job.requests))
+    number = min(job.processes, len(job.requests)) if sys.platform == "linux" else 1
     children = []
     for first in range(1, number):
         child = os.fork()

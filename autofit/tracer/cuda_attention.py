@@ -3,7 +3,8 @@
 scaled_dot_product_attention chooses among flash, memory-efficient and plain mathematics
 (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp): flash for 16-bit inputs without a mask, head dimensions up
 to 256, compute capability 8.0 or higher; memory-efficient for the others, unless key and value heads are shared,
-which it does not take; else the mathematics, which keeps the whole matrix of scores.
+which it does not take; else the mathematics, which keeps the whole matrix of scores. cuDNN's attention, which newer
+versions prefer on Hopper and Blackwell, keeps what flash keeps and is taken for it.
 """
 
 from __future__ import annotations

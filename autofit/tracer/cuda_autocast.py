@@ -17,7 +17,7 @@ _IN_FLOAT32 = (
     "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "pow.Tensor_Scalar", "pow.Tensor_Tensor",
     "pow.Scalar", "softplus", "layer_norm", "native_layer_norm", "group_norm", "cosine_similarity", "nll_loss",
     "nll_loss2d", "kl_div", "l1_loss", "smooth_l1_loss", "huber_loss", "mse_loss", "binary_cross_entropy_with_logits",
-    "cdist", "logsumexp",
+    "cdist", "logsumexp", "rms_norm",
 )  # fmt: skip
 _GIVE_FLOAT32 = ("prod", "softmax.int", "log_softmax.int", "cumprod", "cumsum", "sum", "sum.dim_IntList",
                  "linalg_vector_norm")  # fmt: skip

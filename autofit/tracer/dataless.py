@@ -124,7 +124,7 @@ def _as_meta(argument: Any) -> Any:
     """Meta kernels refuse a real tensor beside one without data, but for a single number."""
     if type(argument) is torch.Tensor and argument.dim() and not argument.is_meta:
         return torch.empty_strided(argument.size(), argument.stride(), dtype=argument.dtype, device="meta")
-    if type(argument) is list and argument and isinstance(argument[0], torch.Tensor):
+    if type(argument) is list and any(isinstance(each, torch.Tensor) for each in argument):
         return [_as_meta(each) for each in argument]
     return argument
 

@@ -15,7 +15,7 @@ from transformers.quantizers.base import get_keys_to_not_convert
 from autofit.predict.request import TraceRequest
 from autofit.recipe import Recipe
 from autofit.tasks import task_named
-from autofit.trial.build import build_model, load_config, with_adapter
+from autofit.trial.build import build_model, config_for, finished
 
 BLOCK = 64
 NESTED_BLOCK = 256
@@ -25,16 +25,14 @@ NESTED_BLOCK = 256
 def build_quantized(job: TraceRequest) -> Any:
     """The model of a job whose recipe quantizes, with its adapters; to be called within the dataless mode."""
     recipe: Recipe = job.recipe
-    config = load_config(job.model, trust_remote_code=job.trust_remote_code)
+    config = config_for(job)
     task = task_named(job.workload.task)
     model = build_model(config, task, job.device, recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
     settings = recipe.quantization or {}
     compute = getattr(torch, settings["bnb_4bit_compute_dtype"])
     quantize(model, compute, nested=bool(settings["bnb_4bit_use_double_quant"]))
     model.is_loaded_in_4bit = True
-    if not recipe.counts_items:
-        model.accepts_loss_kwargs = False
-    return model if recipe.adapter is None else with_adapter(model, recipe.adapter)
+    return finished(model, recipe)
 
 
 def quantize(model: torch.nn.Module, compute: torch.dtype, *, nested: bool) -> None:

@@ -70,7 +70,7 @@ class Recorder:
         read = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
         written = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
         if func._schema.is_mutable and not makes:
-            written = inputs[0].numel() * inputs[0].element_size() if inputs else 0
+            written = _written(func, args)
         self._operators.append(
             (
                 func._schema.name,
@@ -117,7 +117,8 @@ class Recorder:
         self._gradient_of[weight_number] = number
         self._named[number] = Category.GRADIENTS
         newest = self._events[-1] if self._events else 0
-        if self._makers[number] == "aten::clone" and newest == number + 1:
+        # Autograd copies what it may not keep: aten::clone, or new_empty_strided and a copy into it.
+        if self._makers[number] in ("aten::clone", "aten::new_empty_strided") and newest == number + 1:
             self._cloned.append(number)
 
     def trace(self, rows: int, length: int) -> StepTrace:
@@ -218,6 +219,16 @@ class _Collated:
 
 
 _COLLATED = _Collated()
+
+
+def _written(func: Any, args: tuple[Any, ...]) -> int:
+    """Bytes of the arguments that an operator changes in place."""
+    changed = [
+        value
+        for argument, value in zip(func._schema.arguments, args, strict=False)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    ]
+    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(changed, {}))
 
 
 def _tensors(args: Any, kwargs: Any) -> list[torch.Tensor]:

@@ -43,11 +43,8 @@ def build_model(config: Any, task: Task, device: str, model_kwargs: dict[str, An
 
 def build_trial_model(job: TrialJob | StepJob | TraceRequest, config: Any = None) -> Any:
     """The model that a job's recipe asks for, with its adapters where it has some; ``config`` may be a changed one."""
-    config = config or load_config(job.model, trust_remote_code=job.trust_remote_code)
+    config = config or config_for(job)
     task, recipe = task_named(job.workload.task), job.recipe
-    if task.name == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
-        # A causal model reads its class off the last token, and has to know which tokens are padding.
-        config.pad_token_id = 0
     if recipe.quantization is None and isinstance(job, StepJob):
         # The same weights whatever they are stored in: drawn in float32, then rounded.
         drawn = {**recipe.model_kwargs, "dtype": "float32"}
@@ -58,6 +55,20 @@ def build_trial_model(job: TrialJob | StepJob | TraceRequest, config: Any = None
         model = build_model(config, task, job.device, recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
     else:
         model = _build_quantized(config, task, job)
+    return finished(model, recipe)
+
+
+def config_for(job: TrialJob | StepJob | TraceRequest) -> Any:
+    """The model's configuration with what the task needs in it."""
+    config = load_config(job.model, trust_remote_code=job.trust_remote_code)
+    if job.workload.task == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
+        # A causal model reads its class off the last token, and has to know which tokens are padding.
+        config.pad_token_id = 0
+    return config
+
+
+def finished(model: Any, recipe: Recipe) -> Any:
+    """The built model as the Trainer gets it: what it does with item counts, and its adapters."""
     if not recipe.counts_items:
         model.accepts_loss_kwargs = False
     return model if recipe.adapter is None else with_adapter(model, recipe.adapter)

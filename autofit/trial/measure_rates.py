@@ -14,7 +14,9 @@ from autofit.trial.protocol import RatesResult
 REPEATS = 7
 PATIENCE_SECONDS = 0.6
 """For each kind of work: a slow device repeats it less often."""
-LAUNCHES = 500
+LAYERS = 200
+OPERATORS_OF_A_LAYER = 6
+"""A product and a factor; in the backward pass another factor, two products and the sum of the weight's gradients."""
 
 
 def measure_rates(accelerator: Accelerator) -> RatesResult:
@@ -45,11 +47,15 @@ def measure_rates(accelerator: Accelerator) -> RatesResult:
     source = torch.ones(2**24 if is_cpu else 2**27, device=device)
     target = torch.empty_like(source)
     copy = _seconds(accelerator, lambda: target.copy_(source))
-    little = torch.ones(1, device=device)
+    weight = torch.ones(1, 1, device=device, requires_grad=True)
 
     def launch_many() -> None:
-        for _ in range(LAUNCHES):
-            little.add_(1.0)
+        """Layers of next to nothing, forward and backward: what a step spends between its operators."""
+        little = torch.ones(1, 1, device=device)
+        for _ in range(LAYERS):
+            little = torch.nn.functional.linear(little, weight).mul(1.0)
+        little.sum().backward()
+        weight.grad = None
 
     return RatesResult(
         rates=Rates(
@@ -57,7 +63,8 @@ def measure_rates(accelerator: Accelerator) -> RatesResult:
             flops_32=flops_32,
             flops_tf32=flops_tf32,
             bytes_per_second=2 * source.numel() * source.element_size() / copy,
-            launch_seconds=_seconds(accelerator, launch_many) / LAUNCHES,
+            launch_seconds=_seconds(accelerator, launch_many) / (LAYERS * OPERATORS_OF_A_LAYER),
+            launches_overlap=not is_cpu,
         )
     )
 

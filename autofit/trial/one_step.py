@@ -18,7 +18,7 @@ from transformers import Trainer, TrainerCallback, set_seed
 from autofit.outcome import Outcome
 from autofit.tasks import task_named
 from autofit.trial.batches import GivenMicroBatches, cut
-from autofit.trial.build import build_collator, build_trial_model, import_what_it_needs, load_config, short_arguments
+from autofit.trial.build import build_collator, build_trial_model, config_for, import_what_it_needs, short_arguments
 from autofit.trial.protocol import StepJob, StepResult
 from autofit.trial.samples import SamplesByLength
 
@@ -30,7 +30,7 @@ def train_one_step(job: StepJob) -> StepResult:
             job, recipe=replace(job.recipe, adapter={**job.recipe.adapter, "lora_dropout": 0.0})
         )
     import_what_it_needs(job.recipe)
-    config = without_dropout(load_config(job.model, trust_remote_code=job.trust_remote_code))
+    config = without_dropout(config_for(job))
     set_seed(job.seed)
     model = build_trial_model(job, config)
     lengths = job.workload.lengths.frozen_samples(job.workload.effective_batch, job.seed)

@@ -66,6 +66,7 @@ def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
         liger_supports=_liger_supports(config.model_type),
         has_experts=any("num_experts" in name or "num_local_experts" in name for name in text_config.to_dict()),
         counts_items=counts_items(model),
+        drops_attention=_drops_attention(model),
         trainable_parameters=_trainable_parameters(job, model),
     )
 
@@ -81,10 +82,15 @@ def _trainable_parameters(job: ProbeJob, model: Any) -> int:
 def _needs_more_than_varlen(model: Any, device: str) -> bool:
     """Whether the model caps its scores or has sinks, or drops scores where the kernel cannot."""
     config = model.config.get_text_config()
-    drops = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
-    if device != "cpu" and any(getattr(config, name, 0) for name in drops):
+    if device != "cpu" and _drops_attention(model):
         return True
     return bool(getattr(config, "attn_logit_softcapping", None)) or config.model_type in ("gpt_oss",)
+
+
+def _drops_attention(model: Any) -> bool:
+    """Whether attention scores are dropped in training."""
+    names = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob")
+    return any(getattr(model.config.get_text_config(), name, 0) for name in names)
 
 
 def _attention_of(model: Any, device: str) -> tuple[str, ...]:

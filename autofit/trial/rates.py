@@ -14,12 +14,14 @@ from autofit.record import StudyRecord
 from autofit.trial.protocol import RatesJob, RatesResult, write_document
 from autofit.trial.workshop import Workshop
 
+FORMAT = 1
+"""Counts up where the rates are measured in another way."""
 MOST_SECONDS = 60.0
 
 
 def measured_rates(folder: Path, record: StudyRecord, device: Device, workshop: Callable[[], Workshop]) -> Rates | None:
     """What the device reaches in plain work; None where the worker could not tell."""
-    parts = (device.kind, device.name, device.index, record.versions.get("torch"))
+    parts = (FORMAT, device.kind, device.name, device.index, record.versions.get("torch"))
     path = folder / f"rates-{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]}.json"
     try:
         return msgspec.json.decode(path.read_bytes(), type=Rates)

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import msgspec
 
-from autofit.predict.request import TraceDocument, TraceRequest
+from autofit.predict.request import FORMAT, TraceDocument, TraceRequest
+from autofit.trial.launcher import Launcher, LaunchError
 from autofit.trial.protocol import JobFiles, TraceJob, write_document
 from autofit.trial.workshop import Workshop
 
 MOST_SECONDS = 600.0
 MOST_PROCESSES = 8
-LOST = "the process that traced it died"
+LOST = "the process that traced it ended without a word"
 
 
 class TraceKeeper:
@@ -37,6 +38,7 @@ class TraceKeeper:
         self._versions = versions
         self._workshop = workshop
         self._progress = progress
+        self._documents: dict[Path, TraceDocument] = {}
         self.made_any = False
 
     def __call__(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
@@ -45,11 +47,19 @@ class TraceKeeper:
         missing = {
             path: msgspec.structs.replace(request, path=str(path))
             for path, request in zip(paths, requests, strict=True)
-            if _read(path) is None
+            if not self._has(path)
         }
         if missing:
             self._make(missing)
-        return [_read(path) or TraceDocument(trace=None, refusal=LOST) for path in paths]
+        return [self._documents.get(path) or TraceDocument(trace=None, refusal=LOST) for path in paths]
+
+    def _has(self, path: Path) -> bool:
+        """Whether a trace is known. A refusal that an earlier process left is not taken for one: it may have passed."""
+        if path not in self._documents:
+            document = _read(path)
+            if document is not None and document.trace is not None:
+                self._documents[path] = document
+        return path in self._documents
 
     def _make(self, missing: dict[Path, TraceRequest]) -> None:
         self.made_any = True
@@ -59,7 +69,18 @@ class TraceKeeper:
         files.result.unlink(missing_ok=True)
         write_document(files.job, job)
         self._progress(0, len(missing))
-        launcher = workshop.launcher(job.environment)
+        for path in missing:
+            path.unlink(missing_ok=True)
+        try:
+            self._wait(workshop.launcher(job.environment), files, missing)
+        except LaunchError as error:
+            self._wait(workshop.fall_back(str(error)), files, missing)
+        for path in missing:
+            document = _read(path)
+            if document is not None:
+                self._documents[path] = document
+
+    def _wait(self, launcher: Launcher, files: JobFiles, missing: dict[Path, TraceRequest]) -> None:
         launcher.start(files.job)
         began = time.monotonic()
         done = 0
@@ -81,5 +102,4 @@ def _read(path: Path) -> TraceDocument | None:
         document = msgspec.json.decode(path.read_bytes(), type=TraceDocument)
     except (OSError, msgspec.DecodeError):
         return None
-    # What could not be traced may be traceable tomorrow; what died is asked again.
-    return document
+    return document if document.format == FORMAT else None

@@ -68,6 +68,29 @@ def run() -> dict[str, Any]:
     return {"summary": summary, "groups": by_group, "rows": rows}
 
 
+def _rule(row: dict[str, Any], config: dict[str, Any]) -> int:
+    """What people compute: 16 bytes for each trained parameter, 2 for each frozen one, half a byte in 4 bits.
+
+    accelerate's estimate ("training using Adam": four times the model in float32) is this rule for full training.
+    """
+    keys = {name: value for name, value in config.items() if name not in ("model_type", "dtype")}
+    with torch.device("meta"):
+        made = transformers.AutoConfig.for_model(config["model_type"], **keys)
+        masked = config["model_type"] == "bert"
+        auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+        model = auto.from_config(made)
+    parameters = sum(weight.numel() for weight in model.parameters())
+    lora = row.get("lora")
+    if lora is None:
+        return 16 * parameters
+    trained = sum(
+        lora["rank"] * (module.in_features + module.out_features)
+        for name, module in model.named_modules()
+        if name.rpartition(".")[2] in lora["targets"]
+    )
+    return round(parameters * (0.5 if row["method"] == "qlora" else 2)) + 16 * trained
+
+
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     errors = [row["error"] for row in rows]
     if not errors:
@@ -77,6 +100,7 @@ def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "mean_absolute_error": statistics.fmean(map(abs, errors)),
         "worst": max(errors, key=abs),
         "worst_under_prediction": min(0.0, *errors),
+        "mean_absolute_error_of_the_rule": statistics.fmean(abs(row["rule_error"]) for row in rows),
     }
 
 
@@ -92,6 +116,7 @@ def _compare(row: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
         "kind": kind,
         "predicted_bytes": predicted,
         "error": predicted / row["allocated_bytes"] - 1,
+        "rule_error": _rule(row, models[row["model"]]) / row["allocated_bytes"] - 1,
     }
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from autofit.driver.budget import Budget
 from autofit.driver.foresight import Foresight
 from autofit.driver.ladder import LadderStrategy
 from autofit.driver.loop import Search
@@ -15,7 +16,6 @@ from autofit.prediction import Prediction, Verdict
 from autofit.ranking import rank
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
-from tests.doubles import make_config
 from tests.driver.test_ladder import MIB, needed, seconds
 from tests.driver.test_loop import UNLIMITED, Setting
 
@@ -28,7 +28,10 @@ class MadeUpPredictor:
         self.factor = factor
         self.learned: list[TrainConfig] = []
 
-    def predict(self, config: TrainConfig) -> Prediction:
+    def prepare(self, configs: Sequence[TrainConfig]) -> None:
+        return None
+
+    def predict(self, config: TrainConfig, *, simulate: bool = True) -> Prediction:
         likely = seconds(config) * self.factor
         return Prediction(
             verdict=self.verdict(config),
@@ -42,15 +45,15 @@ class MadeUpPredictor:
         self.learned.append(config)
 
 
-def search(setting: Setting, predictor: object, observer: Observer | None = None) -> str:
+def search(setting: Setting, predictor: object, observer: Observer | None = None, budget: Budget = UNLIMITED) -> str:
     watcher = observer or Observer()
     foresight = Foresight(lambda: predictor, watcher.say)  # type: ignore[arg-type, return-value]
     return Search(
         study=setting.study(),
         situation=setting.situation,
         space=setting.space,
-        strategy=LadderStrategy(lambda config: foresight.likely_seconds(config, setting.study().trials())),
-        budget=UNLIMITED,
+        strategy=LadderStrategy(foresight.likely_seconds),
+        budget=budget,
         plan=MeasuringPlan(),
         make_runner=lambda: setting.runner,
         observer=watcher,
@@ -93,25 +96,58 @@ def test_every_trial_that_was_measured_teaches_and_keeps_what_was_expected_of_it
     assert predictor.learned and set(predictor.learned) <= measured
 
 
-def test_what_is_borderline_is_tried_after_everything_else(tmp_path: Path) -> None:
-    setting = Setting(tmp_path)
-    tight = make_config(micro_batch_size=4, accumulation_steps=8, precision="bf16")
+def test_what_is_borderline_is_tried_after_everything_else_or_not_at_all(tmp_path: Path) -> None:
+    plain = Setting(tmp_path)
+    search(plain, MadeUpPredictor(truly))
+    best = rank(plain.study().trials()).best
+    assert best is not None
+    tight = best.trial.config
 
     def verdict(config: TrainConfig) -> Verdict:
         return Verdict.BORDERLINE if config == tight else truly(config)
 
-    search(setting, MadeUpPredictor(verdict))
+    (tmp_path / "again").mkdir()
+    setting = Setting(tmp_path / "again")
+    search(setting, MadeUpPredictor(verdict, factor=1.0))
     asked = [config for config, plan in zip(setting.runner.asked, setting.runner.plans, strict=True) if not plan.whole]
-    assert tight not in asked or asked.index(tight) == len(asked) - 1
+    assert asked.count(tight) == 1
+    # What may follow it is what its own measurement made worth trying.
+    assert asked.index(tight) > len(plain.runner.asked) / 2
+    again = rank(setting.study().trials()).best
+    assert again is not None and again.trial.config == tight
+
+
+def test_what_was_skipped_is_predicted_anew_and_stored_once(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    search(setting, MadeUpPredictor(truly))
+    before = setting.study().trials()
+    asked = len(setting.runner.asked)
+    search(setting, MadeUpPredictor(truly))
+    assert setting.study().trials() == before and len(setting.runner.asked) == asked
+    # Without prediction everything is run that had been skipped and is worth it.
+    setting.search()
+    skipped = {trial.config for trial in before if trial.outcome is Outcome.SKIPPED}
+    assert skipped & set(setting.runner.asked)
+
+
+def test_skipped_rows_take_nothing_of_max_trials(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    search(setting, MadeUpPredictor(truly), budget=Budget(seconds=None, trials=6))
+    trials = setting.study().trials()
+    run = [trial for trial in trials if trial.outcome is not Outcome.SKIPPED]
+    assert len(run) == 6 and any(trial.whole for trial in run)
 
 
 def test_what_cannot_be_predicted_is_measured_and_said_once(tmp_path: Path) -> None:
     class Clueless:
-        def predict(self, config: TrainConfig) -> Prediction:
+        def prepare(self, configs: Sequence[TrainConfig]) -> None:
+            return None
+
+        def predict(self, config: TrainConfig, *, simulate: bool = True) -> Prediction:
             raise CannotPredictError("RuntimeError: nonzero is data-dependent")
 
         def learn(self, config: TrainConfig, **measured: object) -> None:
-            raise AssertionError("there is nothing to learn with")
+            return None
 
     heard: list[str] = []
 
@@ -120,8 +156,6 @@ def test_what_cannot_be_predicted_is_measured_and_said_once(tmp_path: Path) -> N
             heard.append(sentence)
 
     setting = Setting(tmp_path)
-    clueless = Clueless()
-    clueless.learn = lambda config, **measured: None  # type: ignore[method-assign]
-    search(setting, clueless, Listener())
+    search(setting, Clueless(), Listener())
     assert heard == ["Not predicted, so measured: RuntimeError: nonzero is data-dependent."]
     assert rank(setting.study().trials()).best is not None

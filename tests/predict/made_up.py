@@ -25,7 +25,16 @@ def made_up_trace(rows: int = 2, *, activation: int = 100, events: tuple[int, ..
             Category.OPTIMIZER_STATE,
             Category.TEMPORARIES,
         ),
-        makers=("aten::empty", "collator", "aten::mm", "aten::sum", "aten::mm", "aten::mul", "aten::zeros", "aten::norm"),
+        makers=(
+            "aten::empty",
+            "collator",
+            "aten::mm",
+            "aten::sum",
+            "aten::mm",
+            "aten::mul",
+            "aten::zeros",
+            "aten::norm",
+        ),
         events=events
         or (
             *(WEIGHT + 1,),

@@ -60,7 +60,11 @@ def test_precisions_that_keep_the_same_blocks_share_their_traces(precision: str,
 def test_neither_the_split_nor_the_allocator_nor_compiling_makes_another_trace() -> None:
     situation = make_situation(kind="cuda", capability=(9, 0), missing={})
     plain = traceable(_recipe(situation), optimizer="adamw_torch_fused")
-    for changes in ({"micro_batch_size": 2, "accumulation_steps": 16}, {"allocator": "expandable"}, {"compile": "inductor"}):
+    for changes in (
+        {"micro_batch_size": 2, "accumulation_steps": 16},
+        {"allocator": "expandable"},
+        {"compile": "inductor"},
+    ):
         assert traceable(_recipe(situation, **changes), optimizer="adamw_torch_fused") == plain
 
 

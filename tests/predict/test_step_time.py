@@ -7,10 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from autofit.lengths import SampleLengths
 from autofit.predict.calibration import Calibration
 from autofit.predict.expected_load import expected_share, rows_of_longest
 from autofit.predict.step_time import Efficiency, StepClock, Work
-from autofit.lengths import SampleLengths
 from autofit.rates import Rates
 
 RATES = Rates(flops_16=1000.0, flops_32=100.0, flops_tf32=500.0, bytes_per_second=10.0, launch_seconds=0.0)
@@ -56,6 +56,11 @@ def test_a_step_is_never_faster_than_its_launches() -> None:
     assert StepClock(slow).micro_step_and_update(work(), ALL) == (20.0, 10.0)
 
 
+def test_where_launches_do_not_overlap_each_is_waited_for() -> None:
+    waits = replace(RATES, launch_seconds=10.0, launches_overlap=False)
+    assert StepClock(waits).micro_step_and_update(work(), ALL) == (20.0 + 5.0, 10.0 + 5.0)
+
+
 def test_a_familys_own_residuals_count_for_it_and_half_of_them_for_others() -> None:
     calibration = Calibration()
     assert calibration.extra_bytes("a") == 0 and calibration.time_factor("a") is None
@@ -83,4 +88,13 @@ def test_the_worst_flattened_batch_has_the_tokens_of_the_longest_samples() -> No
     lengths = SampleLengths(lengths=(10, 100), counts=(90, 2))
     assert rows_of_longest("dynamic_padding", 4, lengths) == 4
     assert rows_of_longest("flattened", 4, lengths) == pytest.approx(2.2)
-    assert rows_of_longest("packed", 8, lengths) == 4
+    assert rows_of_longest("packed", 8, lengths) == 3
+
+
+def test_packed_rows_are_counted_as_the_collator_packs_them() -> None:
+    from autofit.trial.collators import PackRows
+
+    lengths = SampleLengths(lengths=(20, 35, 60, 100), counts=(9, 9, 16, 1))
+    for rows in (1, 4, 16, 32):
+        packed = PackRows(100).rows(lengths.longest_samples(rows))
+        assert rows_of_longest("packed", rows, lengths) == len(packed)

@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import msgspec
 import pytest
 
 from autofit.catalogue.models import built_in_models, resolve_model
@@ -25,11 +24,12 @@ from autofit.trial.traces import LOST, TraceKeeper
 from autofit.trial.workshop import Workshop
 from autofit.workload import Workload
 
-
 SCRIPT = Path(__file__).parents[1] / "trial" / "scripted_worker.py"
 
 
-def request_for(name: str, *, rows: int = 2, length: int = 64, precision: str = "bf16", target: str = "cuda") -> TraceRequest:
+def request_for(
+    name: str, *, rows: int = 2, length: int = 64, precision: str = "bf16", target: str = "cuda"
+) -> TraceRequest:
     source = resolve_model(name)
     task = task_of(source.config, source.head)
     length = 1 if task.reads == "images" else length
@@ -62,7 +62,9 @@ def workshop(tmp_path: Path) -> Iterator[Workshop]:
     made.close()
 
 
-def test_traces_are_made_by_a_worker_once_and_found_again_without_one(tmp_path: Path, workshop: Workshop, tiny_model: Path) -> None:
+def test_traces_are_made_by_a_worker_once_and_found_again_without_one(
+    tmp_path: Path, workshop: Workshop, tiny_model: Path
+) -> None:
     requests = [request_for(str(tiny_model), rows=rows) for rows in (1, 2, 4)]
     heard: list[tuple[int, int]] = []
     keeper = TraceKeeper(tmp_path / "traces", {"torch": "1"}, lambda: workshop, lambda *count: heard.append(count))
@@ -107,7 +109,8 @@ def test_a_model_of_70_billion_parameters_is_traced_in_little_memory(own_home: P
 
 
 EVERY_KIND = (
-    "Qwen/Qwen3-30B-A3B", "google/gemma-2-9b", "answerdotai/ModernBERT-base", "google-t5/t5-base", "EleutherAI/pythia-1b",
+    "Qwen/Qwen3-30B-A3B", "google/gemma-2-9b", "answerdotai/ModernBERT-base", "google-t5/t5-base",
+    "EleutherAI/pythia-1b",
     "google/vit-base-patch16-224", "microsoft/Phi-3-mini-4k-instruct", "openai-community/gpt2",
 )  # fmt: skip
 

@@ -97,9 +97,7 @@ def test_for_cuda_the_optimizers_peaks_are_four_and_five_times_the_parameters() 
         from autofit.trace import Phase
 
         weights = sum(
-            size
-            for size, category in zip(trace.sizes, trace.categories, strict=True)
-            if category == Category.WEIGHTS
+            size for size, category in zip(trace.sizes, trace.categories, strict=True) if category == Category.WEIGHTS
         )
         return StepBuilder(trace).steady_step(1).phase_peaks()[Phase.UPDATE] / weights
 
