@@ -35,7 +35,7 @@ def test_a_plan_names_what_fits_on_each_card_fastest_first(model: str) -> None:
     for card in plan.cards:
         assert card.fits and not card.helps
         seconds = [each.step_seconds for each in card.configs]
-        assert all(each is not None and each[0] < each[1] for each in seconds)
+        assert all(each is not None and each[0] <= each[1] for each in seconds)
         likely = [each.prediction.likely_seconds for each in card.configs]
         assert likely == sorted(likely)
         for each in card.configs:
@@ -130,7 +130,7 @@ def test_what_is_printed_fits_the_terminal_and_says_that_it_is_predicted(
     explained = capfd.readouterr().out
     for text in (one, several, explained):
         assert max(map(len, text.splitlines())) <= columns
-    assert "predicted" in one and "not yet measured on CUDA" in one and "[W" in one
+    assert "predicted" in one and "not yet measured on CUDA" in " ".join(one.split()) and "[W" in one
     assert "rtx-4090" in several and "h100" in several and "per M tokens" in several
     assert "together" in explained and "optimizer state" in explained
 

@@ -64,6 +64,9 @@ def config_for(job: TrialJob | StepJob | TraceRequest) -> Any:
     if job.workload.task == "sequence-classification" and getattr(config, "pad_token_id", None) is None:
         # A causal model reads its class off the last token, and has to know which tokens are padding.
         config.pad_token_id = 0
+    if job.workload.task == "seq2seq-lm" and getattr(config, "decoder_start_token_id", None) is None:
+        # T5 and its kin begin an answer with the padding token, which is in their hub configuration and not its class.
+        config.decoder_start_token_id = getattr(config, "pad_token_id", None) or 0
     return config
 
 
