@@ -109,12 +109,7 @@ def search(
     configuration failed, AutofitError where a worker cannot be had.
     """
     watcher = observer or Observer()
-    request = SpaceRequest(
-        numerics=numerics,
-        fix={name: str(value) for name, value in (fix or {}).items()},
-        allow={name: tuple(map(str, values)) for name, values in (allow or {}).items()},
-        forbid={name: tuple(map(str, values)) for name, values in (forbid or {}).items()},
-    )
+    request = SpaceRequest.of(numerics, fix, allow, forbid)
     limit = Budget(
         seconds=parse_seconds(budget) if isinstance(budget, str) else budget,
         trials=_checked_max_trials(max_trials),

@@ -6,7 +6,7 @@ import hashlib
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,10 +16,12 @@ from autofit.catalogue.gpus import all_gpus, find_gpu
 from autofit.device import Device
 from autofit.errors import UserError
 from autofit.plan_candidates import CHECKPOINTING, FIRST_RUNGS, LADDER_BETWEEN, candidates_of, leanest_of, reference_of
+from autofit.plan_progress import Progress
 from autofit.plan_result import Card, CardPlan, Estimate, Help, Plan, PlannedConfig, keep_plan, read_plan
 from autofit.predict.needs import CannotPredictError, Needs
 from autofit.predict.predictor import Predictor
 from autofit.predict.request import FORMAT as TRACE_FORMAT
+from autofit.predict.request import has_flash_attention
 from autofit.predict.step_time import OF_PUBLISHED_PEAKS
 from autofit.prediction import Verdict
 from autofit.record import StudyRecord, home
@@ -27,7 +29,7 @@ from autofit.request import JobRequest
 from autofit.situation import Limits, Situation
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.train_config import KnobValue, TrainConfig
-from autofit.trial.protocol import write_document
+from autofit.trial.protocol import read_document, write_document
 from autofit.trial.traces import TraceKeeper
 from autofit.trial.workshop import Workshop, probe
 from autofit.units import parse_bytes, parse_share
@@ -38,7 +40,6 @@ SHOWN = 3
 MOST_SIMULATED = 8
 """Of the fastest candidates, how many are played through the allocator before the rest is left."""
 FIRST_SIZES, LATER_SIZES, ALL_SIZES = range(2, 4), range(2, 2**31), range(1, 2**31)
-Progress = Callable[[str], None]
 
 
 def plan(
@@ -53,7 +54,7 @@ def plan(
     allow: Mapping[str, Sequence[KnobValue]] | None = None,
     forbid: Mapping[str, Sequence[KnobValue]] | None = None,
     prices: Mapping[str, float] | None = None,
-    progress: Progress = lambda sentence: None,
+    progress: Progress | None = None,
     **job: Any,
 ) -> Plan:
     """What fits on each of ``gpus`` (names of the catalogue, or ``"all"``), or on a card of ``memory`` bytes.
@@ -64,14 +65,11 @@ def plan(
     """
     began = time.monotonic()
     cards = _cards(gpus, memory, prices or {})
-    request = SpaceRequest(
-        numerics=numerics,
-        fix={name: str(value) for name, value in (fix or {}).items()},
-        allow={name: tuple(map(str, values)) for name, values in (allow or {}).items()},
-        forbid={name: tuple(map(str, values)) for name, values in (forbid or {}).items()},
-    )
+    request = SpaceRequest.of(numerics, fix, allow, forbid)
     share = parse_share(headroom) if isinstance(headroom, str) else headroom
-    planner = _Planner(JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress)
+    planner = _Planner(
+        JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress or Progress()
+    )
     record = planner.record
     kept = (
         home() / "plans" / f"{_digest(record, record.workload, cards, request, share, __version__, TRACE_FORMAT)}.json"
@@ -102,7 +100,7 @@ def estimate(
     memory: str | int | None = None,
     headroom: str | float = 0.05,
     fix: Mapping[str, KnobValue] | None = None,
-    progress: Progress = lambda sentence: None,
+    progress: Progress | None = None,
     **job: Any,
 ) -> Estimate:
     """One configuration, byte by byte: the values of ``fix``, and for other knobs what the reference has.
@@ -111,7 +109,9 @@ def estimate(
     """
     (card,) = _cards((gpu,) if gpu else (), memory, {})
     share = parse_share(headroom) if isinstance(headroom, str) else headroom
-    planner = _Planner(JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress)
+    planner = _Planner(
+        JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress or Progress()
+    )
     try:
         return planner.estimate(card, {name: str(value) for name, value in (fix or {}).items()})
     finally:
@@ -137,15 +137,24 @@ def _cards(gpus: Sequence[str], memory: str | int | None, prices: Mapping[str, f
 class _Planner:
     """One planning: the facts of the model once, needs once for each kind of card."""
 
-    def __init__(self, request: JobRequest, headroom: float, progress: Progress) -> None:
+    def __init__(
+        self, request: JobRequest, headroom: float, progress: Progress, shared: _Planner | None = None
+    ) -> None:
+        """``shared`` is a planner of another request, whose worker and traces are used."""
         self._request = request
+        self._shared = shared
+        self._others: dict[str, _Planner] = {}
         self.record: StudyRecord = request.record()
         self._headroom = headroom
         self._progress = progress
         self._open: Workshop | None = None
         self._found: Situation | None = None
-        self._needs: dict[object, Needs] = {}
-        self._keeper = TraceKeeper(home() / "traces", self.record.versions, self._workshop, self._count)
+        self._needs: dict[bool, Needs] = {}
+        self._keeper: TraceKeeper = (
+            TraceKeeper(home() / "traces", self.record.versions, self._workshop, self._progress.traced)
+            if shared is None
+            else shared._keeper
+        )
 
     def close(self) -> None:
         if self._open is not None:
@@ -164,11 +173,11 @@ class _Planner:
             number: CardPlan(card=card, configs=(), refusal=refusal) for number, (card, _, refusal) in enumerate(spaces)
         }
         # Cards of one kind share their traces; the first kind is answered first.
-        kinds = {number: _has_flash(spaces[number][0].device) for number in planned}
+        kinds = {number: has_flash_attention(spaces[number][0].device.compute_capability) for number in planned}
         of_first_kind = [number for number in planned if kinds[number] == kinds[planned[0]]]
         first = self._stage(spaces, of_first_kind, FIRST_RUNGS, FIRST_SIZES)
         if self._keeper.made_any and planned:
-            self._progress(f"First answer, for {_first_words(first[planned[0]])}. Now the rest.")
+            self._progress.answer(f"First answer, for {_first_words(first[planned[0]])}. Now the rest.")
         # One sample at a time is traced for itself, and is faster than two only where two do not fit.
         plans |= self._stage(spaces, planned, FIRST_RUNGS, LATER_SIZES)
         unsure = [number for number in planned if _may_be_better(plans[number])]
@@ -262,7 +271,7 @@ class _Planner:
         helps = []
         for words, changes, numerics in self._ways_out():
             try:
-                planner = self._with(changes)
+                planner = self._with(words, changes)
                 situation = planner._situation(card)
                 space = SearchSpace(situation, replace(request, numerics=numerics or request.numerics))
                 config = leanest_of(space)
@@ -286,13 +295,15 @@ class _Planner:
             ways.append((f"--seq-len {half}", {"seq_len": half}, ""))
         return ways
 
-    def _with(self, changes: dict[str, Any]) -> _Planner:
+    def _with(self, words: str, changes: dict[str, Any]) -> _Planner:
+        """The planner of a changed request, made once for all cards."""
         if not changes:
             return self
-        other = _Planner(replace(self._request, **changes), self._headroom, self._progress)
-        other._workshop = self._workshop  # type: ignore[method-assign]
-        other._keeper = self._keeper
-        return other
+        if words not in self._others:
+            self._others[words] = _Planner(
+                replace(self._request, **changes), self._headroom, self._progress, shared=self
+            )
+        return self._others[words]
 
     def _situation(self, card: Card) -> Situation:
         facts = self._facts()
@@ -310,11 +321,11 @@ class _Planner:
         if self._found is None:
             record = self.record
             path = home() / "traces" / f"facts-{_digest(record, __version__)}.json"
-            try:
-                stored = msgspec.json.decode(path.read_bytes(), type=Situation)
+            stored = read_document(path, Situation)
+            if stored is not None:
                 self._found = replace(stored, workload=record.workload, device=record.device, limits=record.limits)
-            except (OSError, msgspec.DecodeError):
-                self._progress("Building the model without weights (the first start imports torch).")
+            else:
+                self._progress.say("Building the model without weights (the first start imports torch).")
                 self._found = probe(
                     self._workshop(), record.model, record.workload, record.device, record.limits,
                     trust_remote_code=record.trust_remote_code,
@@ -324,7 +335,7 @@ class _Planner:
         return self._found
 
     def _needs_of(self, situation: Situation) -> Needs:
-        kind = _has_flash(situation.device)
+        kind = has_flash_attention(situation.device.compute_capability)
         if kind not in self._needs:
             record = self.record
             self._needs[kind] = Needs(situation, record.model, self._keeper, trust_remote_code=record.trust_remote_code)
@@ -342,17 +353,11 @@ class _Planner:
         )
 
     def _workshop(self) -> Workshop:
+        if self._shared is not None:
+            return self._shared._workshop()
         if self._open is None:
-            self._open = Workshop("cpu", 0, home() / "logs" / f"plan-{os.getpid()}", self._progress)
+            self._open = Workshop("cpu", 0, home() / "logs" / f"plan-{os.getpid()}", self._progress.say)
         return self._open
-
-    def _count(self, done: int, total: int) -> None:
-        self._progress(f"Traced {done} of {total} steps.")
-
-
-def _has_flash(device: Device) -> bool:
-    """Whether torch's flash attention runs on it: what a trace depends on of a card."""
-    return (device.compute_capability or (8, 0)) >= (8, 0)
 
 
 def _may_be_better(plan_: CardPlan) -> bool:

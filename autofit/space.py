@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -88,6 +88,22 @@ class SpaceRequest:
     fix: dict[str, str] = field(default_factory=dict)
     allow: dict[str, tuple[str, ...]] = field(default_factory=dict)
     forbid: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @classmethod
+    def of(
+        cls,
+        numerics: str,
+        fix: Mapping[str, KnobValue] | None = None,
+        allow: Mapping[str, Sequence[KnobValue]] | None = None,
+        forbid: Mapping[str, Sequence[KnobValue]] | None = None,
+    ) -> SpaceRequest:
+        """The request of values as Python has them. Raises UserError for a knob or value that there is not."""
+        return cls(
+            numerics=numerics,
+            fix={name: str(value) for name, value in (fix or {}).items()},
+            allow={name: tuple(map(str, values)) for name, values in (allow or {}).items()},
+            forbid={name: tuple(map(str, values)) for name, values in (forbid or {}).items()},
+        )
 
     def __post_init__(self) -> None:
         if self.numerics not in NUMERICS_LEVELS:

@@ -21,6 +21,7 @@ FLOORS = {
     "export": 5,
     "planning": 5,
     "plan_result": 4,
+    "plan_progress": 4,
     "plan_candidates": 4,
     "result": 4,
     "request": 4,
@@ -41,7 +42,8 @@ FLOORS = {
 }
 WORKER_ONLY = {
     "accelerator", "batches", "build", "collators", "compilation", "hidden_import", "instrument", "isolation",
-    "measure", "measure_rates", "one_step", "probe", "samples", "schedule", "server", "varlen_attention", "worker",
+    "measure", "measure_rates", "one_step", "optimizer_state", "probe", "samples", "schedule", "server",
+    "varlen_attention", "worker",
 }  # fmt: skip
 HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "peft"}
 

@@ -63,15 +63,19 @@ def find_gpu(name: str) -> Gpu:
 @cache
 def all_gpus() -> tuple[Gpu, ...]:
     """The whole catalogue."""
+    return tuple(map(_gpu, _entries()))
+
+
+@cache
+def _entries() -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = json.loads(Path(__file__).with_name("gpus.json").read_text(encoding="utf-8"))
-    return tuple(_gpu(entry) for entry in entries)
+    return entries
 
 
 @cache
 def _by_name() -> dict[str, Gpu]:
-    entries: list[dict[str, Any]] = json.loads(Path(__file__).with_name("gpus.json").read_text(encoding="utf-8"))
     names: dict[str, Gpu] = {}
-    for entry, gpu in zip(entries, all_gpus(), strict=True):
+    for entry, gpu in zip(_entries(), all_gpus(), strict=True):
         for name in (entry["name"], *entry["aliases"]):
             names.setdefault(_plain(name), gpu)
     return names

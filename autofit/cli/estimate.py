@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from autofit.cli.options import Parser, add_job_options, job_of, pairs
+from autofit.cli.options import Parser, add_job_options, add_memory_options, add_output_options, job_of, pairs
 
 
 def main(words: list[str]) -> int:
@@ -18,19 +18,16 @@ def main(words: list[str]) -> int:
     add_job_options(parser)
     place = parser.add_argument_group("the card")
     place.add_argument("--gpu", metavar="NAME", help="such as rtx-4090; autofit plan --list-gpus lists them")
-    place.add_argument("--memory", metavar="SIZE", help="a card that is not in the catalogue, such as 24GiB")
-    place.add_argument("--headroom", default="5%", metavar="SHARE", help="share that must stay free (default: 5%%)")
+    add_memory_options(place)
     parser.add_argument(
         "--fix", action="append", default=[], metavar="KNOB=VALUE", help="micro_batch_size=4, precision=bf16 ..."
     )
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    parser.add_argument("--debug", action="store_true", help="show a trace when something breaks")
+    add_output_options(parser)
     options = parser.parse_args(words)
     from autofit import planning
-    from autofit.report.progress import announcer
+    from autofit.report.progress import show_progress
 
-    with announcer(quiet=options.quiet) as progress:
+    with show_progress(quiet=options.quiet) as progress:
         found = planning.estimate(
             options.model,
             **job_of(options),

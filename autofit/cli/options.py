@@ -82,6 +82,19 @@ def add_space_options(group: Any) -> None:
     group.add_argument("--forbid", action="append", default=[], metavar="KNOB=VALUE", help="do not search it")
 
 
+def add_memory_options(group: Any) -> None:
+    """A card by its memory: ``--memory``, ``--headroom``."""
+    group.add_argument("--memory", metavar="SIZE", help="a card that is not in the catalogue, such as 24GiB")
+    group.add_argument("--headroom", default="5%", metavar="SHARE", help="share that must stay free (default: 5%%)")
+
+
+def add_output_options(made: argparse.ArgumentParser) -> None:
+    """``--json``, ``--quiet``, ``--debug``."""
+    made.add_argument("--json", action="store_true", help="one JSON document on stdout")
+    made.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    made.add_argument("--debug", action="store_true", help="show a trace when something breaks")
+
+
 def add_study_options(parser: argparse.ArgumentParser) -> None:
     """``--storage``, ``--debug``."""
     parser.add_argument("--storage", metavar="URL", help="where studies are kept (default: a file in ~/.autofit)")

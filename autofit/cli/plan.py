@@ -5,7 +5,16 @@ from __future__ import annotations
 import json
 import sys
 
-from autofit.cli.options import Parser, add_job_options, add_space_options, job_of, lists, pairs
+from autofit.cli.options import (
+    Parser,
+    add_job_options,
+    add_memory_options,
+    add_output_options,
+    add_space_options,
+    job_of,
+    lists,
+    pairs,
+)
 from autofit.errors import UserError
 
 NOTHING_FITS = 3
@@ -23,19 +32,16 @@ def main(words: list[str]) -> int:
     add_job_options(parser)
     place = parser.add_argument_group("the cards")
     place.add_argument("--gpu", action="append", default=[], metavar="NAME", help="such as rtx-4090 or h100; or all")
-    place.add_argument("--memory", metavar="SIZE", help="a card that is not in the catalogue, such as 24GiB")
+    add_memory_options(place)
     place.add_argument("--list-gpus", action="store_true", help="the names that --gpu takes")
-    place.add_argument("--headroom", default="5%", metavar="SHARE", help="share that must stay free (default: 5%%)")
     place.add_argument("--price", action="append", default=[], metavar="NAME=P", help="of an hour on this card")
     add_space_options(parser.add_argument_group("what may be planned"))
-    parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
-    parser.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    parser.add_argument("--debug", action="store_true", help="show a trace when something breaks")
+    add_output_options(parser)
     options = parser.parse_args(words)
     from autofit import planning
-    from autofit.report.progress import announcer
+    from autofit.report.progress import show_progress
 
-    with announcer(quiet=options.quiet) as progress:
+    with show_progress(quiet=options.quiet) as progress:
         plan = planning.plan(
             options.model,
             **job_of(options),

@@ -75,6 +75,7 @@ ACTIVATION_CHECKPOINTING = Knob(
             value="offload",
             title="only layer inputs are kept, in the host's memory",
             training_arguments=_arguments(offload=True),
+            not_traced="what is offloaded is counted as if it stayed on the device",
             unavailable=first_of(_unsupported, needs_cuda("keeping activations in the host's memory")),
         ),
     ),

@@ -19,6 +19,7 @@ COMPILE = Knob(
             training_arguments={"torch_compile": True},
             unavailable=missing("inductor"),
             is_compiled=True,
+            not_traced="compiling is not traced: memory is that of the uncompiled model, the time an estimate",
         ),
     ),
 )

@@ -32,7 +32,8 @@ class Choice:
     whose matrix inputs have 16 bits; ``frozen_dtype`` is what frozen weights are stored in with it.
     ``state_bytes`` is the optimizer's state per parameter (float32 parameters; embeddings apart), and
     ``paged_state`` says that it lies in managed memory, outside the allocator's sight. ``is_compiled``
-    marks what is compiled in its first step.
+    marks what is compiled in its first step. ``not_traced`` says how a prediction counts what a trace does not show of
+    this choice; it then needs at most what is predicted.
     """
 
     value: KnobValue
@@ -49,6 +50,7 @@ class Choice:
     state_bytes: float = 0.0
     paged_state: bool = False
     is_compiled: bool = False
+    not_traced: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

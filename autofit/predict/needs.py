@@ -136,6 +136,9 @@ class Needs:
         for config in configs:
             for request in self._requests(config):
                 requests.setdefault(_identity(request), request)
+        self._fetch(requests)
+
+    def _fetch(self, requests: dict[str, TraceRequest]) -> None:
         missing = {identity: request for identity, request in requests.items() if identity not in self._known}
         if missing:
             documents = self._traces(list(missing.values()))
@@ -186,8 +189,7 @@ class Needs:
             return family, rows
         # The two are not alike, event by event: this size is traced for itself.
         alone = self._micro_step_request(config, config.micro_batch_size)
-        if _identity(alone) not in self._known:
-            self._known[_identity(alone)] = self._traces([alone])[0]
+        self._fetch({_identity(alone): alone})
         return self._make_family(self._with_update(config, self._trace(alone))), rows
 
     def _make_family(self, few: StepTrace, many: StepTrace | None = None) -> Family:

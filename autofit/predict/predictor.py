@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from autofit.device import Device
+from autofit.knobs import KNOBS
 from autofit.predict.calibration import Calibration
 from autofit.predict.expected_load import expected_share, rows_of_longest
 from autofit.predict.fixed_costs import context_bytes, workspace_bytes
@@ -108,7 +109,7 @@ class Predictor:
         usable = self._limits.usable_bytes
         if certain > usable:
             # Of what is not traced the need is only known not to be more.
-            return Verdict.BORDERLINE if _needs_less(config) else Verdict.NO
+            return Verdict.BORDERLINE if _not_traced(config) else Verdict.NO
         likely = certain + max(0, extra)
         if self._device.kind == "cpu" and not self.calibration.num_trials:
             likely = round(likely * (1 + HEAP_OVERHEAD))
@@ -136,19 +137,12 @@ class Predictor:
         return middle, middle
 
 
-def _needs_less(config: TrainConfig) -> bool:
-    """Whether it needs less than its trace says: by fused kernels, compiling, or memory of the host."""
-    return (
-        config["kernels"] != "default" or config["compile"] != "off" or config["activation_checkpointing"] == "offload"
-    )
+def _not_traced(config: TrainConfig) -> list[str]:
+    """What its trace does not show of it: it needs less than that says."""
+    said = [row.choice(config[row.name]).not_traced for row in KNOBS]
+    return [sentence for sentence in said if sentence]
 
 
-def _notes(config: TrainConfig) -> Iterable[str]:
-    if config["kernels"] == "liger":
-        yield "Liger's kernels are not traced: it needs less than this, by the logits at least"
-    if config["compile"] != "off":
-        yield "compiling is not traced: memory is that of the uncompiled model, the time an estimate"
-    if config["activation_checkpointing"] == "offload":
-        yield "what is offloaded is counted as if it stayed on the device"
-    if config["optimizer"] in STATE_BY_FORMULA:
-        yield "the optimizer's state is computed by formula"
+def _notes(config: TrainConfig) -> list[str]:
+    by_formula = ["the optimizer's state is computed by formula"] if config["optimizer"] in STATE_BY_FORMULA else []
+    return [*_not_traced(config), *by_formula]

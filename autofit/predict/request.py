@@ -15,6 +15,11 @@ FORMAT = 1
 """Counts up where a trace's meaning or making changes, so that older ones on the disk are not taken for new."""
 
 
+def has_flash_attention(compute_capability: tuple[int, int] | None) -> bool:
+    """Whether torch's flash attention runs on a GPU: what a trace depends on of it. None is a GPU of today."""
+    return compute_capability is None or compute_capability >= (8, 0)
+
+
 class TraceRequest(msgspec.Struct, frozen=True, kw_only=True):
     """Trace one optimizer step of one micro-batch of a recipe, and write a TraceDocument to ``path``.
 
@@ -48,7 +53,7 @@ class TraceRequest(msgspec.Struct, frozen=True, kw_only=True):
             self.micro_batch,
             self.truth,
             self.target,
-            self.target != "cpu" and self.compute_capability >= (8, 0),
+            self.target != "cpu" and has_flash_attention(self.compute_capability),
             sorted(versions.items()),
         )
         return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:24]

@@ -1,36 +1,58 @@
-"""Sentences about what is going on, on stderr: one line that changes on a terminal, lines elsewhere."""
+"""The progress of a planning, on stderr: one line that changes on a terminal, lines elsewhere."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
+from rich.status import Status
+
+from autofit.plan_progress import Progress
 
 
-def _is_counting(sentence: str) -> bool:
-    """Of a count only its end is worth a line of its own."""
-    match = re.match(r"Traced (\d+) of (\d+)", sentence)
-    return match is not None and match[1] != match[2]
+class ProgressLines(Progress):
+    """One line for each thing; of a count its end alone."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+
+    def say(self, sentence: str) -> None:
+        self._console.print(sentence, soft_wrap=True)
+
+    def answer(self, sentence: str) -> None:
+        self.say(sentence)
+
+    def traced(self, done: int, total: int) -> None:
+        if done == total:
+            self.say(f"Traced {done} of {total} steps.")
+
+
+class ProgressStatus(Progress):
+    """What goes on is overwritten; answers stay on the screen."""
+
+    def __init__(self, console: Console, status: Status) -> None:
+        self._console = console
+        self._status = status
+
+    def say(self, sentence: str) -> None:
+        self._status.update(sentence)
+
+    def answer(self, sentence: str) -> None:
+        self._console.print(sentence)
+
+    def traced(self, done: int, total: int) -> None:
+        self.say(f"Traced {done} of {total} steps.")
 
 
 @contextmanager
-def announcer(*, quiet: bool) -> Iterator[Callable[[str], None]]:
-    """Something to call with a sentence."""
+def show_progress(*, quiet: bool) -> Iterator[Progress]:
+    """The progress that suits stderr."""
     console = Console(stderr=True, highlight=False, markup=False)
     if quiet:
-        yield lambda sentence: None
+        yield Progress()
     elif not console.is_terminal:
-        yield lambda sentence: None if _is_counting(sentence) else console.print(sentence, soft_wrap=True)
+        yield ProgressLines(console)
     else:
         with console.status("Starting") as status:
-
-            def say(sentence: str) -> None:
-                # Answers stay on the screen; what is merely going on is overwritten.
-                if sentence.startswith("First answer"):
-                    console.print(sentence)
-                else:
-                    status.update(sentence)
-
-            yield say
+            yield ProgressStatus(console, status)

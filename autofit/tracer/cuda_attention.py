@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from transformers import AttentionInterface
 
+from autofit.predict.request import has_flash_attention
 from autofit.tracer.recorder import Recorder
 
 aten = torch.ops.aten
@@ -41,12 +42,14 @@ def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
     ) -> torch.Tensor:
         query, key, value = map(_as_autocast_has_it, (query, key, value))
         shares_heads = enable_gqa and query.shape[1] != key.shape[1]
-        can_flash = attn_mask is None and query.dtype in _HALF and query.shape[-1] <= 256 and capability >= (8, 0)
+        can_flash = (
+            attn_mask is None and query.dtype in _HALF and query.shape[-1] <= 256 and has_flash_attention(capability)
+        )
         if can_flash:
             return _flash(query, key, value, dropout_p, is_causal, scale)
         if shares_heads:
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True)
-        return _efficient(query, key, value, attn_mask, dropout_p, is_causal, scale)
+        return efficient_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
 
     functional.scaled_dot_product_attention = chosen
     AttentionInterface.register(NAME, _flash_attention)
@@ -77,7 +80,7 @@ def _flash(
     return out[..., :width] if width % 8 else out
 
 
-def _efficient(
+def efficient_attention(
     query: torch.Tensor,
     key: torch.Tensor,
     value: torch.Tensor,

@@ -67,16 +67,14 @@ class Recorder:
                 self._add_block(size, func, Category.TEMPORARIES)
             taken = range(first, len(self._sizes) + 1)
             self._events += [*taken, *(-number for number in taken)]
-        read = sum(tensor.numel() * tensor.element_size() for tensor in inputs)
-        written = sum(tensor.numel() * tensor.element_size() for tensor in outputs)
-        if func._schema.is_mutable and not makes:
-            written = _written(func, args)
+        in_place = func._schema.is_mutable and not makes
+        written = _changed(func, args) if in_place else outputs
         self._operators.append(
             (
                 func._schema.name,
                 int(self._phase),
                 flops_of(func, args, kwargs, out),
-                read + written,
+                _bytes(inputs) + _bytes(written),
                 multiplied_bits(func, inputs),
                 is_attention(func),
             )
@@ -221,14 +219,18 @@ class _Collated:
 _COLLATED = _Collated()
 
 
-def _written(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes of the arguments that an operator changes in place."""
+def _bytes(tensors: list[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _changed(func: Any, args: tuple[Any, ...]) -> list[torch.Tensor]:
+    """The arguments that an operator changes in place."""
     changed = [
         value
         for argument, value in zip(func._schema.arguments, args, strict=False)
         if argument.alias_info is not None and argument.alias_info.is_write
     ]
-    return sum(tensor.numel() * tensor.element_size() for tensor in _tensors(changed, {}))
+    return _tensors(changed, {})
 
 
 def _tensors(args: Any, kwargs: Any) -> list[torch.Tensor]:

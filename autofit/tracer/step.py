@@ -20,6 +20,7 @@ from autofit.tracer.recorder import Recorder
 from autofit.tracer.target import Target
 from autofit.trial.batches import GivenMicroBatches, MicroBatch, shape_of
 from autofit.trial.build import build_collator, import_what_it_needs, short_arguments
+from autofit.trial.optimizer_state import state_tensors
 from autofit.trial.samples import SamplesByLength
 
 
@@ -77,7 +78,7 @@ def trace_step(
     recorder = Recorder()
     mode = Dataless(recorder, truth=truth)
     with target.rules(mode, recorder), tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
-        with mode, _weights_left_as_they_are():
+        with mode, weights_left_as_they_are():
             model = build()
         recorder.vocabulary_size = int(getattr(model.config.get_text_config(), "vocab_size", 0) or 0)
         samples = SamplesByLength(task, model.config, max(micro_batch), seed)
@@ -97,13 +98,12 @@ def trace_step(
             _hear_of_gradients(model, recorder)
             _hear_of_backward(trainer, recorder)
             trainer.train()
-            inner = getattr(trainer.optimizer, "optimizer", trainer.optimizer)
-            recorder.name(_state_tensors(inner), Category.OPTIMIZER_STATE)
+            recorder.name(state_tensors(trainer.optimizer), Category.OPTIMIZER_STATE)
             return recorder.trace(shape.rows, shape.length)
 
 
 @contextlib.contextmanager
-def _weights_left_as_they_are() -> Iterator[None]:
+def weights_left_as_they_are() -> Iterator[None]:
     """Nothing is drawn for weights without data; drawing until all values lie in a range would never end."""
     tie = PreTrainedModel.tie_weights
     with no_init_weights():
@@ -126,7 +126,3 @@ def _hear_of_backward(trainer: Any, recorder: Recorder) -> None:
         return backward(*args, **kwargs)
 
     trainer.accelerator.backward = marked
-
-
-def _state_tensors(optimizer: Any) -> list[Any]:
-    return [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]

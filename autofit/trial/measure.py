@@ -22,6 +22,7 @@ from autofit.trial.build import build_collator, build_trial_model, import_what_i
 from autofit.trial.compilation import compiled_graphs
 from autofit.trial.instrument import MeasuredTrainer, StepEnds, StepRecorder
 from autofit.trial.isolation import autocast_of, leak_between_samples
+from autofit.trial.optimizer_state import state_tensors
 from autofit.trial.protocol import Phase, TrialJob, TrialResult
 from autofit.trial.samples import SamplesByLength, bytes_on_device
 from autofit.trial.schedule import Schedule
@@ -144,6 +145,5 @@ def _evaluate_at(trainer: Any, samples: SamplesByLength, longest: list[int]) -> 
 
 def _paged_bytes(optimizer: Any) -> int:
     """Bytes of the optimizer state that bitsandbytes keeps in managed memory."""
-    inner = getattr(optimizer, "optimizer", optimizer)
-    tensors = (value for state in inner.state.values() for value in state.values() if torch.is_tensor(value))
-    return sum(tensor.numel() * tensor.element_size() for tensor in tensors if getattr(tensor, "is_paged", False))
+    paged = [tensor for tensor in state_tensors(optimizer) if getattr(tensor, "is_paged", False)]
+    return sum(tensor.numel() * tensor.element_size() for tensor in paged)

@@ -225,13 +225,18 @@ def read_job(path: Path) -> Job:
     return job
 
 
-def read_result(path: Path) -> Result | None:
-    """The result, or None where there is none or it is no result of this format."""
+def read_document(path: Path, kind: type[Document]) -> Document | None:
+    """What ``write_document`` wrote; None where there is nothing, or something else."""
     try:
-        result = msgspec.json.decode(path.read_bytes(), type=Result)
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError):
         return None
-    return result if result.format == FORMAT else None
+
+
+def read_result(path: Path) -> Result | None:
+    """The result, or None where there is none or it is no result of this format."""
+    result: Result | None = read_document(path, Result)  # type: ignore[arg-type]  # a union is no type to mypy
+    return result if result is not None and result.format == FORMAT else None
 
 
 def note_phase(path: Path, phase: Phase, seconds: float) -> None:

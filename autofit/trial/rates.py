@@ -11,7 +11,7 @@ import msgspec
 from autofit.device import Device
 from autofit.rates import Rates
 from autofit.record import StudyRecord
-from autofit.trial.protocol import RatesJob, RatesResult, write_document
+from autofit.trial.protocol import RatesJob, RatesResult, read_document, write_document
 from autofit.trial.workshop import Workshop
 
 FORMAT = 1
@@ -23,10 +23,9 @@ def measured_rates(folder: Path, record: StudyRecord, device: Device, workshop: 
     """What the device reaches in plain work; None where the worker could not tell."""
     parts = (FORMAT, device.kind, device.name, device.index, record.versions.get("torch"))
     path = folder / f"rates-{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]}.json"
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=Rates)
-    except (OSError, msgspec.DecodeError):
-        pass
+    known = read_document(path, Rates)
+    if known is not None:
+        return known
     place = workshop()
     answer, _ = place.ask(RatesJob(model=record.model, device=place.torch_device), "rates", MOST_SECONDS)
     if not isinstance(answer, RatesResult):

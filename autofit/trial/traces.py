@@ -11,7 +11,7 @@ import msgspec
 
 from autofit.predict.request import FORMAT, TraceDocument, TraceRequest
 from autofit.trial.launcher import Launcher, LaunchError
-from autofit.trial.protocol import JobFiles, TraceJob, write_document
+from autofit.trial.protocol import JobFiles, TraceJob, read_document, write_document
 from autofit.trial.workshop import Workshop
 
 MOST_SECONDS = 600.0
@@ -98,8 +98,5 @@ class TraceKeeper:
 
 
 def _read(path: Path) -> TraceDocument | None:
-    try:
-        document = msgspec.json.decode(path.read_bytes(), type=TraceDocument)
-    except (OSError, msgspec.DecodeError):
-        return None
-    return document if document.format == FORMAT else None
+    document = read_document(path, TraceDocument)
+    return document if document is not None and document.format == FORMAT else None

@@ -15,7 +15,7 @@ from autofit.tracer.batch import trace_request
 from autofit.trial.collators import PackRows
 from autofit.units import format_bytes
 from autofit.workload import Workload
-from benchmarks.prediction.live_bytes import _quiet
+from benchmarks.prediction.live_bytes import quiet
 
 MODEL = "meta-llama/Llama-3.2-1B"
 
@@ -53,7 +53,7 @@ def _trace(*, rows: int = 4, length: int = 2048, **settings: Any) -> StepBuilder
         path="",
         target="cuda",
     )
-    with _quiet():
+    with quiet():
         document = trace_request(request)
     if document.trace is None:
         raise RuntimeError(document.refusal)

@@ -194,7 +194,7 @@ def run(only: str = "") -> dict[str, Any]:
     for case in all_cases():
         if only not in case.name:
             continue
-        with _quiet():
+        with quiet():
             row = compare(case)
         rows.append(row)
         worst = max((abs(error) for error in row.get("errors", {}).values()), default=float("nan"))
@@ -211,7 +211,7 @@ def run(only: str = "") -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """The Trainer prints its figures, the profiler (C++) its own lines on stderr."""
     saved = os.dup(2)
     sink = os.open(os.devnull, os.O_WRONLY)

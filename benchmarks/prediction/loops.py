@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import weakref
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,57 +11,31 @@ import torch
 
 from autofit.predict.allocator import SMALLEST_BLOCK
 from autofit.predict.fixed_costs import CUBLAS_THREADS, CUBLAS_WORKSPACE
-from autofit.tracer.cuda_attention import _efficient
+from autofit.trace import Phase
+from autofit.tracer.cuda_attention import efficient_attention
 from autofit.tracer.dataless import Dataless
 from autofit.tracer.quantized import quantize
 from autofit.tracer.recorder import Recorder
-from autofit.tracer.step import _weights_left_as_they_are
+from autofit.tracer.step import weights_left_as_they_are
 from autofit.tracer.target import Target
 
 
-class LiveBytes:
-    """Bytes alive, each block rounded as the CUDA allocator does it; a Listener of the dataless mode."""
-
-    def __init__(self) -> None:
-        self.live = self.peak = 0
-        self._watches: dict[int, Any] = {}
-        self.kernel_temporaries: dict[Any, Callable[[tuple[Any, ...]], list[int]]] = {}
-
-    def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        for tensor in out if isinstance(out, (tuple, list)) else [out]:
-            if not isinstance(tensor, torch.Tensor):
-                continue
-            storage = tensor.untyped_storage()
-            key = storage._cdata
-            if key not in self._watches:
-                size = -(-storage.nbytes() // SMALLEST_BLOCK) * SMALLEST_BLOCK
-                self._add(size)
-                self._watches[key] = weakref.ref(storage, lambda watch, key=key, size=size: self._gone(key, size))
-        if func in self.kernel_temporaries:
-            extra = sum(self.kernel_temporaries[func](args))
-            self._add(extra)
-            self.live -= extra
-
-    def forget_peak(self) -> None:
-        """Begin to look for the peak from now on."""
-        self.peak = self.live
-
-    def _add(self, size: int) -> None:
-        self.live += size
-        self.peak = max(self.peak, self.live)
-
-    def _gone(self, key: int, size: int) -> None:
-        del self._watches[key]
-        self.live -= size
-
-
 @contextlib.contextmanager
-def _dataless(target: Target) -> Iterator[LiveBytes]:
-    listener, recorder = LiveBytes(), Recorder()
-    mode = Dataless(listener)
+def _dataless(target: Target) -> Iterator[Recorder]:
+    recorder = Recorder()
+    mode = Dataless(recorder)
     with target.rules(mode, recorder), mode:
-        listener.kernel_temporaries = recorder.kernel_temporaries
-        yield listener
+        yield recorder
+
+
+def _peak(recorder: Recorder) -> int:
+    """Bytes alive at most since FORWARD began, each block rounded as the CUDA allocator does it, with workspaces."""
+    recorder.end()
+    trace = recorder.trace(rows=0, length=0)
+    sizes = [-(-size // SMALLEST_BLOCK) * SMALLEST_BLOCK for size in trace.sizes]
+    changes = [sizes[event - 1] if event > 0 else -sizes[-event - 1] for event in trace.events]
+    alive = list(itertools.accumulate(changes))
+    return max(alive[trace.phase_ends[Phase.BEFORE] - 1 :]) + CUBLAS_THREADS * CUBLAS_WORKSPACE
 
 
 def adapter_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
@@ -73,8 +47,8 @@ def adapter_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
     from peft import LoraConfig, get_peft_model
 
     lora, quantization = row["lora"], row.get("quantization")
-    with _dataless(Target(kind="cuda", compute_capability=(7, 5))) as bytes_alive, _expanded_attention():
-        with _weights_left_as_they_are():
+    with _dataless(Target(kind="cuda", compute_capability=(7, 5))) as recorder, _expanded_attention():
+        with weights_left_as_they_are():
             model = build()
             if quantization is not None:
                 quantize(model, getattr(torch, quantization["compute"]), nested=quantization["double"])
@@ -95,13 +69,14 @@ def adapter_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
         trained = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.AdamW(trained, lr=1e-4)
         batch = torch.zeros((row["micro_batch"], row["seq_len"]), dtype=torch.int64)
-        for _ in range(2):
-            bytes_alive.forget_peak()
+        for number in range(2):
+            if number == 1:
+                recorder.begin(Phase.FORWARD)
             optimizer.zero_grad(set_to_none=True)
             out = model(input_ids=batch, labels=batch)
             out.loss.backward()
             optimizer.step()
-        return bytes_alive.peak + CUBLAS_THREADS * CUBLAS_WORKSPACE
+        return _peak(recorder)
 
 
 def sum_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
@@ -109,8 +84,8 @@ def sum_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
 
     The last iteration's output is alive during the next forward pass.
     """
-    with _dataless(Target(kind="cuda", compute_capability=(8, 0))) as bytes_alive:
-        with _weights_left_as_they_are():
+    with _dataless(Target(kind="cuda", compute_capability=(8, 0))) as recorder:
+        with weights_left_as_they_are():
             model = build()
         model.train()
         shape = (row["micro_batch"], row["seq_len"])
@@ -118,13 +93,14 @@ def sum_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
             "input_ids": torch.zeros(shape, dtype=torch.int64),
             "attention_mask": torch.ones(shape, dtype=torch.int64),
         }
-        for _ in range(3):
-            bytes_alive.forget_peak()
+        for number in range(3):
+            if number == 2:
+                recorder.begin(Phase.FORWARD)
             model.zero_grad()
             outputs = model(**inputs)
             loss = outputs.logits.sum()
             loss.backward()
-        return bytes_alive.peak + CUBLAS_THREADS * CUBLAS_WORKSPACE
+        return _peak(recorder)
 
 
 @contextlib.contextmanager
@@ -136,7 +112,7 @@ def _expanded_attention() -> Iterator[None]:
         groups = query.shape[1] // key.shape[1]
         if groups > 1:
             key, value = key.repeat_interleave(groups, dim=1), value.repeat_interleave(groups, dim=1)
-        return _efficient(query, key, value, None, dropout_p, True, others.get("scale"))
+        return efficient_attention(query, key, value, None, dropout_p, True, others.get("scale"))
 
     functional.scaled_dot_product_attention = expanded
     try:

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import torch
 import transformers
 
@@ -22,7 +21,7 @@ from autofit.predict.timeline import StepBuilder
 from autofit.recipe import Recipe
 from autofit.tracer.batch import trace_request
 from autofit.workload import Workload
-from benchmarks.prediction.live_bytes import _quiet
+from benchmarks.prediction.live_bytes import quiet
 from benchmarks.prediction.loops import adapter_loop, sum_loop
 
 ROWS = Path(__file__).with_name("published_runs.json")
@@ -73,12 +72,8 @@ def _rule(row: dict[str, Any], config: dict[str, Any]) -> int:
 
     accelerate's estimate ("training using Adam": four times the model in float32) is this rule for full training.
     """
-    keys = {name: value for name, value in config.items() if name not in ("model_type", "dtype")}
     with torch.device("meta"):
-        made = transformers.AutoConfig.for_model(config["model_type"], **keys)
-        masked = config["model_type"] == "bert"
-        auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
-        model = auto.from_config(made)
+        model = _build(config)
     parameters = sum(weight.numel() for weight in model.parameters())
     lora = row.get("lora")
     if lora is None:
@@ -108,7 +103,7 @@ def _compare(row: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
     made = {"id": row["id"], "group": row["group"], "published_bytes": row["allocated_bytes"], "left_out": ""}
     if row["group"] in LEFT_OUT:
         return {**made, "kind": "left out", "left_out": LEFT_OUT[row["group"]], "predicted_bytes": None, "error": None}
-    with _quiet():
+    with quiet():
         predicted = _predict(row, models[row["model"]])
     kind = "old loss" if row["group"] in OLD_LOSS else "guessed" if row["group"] in GUESSED else "compared"
     return {
@@ -126,13 +121,17 @@ def _predict(row: dict[str, Any], config: dict[str, Any]) -> int:
             return _trainer(row, config)
 
     def build() -> Any:
-        keys = {name: value for name, value in config.items() if name not in ("model_type", "dtype")}
-        made = transformers.AutoConfig.for_model(config["model_type"], **keys)
-        masked = config["model_type"] == "bert"
-        auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
-        return auto.from_config(made, dtype=torch.float16, attn_implementation=row["attention"])
+        return _build(config, dtype=torch.float16, attn_implementation=row["attention"])
 
     return adapter_loop(build, row) if row["id"].startswith("fitcheck") else sum_loop(build, row)
+
+
+def _build(config: dict[str, Any], **keywords: Any) -> Any:
+    keys = {name: value for name, value in config.items() if name not in ("model_type", "dtype")}
+    made = transformers.AutoConfig.for_model(config["model_type"], **keys)
+    masked = config["model_type"] == "bert"
+    auto = transformers.AutoModelForMaskedLM if masked else transformers.AutoModelForCausalLM
+    return auto.from_config(made, **keywords)
 
 
 def _trainer(row: dict[str, Any], config: dict[str, Any]) -> int:
@@ -192,7 +191,7 @@ def _trainer(row: dict[str, Any], config: dict[str, Any]) -> int:
     )
     norms = quantization is not None and "norm weights float32" in quantization["others"]
     with _norms_in_float32() if norms else contextlib.nullcontext():
-        document = trace_request(msgspec.structs.replace(request))
+        document = trace_request(request)
     if document.trace is None:
         raise RuntimeError(f"{row['id']}: {document.refusal}")
     return StepBuilder(document.trace).steady_step(1).peak_bytes + CUBLAS_THREADS * CUBLAS_WORKSPACE
