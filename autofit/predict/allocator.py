@@ -151,17 +151,18 @@ class CachingAllocator:
 
     def _extend(self, pool: _Pool, size: int) -> _Block:
         """Map pages at the end of the pool's segment, behind what is free there."""
-        page = SMALL_SEGMENT if pool.is_small else LARGE_SEGMENT
-        last = pool.end
-        there = last.size if last is not None and last.is_free else 0
-        missing = -(-(size - there) // page) * page
+        missing = self._missing(pool, size)
+        if not self._has_room_for(missing):
+            # The pages that are given back may be the very ones behind which more were to be mapped.
+            self._release_free_segments()
+            missing = self._missing(pool, size)
         self._reserve(missing)
-        last = pool.end  # pages may have been given back
+        last = pool.end
         if last is not None and last.is_free:
             pool.remove(last)
             last.size += missing
             pool.add(last)
-            return last if last.size >= size else self._extend(pool, size)
+            return last
         # The two segments lie far apart.
         address = (0 if pool.is_small else 2**60) if last is None else last.address + last.size
         block = _Block(address, missing, pool)
@@ -171,16 +172,26 @@ class CachingAllocator:
         pool.add(block)
         return block
 
+    def _missing(self, pool: _Pool, size: int) -> int:
+        """Bytes of the pages to map so that ``size`` are free at the end of the pool's segment."""
+        page = SMALL_SEGMENT if pool.is_small else LARGE_SEGMENT
+        last = pool.end
+        there = last.size if last is not None and last.is_free else 0
+        return -(-(size - there) // page) * page
+
+    def _has_room_for(self, size: int) -> bool:
+        return self._limit is None or self.reserved + size <= self._limit
+
     def _reserve(self, size: int) -> None:
-        if self._limit is not None and self.reserved + size > self._limit:
+        if not self._has_room_for(size):
             self._release_free_segments()
-            self.peaks.retries += 1
-            if self.reserved + size > self._limit:
+            if not self._has_room_for(size):
                 raise SimulatedOutOfMemoryError(f"{self.reserved} bytes are reserved and {size} more are asked for")
         self.reserved += size
         self.peaks.reserved = max(self.peaks.reserved, self.reserved)
 
     def _release_free_segments(self) -> None:
+        self.peaks.retries += 1
         for pool in (self._small, self._large):
             for block in pool.blocks():
                 if self._expandable:

@@ -175,17 +175,21 @@ def _nothing_fits(plan: Plan) -> list[RenderableType]:
     without = [card for card in plan.cards if not card.configs and not card.refusal]
     if not without:
         return []
-    needs: dict[str, int] = {}
+    needs: dict[str, set[int]] = {}
     enough: dict[str, list[str]] = {}
     for card in without:
         for each in card.helps:
-            needs[each.words] = max(needs.get(each.words, 0), each.needs_bytes)
+            needs.setdefault(each.words, set()).add(each.needs_bytes)
             enough.setdefault(each.words, []).extend([card.card.key] * each.fits)
     names = ", ".join(card.card.key for card in without)
+    if len(without) == len(plan.cards) > 1:
+        names = "any of these cards"
     lines = [Text(f"Nothing fits on {names}. The leanest configuration needs", style="bold")]
-    for words, size in needs.items():
-        cards = ", ".join(enough[words])
-        lines.append(Text(f"  {words}: {format_bytes(size)}; " + (f"fits on {cards}" if cards else "fits on none")))
+    for words, sizes in needs.items():
+        cards = "fits on " + (", ".join(enough[words]) or "none")
+        # Not every card takes the same precision or attention.
+        size = " to ".join(dict.fromkeys(format_bytes(each) for each in (min(sizes), max(sizes))))
+        lines.append(Text(f"  {words}: {size}; {cards}"))
     return [*lines, Text("")]
 
 

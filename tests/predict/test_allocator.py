@@ -81,6 +81,19 @@ def test_expandable_segments_grow_behind_what_is_free_at_their_end() -> None:
     assert expandable.reserved == 60 * MIB
 
 
+def test_expandable_segments_that_had_to_be_given_back_are_mapped_again_as_far_as_the_limit_goes() -> None:
+    allocator = CachingAllocator(expandable=True, limit=100 * MIB)
+    allocator.take(0, 60 * MIB)
+    allocator.take(1, 30 * MIB)
+    allocator.free(1)
+    # 20 MiB pages: 40 are free at the end after 60, and 60 more than 40 do not fit beside them.
+    with pytest.raises(SimulatedOutOfMemoryError):
+        allocator.take(2, 60 * MIB)
+    allocator.take(3, 40 * MIB)
+    assert allocator.reserved == 100 * MIB
+
+
+
 @given(st.lists(st.tuples(st.integers(1, 2**26), st.booleans()), max_size=60), st.booleans())
 def test_what_is_reserved_covers_what_is_allocated_and_everything_comes_back(
     requests: list[tuple[int, bool]], expandable: bool
