@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from autofit.baseline import read_baseline
 from autofit.catalogue.models import resolve_model
 from autofit.driver.budget import Budget
 from autofit.driver.foresight import Foresight
-from autofit.driver.ladder import LadderStrategy
 from autofit.driver.loop import Search
 from autofit.driver.need import least_need
+from autofit.driver.observation import Elsewhere
 from autofit.driver.observer import Observer
+from autofit.driver.strategy import make_strategy
 from autofit.equivalence import Comparison, check_equivalence
 from autofit.errors import NothingFitsError, UserError
+from autofit.explanation import Explanation
+from autofit.explanation import explain as explain_trials
 from autofit.method import Adapter
 from autofit.outcome import Outcome
 from autofit.predict.needs import Needs
@@ -31,7 +35,7 @@ from autofit.request import JobRequest
 from autofit.result import Result, Run
 from autofit.situation import Situation
 from autofit.space import SearchSpace, SpaceRequest
-from autofit.study import Study, default_storage, load_study, open_study
+from autofit.study import Study, default_storage, load_study, measured_elsewhere, open_study
 from autofit.tasks import task_named, task_of
 from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
@@ -94,6 +98,8 @@ def search(
     trust_remote_code: bool = False,
     trial_timeout: str | float = 600.0,
     predict: bool = True,
+    sampler: str = "autofit",
+    baseline: str | Path | None = None,
     observer: Observer | None = None,
 ) -> SearchResult:
     """Find the fastest configuration that trains ``model`` at exactly ``effective_batch`` and fits.
@@ -103,6 +109,8 @@ def search(
     fields, by commas), or the ``lengths`` given; ``max_length`` cuts them. What was
     measured before under the same workload, device, versions and limits is used, not repeated. With ``predict``,
     steps are traced without data first: what cannot fit is not run, and what is likely faster is run earlier.
+    ``sampler`` says who proposes what to try: ``autofit``, or Optuna's ``tpe``, ``gp``, ``random`` or ``grid``.
+    ``baseline`` is a file of the TrainingArguments that are used now (``baseline.py``): what is compared with.
 
     Returns the result; after Ctrl-C too, with ``interrupted`` set and everything measured in it.
     Raises UserError for a request that cannot be carried out, NothingFitsError where every
@@ -143,6 +151,7 @@ def search(
     try:
         situation = opened.situation or workers.probe()
         space = SearchSpace(situation, request)
+        opened.keep_request(request)
         if not record.workload.lengths.all_equal:
             estimate = f", estimated at {tokens_per_word:g} tokens a word" if tokens_per_word else ""
             watcher.say(f"Data: {record.workload.lengths.describe()}{estimate}.")
@@ -151,7 +160,14 @@ def search(
             watcher.say(_what_is_left_out(space, model))
         plan = MeasuringPlan(seed=seed)
         foresight = Foresight(lambda: workers.predictor(situation), watcher.say) if predict else None
-        strategy = LadderStrategy(None if foresight is None else foresight.likely_seconds)
+        strategy = make_strategy(
+            sampler,
+            space,
+            predicts=foresight,
+            likely_seconds=None if foresight is None else lambda configs: foresight.likely_seconds(configs, ()),
+            elsewhere=[Elsewhere(*each) for each in measured_elsewhere(opened)],
+            seed=seed,
+        )
         stopped = Search(
             study=opened,
             situation=situation,
@@ -162,6 +178,7 @@ def search(
             make_runner=lambda: workers.runner(situation),
             observer=watcher,
             foresight=foresight,
+            baseline=None if baseline is None else read_baseline(baseline, situation),
         ).run()
         interrupted = False
         if rank(opened.trials()).best is None:
@@ -194,6 +211,14 @@ def result_of(study: Study, *, stopped: str = "", interrupted: bool = False, run
         interrupted=interrupted,
         run=run,
     )
+
+
+def explain(study: str | None = None, *, storage: str | None = None) -> Explanation:
+    """Why a stored study recommends what it does; the newest one where no name is given. Raises UserError."""
+    opened = load_study(storage or default_storage(), study)
+    if opened.situation is None:
+        raise UserError(f"Study '{opened.name}' was begun, but nothing was tried yet.")
+    return explain_trials(opened.situation, opened.request, opened.trials())
 
 
 def replay(study: str | None, number: int, *, storage: str | None = None) -> tuple[Trial, RunResult, str]:

@@ -148,7 +148,8 @@ class Measurement:
     at the full effective batch of one process, ``padded_tokens_per_step`` all that is computed on. ``losses`` holds one
     entry per micro-step, None where not finite.
     ``late_compilations`` counts graphs that torch.compile made after warm-up, inside the timed steps.
-    ``evaluation_batch_size`` is the largest that was run with the optimizer state alive.
+    ``evaluation_batch_size`` is the largest that was run with the optimizer state alive. ``round_seconds`` are the
+    step seconds of each of several runs that were made turn by turn with others; empty for a single run.
     """
 
     micro_batch_size: int
@@ -166,6 +167,7 @@ class Measurement:
     evaluation_seconds: float
     build_seconds: float
     late_compilations: int = 0
+    round_seconds: tuple[float, ...] = ()
 
     @property
     def samples(self) -> tuple[float, ...]:
@@ -179,8 +181,14 @@ class Measurement:
 
     @property
     def uncertainty(self) -> float:
-        """Half the 95 % confidence interval of ``step_seconds``, as a share of it; infinite for one sample."""
-        return expected_step(self.windows, self.shape_shares, self.accumulation_steps)[1]
+        """Half the 95 % confidence interval of ``step_seconds``, as a share of it; infinite for one sample.
+
+        Over several rounds it is at least what the rounds differ by: a machine drifts more between runs than within.
+        """
+        within = expected_step(self.windows, self.shape_shares, self.accumulation_steps)[1]
+        if len(self.round_seconds) < 2:
+            return within
+        return max(within, (max(self.round_seconds) - min(self.round_seconds)) / 2 / self.step_seconds)
 
     @property
     def starting_seconds(self) -> float:
@@ -201,6 +209,34 @@ class Measurement:
     def tokens_per_second(self) -> float:
         """Real (non-pad) tokens over all processes per second."""
         return self.tokens_per_step * self.processes / self.step_seconds
+
+
+def pooled(measurements: Sequence[Measurement]) -> Measurement:
+    """Several runs of one configuration as one measurement: all their windows, and the largest of each peak."""
+    if len(measurements) == 1:
+        return measurements[0]
+    last = measurements[-1]
+    memory = last.memory
+    for each in measurements[:-1]:
+        memory = memory.at_least(each.memory)
+    return replace(
+        last,
+        windows=tuple(window for each in measurements for window in each.windows),
+        losses=tuple(loss for each in measurements for loss in each.losses),
+        memory=memory,
+        evaluation_batch_size=min(each.evaluation_batch_size for each in measurements),
+        late_compilations=sum(each.late_compilations for each in measurements),
+        round_seconds=tuple(each.step_seconds for each in measurements),
+    )
+
+
+def ratio_of_rounds(first: Measurement, second: Measurement) -> tuple[float, float] | None:
+    """How many times as long a step of ``first`` takes as one of ``second``: the median over the rounds that both ran,
+    and half of what the rounds differ by. None where fewer than two rounds can be compared."""
+    ratios = [a / b for a, b in zip(first.round_seconds, second.round_seconds, strict=False)]
+    if len(ratios) < 2:
+        return None
+    return statistics.median(ratios), (max(ratios) - min(ratios)) / 2
 
 
 def expected_step(

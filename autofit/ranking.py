@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from autofit.knobs import KNOBS, numerics_of
-from autofit.measurement import Measurement
+from autofit.measurement import Measurement, pooled, ratio_of_rounds
 from autofit.numerics import Numerics
 from autofit.outcome import Outcome
 from autofit.train_config import TrainConfig
@@ -14,7 +15,8 @@ from autofit.trials import Trial
 
 LARGEST_TIE = 0.05
 """Times closer than this, and within both trials' uncertainty, are called equal."""
-_TELLING = (Outcome.OK, Outcome.OOM, Outcome.INVALID)
+_AGAINST = (Outcome.OOM, Outcome.INVALID)
+_TELLING = (Outcome.OK, *_AGAINST)
 LARGEST_REFERENCE_MICRO_BATCH = 8
 """TrainingArguments' per_device_train_batch_size when nobody sets it."""
 
@@ -42,8 +44,8 @@ class Ranking:
 
     @property
     def best(self) -> Ranked | None:
-        """The recommendation."""
-        return self.ranked[0] if self.ranked else None
+        """The recommendation: the first that is in the space that was searched."""
+        return next((each for each in self.ranked if each.trial.role != "outside"), None)
 
 
 def rank(trials: Sequence[Trial]) -> Ranking:
@@ -51,14 +53,18 @@ def rank(trials: Sequence[Trial]) -> Ranking:
     evidence = evidence_by_config(trials)
     measured = [trial for trial in evidence.values() if trial.measurement is not None]
     measured.sort(key=_step_seconds)
-    if measured:
-        fastest = measured[0]
-        tied = [trial for trial in measured if _tied(trial, fastest)]
+    fastest = next((trial for trial in measured if trial.role != "outside"), None)
+    if fastest is not None:
+        tied = [trial for trial in measured if trial.role != "outside" and _tied(trial, fastest)]
         tied.sort(key=lambda trial: (_looseness(trial.config), _distance_from_reference(trial.config)))
-        measured = tied + [trial for trial in measured if trial not in tied]
+        faster = [
+            trial for trial in measured if trial.role == "outside" and _step_seconds(trial) < _step_seconds(fastest)
+        ]
+        measured = [*faster, *tied, *(trial for trial in measured if trial not in tied and trial not in faster)]
     else:
         tied = []
-    reference = find_reference(measured)
+    baselines = [trial for trial in measured if trial.role]
+    reference = baselines[-1] if baselines else find_reference(measured)
     ranked = []
     for number, trial in enumerate(measured, start=1):
         assert trial.measurement is not None
@@ -68,7 +74,7 @@ def rank(trials: Sequence[Trial]) -> Ranking:
                 trial=trial,
                 measurement=trial.measurement,
                 numerics=numerics_of(trial.values),
-                speedup=None if reference is None else _step_seconds(reference) / _step_seconds(trial),
+                speedup=None if reference is None else _speedup(reference, trial),
                 is_reference=trial is reference,
                 tied_with_first=trial in tied,
             )
@@ -78,16 +84,23 @@ def rank(trials: Sequence[Trial]) -> Ranking:
 
 
 def evidence_by_config(trials: Sequence[Trial]) -> dict[TrainConfig, Trial]:
-    """The best evidence per configuration: its run at whole accumulation where there is one, else the last.
+    """The best evidence per configuration: its runs at whole accumulation together where there are any, else the last.
 
-    A confirmation that only took too long, or broke, says nothing against what was measured before.
+    A confirmation that only took too long, or broke, says nothing against what was measured before; one that ran out
+    of memory, or had a loss that is not finite, says all, whatever other runs did.
     """
     evidence: dict[TrainConfig, Trial] = {}
+    rounds: dict[TrainConfig, list[Measurement]] = defaultdict(list)
     for trial in trials:
         known = evidence.get(trial.config)
         if known is not None and known.measurement is not None and trial.outcome not in _TELLING:
             continue
-        if known is None or trial.whole or not known.whole:
+        if known is not None and known.whole and known.outcome in _AGAINST:
+            continue
+        if trial.whole and trial.measurement is not None:
+            rounds[trial.config].append(trial.measurement)
+            evidence[trial.config] = replace(trial, measurement=pooled(rounds[trial.config]))
+        elif known is None or trial.whole or not known.whole:
             evidence[trial.config] = trial
     return evidence
 
@@ -109,8 +122,18 @@ def find_reference(measured: Sequence[Trial]) -> Trial | None:
     return min(largest.values(), key=_step_seconds, default=None)
 
 
+def _speedup(reference: Trial, trial: Trial) -> float:
+    """Over the reference in the rounds that both ran turn by turn, where there are such."""
+    assert trial.measurement is not None and reference.measurement is not None
+    ratio = ratio_of_rounds(reference.measurement, trial.measurement) if reference is not trial else None
+    return _step_seconds(reference) / _step_seconds(trial) if ratio is None else ratio[0]
+
+
 def _tied(trial: Trial, fastest: Trial) -> bool:
     assert trial.measurement is not None and fastest.measurement is not None
+    ratio = ratio_of_rounds(trial.measurement, fastest.measurement)
+    if ratio is not None and trial is not fastest:
+        return ratio[0] - 1 <= min(LARGEST_TIE, ratio[1])
     noise = min(LARGEST_TIE, trial.measurement.uncertainty + fastest.measurement.uncertainty)
     return _step_seconds(trial) <= _step_seconds(fastest) * (1 + noise)
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from autofit.knobs import KNOBS
+from autofit.knobs import KNOBS, numerics_of
 from autofit.outcome import Outcome
 from autofit.ranking import Ranked, Ranking
 from autofit.recipe import recipe_for
@@ -86,6 +86,8 @@ def _against_reference(best: Ranked, ranking: Ranking) -> str:
     reference = ranking.reference
     if reference is None:
         return "there is no reference to compare with: TrainingArguments' defaults were not measured or did not fit"
+    if reference.role:
+        return _against_baseline(best, reference)
     if best.is_reference:
         return "TrainingArguments' defaults, in this precision, are already the fastest of what was tried"
     assert reference.measurement is not None and best.speedup is not None
@@ -95,6 +97,20 @@ def _against_reference(best: Ranked, ranking: Ranking) -> str:
         f"({config.micro_batch_size} x {config.accumulation_steps}, {config['precision']}: "
         f"{format_seconds(reference.measurement.step_seconds)} a step)"
     )
+
+
+def _against_baseline(best: Ranked, baseline: Trial) -> str:
+    if best.is_reference:
+        return "your baseline is already the fastest of what was tried"
+    assert baseline.measurement is not None and best.speedup is not None
+    config = baseline.config
+    seconds = format_seconds(baseline.measurement.step_seconds)
+    text = f"{best.speedup:.2f}x the speed of your baseline ({config.micro_batch_size} x {config.accumulation_steps}, "
+    text += f"{config['precision']}: {seconds} a step)"
+    if baseline.role == "outside":
+        classes = ", ".join(numerics.label for numerics in numerics_of(baseline.values))
+        text += f", which is of a looser numerics class ({classes}): --numerics aggressive searches that class too"
+    return text
 
 
 def _batch_reason(best: Ranked, ranking: Ranking) -> str:

@@ -144,7 +144,7 @@ class SearchSpace:
         found = []
         broken: set[str] = set()
         for values in itertools.product(*self.choices.values()):
-            reasons = self._reasons_against(dict(zip(self.choices, values, strict=True)))
+            reasons = self.reasons_against(dict(zip(self.choices, values, strict=True)))
             broken.update(reasons)
             if not reasons:
                 found.append(values)
@@ -171,13 +171,14 @@ class SearchSpace:
         return (
             (config.micro_batch_size, config.accumulation_steps) in self.batch_pairs
             and all(config[name] in values for name, values in self.choices.items())
-            and not self._reasons_against(config)
+            and not self.reasons_against(config)
         )
 
     def __len__(self) -> int:
         return len(self.combinations) * len(self.batch_pairs)
 
-    def _reasons_against(self, values: Mapping[str, KnobValue]) -> list[str]:
+    def reasons_against(self, values: Mapping[str, KnobValue]) -> list[str]:
+        """Why values do not go together; empty where they do."""
         return [each.reason for each in CONSTRAINTS if each.forbids(values, self.situation)]
 
     @property

@@ -23,9 +23,12 @@ from autofit.knobs import BATCH_KNOBS, KNOBS
 from autofit.outcome import Outcome
 from autofit.record import FORMAT, StudyRecord, home
 from autofit.situation import Situation
+from autofit.space import SpaceRequest
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 
+MOST_ELSEWHERE = 5
+"""Other studies that are looked at before a search begins."""
 _STATES = {Outcome.OK: TrialState.COMPLETE, Outcome.SLOWER: TrialState.PRUNED}
 
 
@@ -71,6 +74,15 @@ class Study:
         """Store what a worker found, so that the same command need not ask again."""
         record = msgspec.structs.replace(self.record, situation=situation)
         self._inner.set_user_attr("record", msgspec.to_builtins(record))
+
+    @property
+    def request(self) -> SpaceRequest:
+        """The part of the space that the last search was of."""
+        return msgspec.convert(self._inner.user_attrs.get("request", {}), SpaceRequest)
+
+    def keep_request(self, request: SpaceRequest) -> None:
+        """Store what a search is of."""
+        self._inner.set_user_attr("request", msgspec.to_builtins(request))
 
     @property
     def spent_seconds(self) -> float:
@@ -171,6 +183,32 @@ def load_study(storage_url: str, name: str | None) -> Study:
     if name not in names:
         raise UserError(f"There is no study '{name}' in {storage_url}; there are: {', '.join(names)}.")
     return Study(optuna.load_study(study_name=name, storage=storage), storage_url)
+
+
+def measured_elsewhere(study: Study) -> list[tuple[TrainConfig, float, str]]:
+    """What other studies of the same storage measured of the same model, or on the same device with the same method:
+    configuration, seconds of an optimizer step, and the study's name; of the newest few."""
+    storage = study._inner._storage
+    own = study.record
+    found: list[tuple[TrainConfig, float, str]] = []
+    used = 0
+    for summary in reversed(optuna.get_all_study_summaries(storage)):
+        stored = summary.user_attrs.get("record", {})
+        if summary.study_name == study.name or stored.get("format") != FORMAT or used == MOST_ELSEWHERE:
+            continue
+        other = msgspec.convert(stored, StudyRecord)
+        same_model = other.model.digest == own.model.digest and other.device.kind == own.device.kind
+        same_device = other.device.name == own.device.name and other.workload.method == own.workload.method
+        if not (same_model or same_device):
+            continue
+        used += 1
+        trials = Study(optuna.load_study(study_name=summary.study_name, storage=storage), study.storage_url).trials()
+        found += [
+            (trial.config, trial.measurement.step_seconds, summary.study_name)
+            for trial in trials
+            if trial.measurement is not None
+        ]
+    return found
 
 
 def _storage(url: str) -> RDBStorage:

@@ -14,10 +14,12 @@ from autofit.train_config import KnobValue, TrainConfig
 class Trial:
     """One row of a study.
 
-    ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other
-    outcome. ``whole`` says that the trial ran the whole accumulation: a confirmation of a
-    configuration that an earlier trial measured short. ``notes`` are sentences worth showing. ``prediction`` is what
-    was expected of it before it was run, None where nothing was.
+    ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other outcome. ``whole``
+    says that the trial ran the whole accumulation: one round of confirming a configuration that an earlier trial
+    measured short. ``notes`` are sentences worth showing. ``prediction`` is what was expected of it before it was run,
+    None where nothing was. ``role`` is ``baseline`` for what the user trains with now, and ``outside`` for a baseline
+    that is not in the space of the search, being of a looser numerics class for example: it is shown and compared with,
+    and never recommended.
     """
 
     number: int
@@ -30,6 +32,7 @@ class Trial:
     wall_seconds: float = 0.0
     notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
+    role: str = ""
 
     def __post_init__(self) -> None:
         assert (self.outcome is Outcome.OK) == (self.measurement is not None), "ok and measured are one thing"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,10 @@ from autofit.versions import installed_versions
 RESULTS = Path(__file__).parent / "results"
 
 
-def write_results(name: str, figures: dict[str, Any], path: Path | None = None) -> Path:
-    """Write ``results/NAME.json`` (or ``path``) and say where."""
-    content = {
-        "benchmark": name,
+def about(command: str) -> dict[str, Any]:
+    """Where and with what figures were made: command, date, machine, versions."""
+    return {
+        "command": command,
         "date": datetime.date.today().isoformat(),
         "machine": {
             "processor": processor_name(),
@@ -27,8 +28,12 @@ def write_results(name: str, figures: dict[str, Any], path: Path | None = None) 
             "python": platform.python_version(),
         },
         "versions": {"autofit": __version__, **installed_versions()},
-        **figures,
     }
+
+
+def write_results(name: str, figures: dict[str, Any], path: Path | None = None) -> Path:
+    """Write ``results/NAME.json`` (or ``path``) and say where."""
+    content = {"benchmark": name, **about(" ".join(sys.orig_argv[1:])), **figures}
     target = path or RESULTS / f"{name}.json"
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

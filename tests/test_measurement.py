@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from autofit.measurement import StepSeconds, Window, relative_half_width
+from autofit.measurement import StepSeconds, Window, pooled, ratio_of_rounds, relative_half_width
 from tests.doubles import make_measurement
 
 
@@ -53,3 +53,22 @@ def test_uncertainty_is_student_s_interval_and_unknown_for_one_sample() -> None:
 def test_a_window_tells_how_much_of_it_its_parts_leave_out() -> None:
     steps = (StepSeconds(loop=0.0, fetch=0.1, micro_steps=(0.4,), update=0.4),)
     assert Window(wall_seconds=1.0, steps=steps).unaccounted_share == pytest.approx(0.1)
+
+
+def test_rounds_of_one_configuration_are_one_measurement_that_knows_how_far_they_differ() -> None:
+    rounds = [make_measurement(seconds, needed=needed) for seconds, needed in ((1.0, 5), (1.1, 9), (1.05, 7))]
+    together = pooled(rounds)
+    assert together.round_seconds == (1.0, 1.1, 1.05) and len(together.samples) == 12
+    assert together.step_seconds == pytest.approx(1.05)
+    assert together.memory.needed == 9
+    assert together.uncertainty >= 0.05 / 1.05 - 1e-9
+    assert pooled(rounds[:1]) is rounds[0]
+
+
+def test_drift_that_falls_on_both_alike_cancels_in_the_ratio_of_rounds() -> None:
+    drift = (1.0, 1.3, 0.9)
+    first = pooled([make_measurement(2.0 * factor) for factor in drift])
+    second = pooled([make_measurement(1.0 * factor) for factor in drift])
+    ratio = ratio_of_rounds(first, second)
+    assert ratio is not None and ratio[0] == pytest.approx(2.0) and ratio[1] == pytest.approx(0.0)
+    assert ratio_of_rounds(make_measurement(1.0), second) is None

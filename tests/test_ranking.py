@@ -1,3 +1,7 @@
+import dataclasses
+
+import pytest
+
 from autofit.knobs import KNOBS
 from autofit.numerics import Numerics
 from autofit.outcome import Outcome
@@ -99,3 +103,27 @@ def test_a_confirmation_that_took_too_long_takes_nothing_away_from_what_was_meas
         assert rank([measured, make_trial(1, outcome=outcome)]).best is not None
     for outcome in (Outcome.OOM, Outcome.INVALID):
         assert rank([measured, make_trial(1, outcome=outcome)]).best is None
+
+
+def test_rounds_turn_by_turn_tell_apart_what_drift_would_hide() -> None:
+    trials = []
+    for number, drift in enumerate((1.0, 1.2, 0.9)):
+        trials.append(make_trial(2 * number, seconds=1.00 * drift))
+        trials.append(make_trial(2 * number + 1, seconds=1.03 * drift, attention="eager"))
+    ranking = rank(trials)
+    assert [each.tied_with_first for each in ranking.ranked] == [True, False]
+    assert ranking.best is not None and ranking.best.trial.config["attention"] == "sdpa"
+
+
+def test_one_round_that_ran_out_of_memory_says_more_than_those_that_did_not() -> None:
+    trials = [make_trial(0), make_trial(1, outcome=Outcome.OOM), make_trial(2)]
+    assert rank(trials).best is None
+
+
+def test_a_baseline_is_the_reference_and_one_of_a_looser_class_is_never_recommended() -> None:
+    loose = dataclasses.replace(make_trial(0, seconds=0.5, precision="pure_bf16"), role="outside")
+    ranking = rank([loose, make_trial(1, seconds=1.0), make_trial(2, seconds=2.0, attention="eager")])
+    assert ranking.reference is not None and ranking.reference.number == 0
+    assert ranking.ranked[0].trial.number == 0
+    assert ranking.best is not None and ranking.best.trial.number == 1
+    assert ranking.best.speedup == pytest.approx(0.5)

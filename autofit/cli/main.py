@@ -6,13 +6,14 @@ Exit codes: 0 done; 1 something broke; 2 the request cannot be carried out; 3 no
 
 from __future__ import annotations
 
+import importlib
 import signal
 import sys
 from types import FrameType
 
 from autofit.errors import AutofitError
 
-SUBCOMMANDS = ("show", "export", "verify", "doctor", "plan", "estimate")
+SUBCOMMANDS = ("show", "explain", "export", "verify", "doctor", "plan", "estimate")
 INTERRUPTED = 130
 
 
@@ -50,33 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
 def _run(words: list[str]) -> int:
     command = words[0] if words and words[0] in SUBCOMMANDS else "search"
     rest = words[1:] if command != "search" else words
-    if command == "show":
-        from autofit.cli import show
-
-        return show.main(rest)
-    if command == "export":
-        from autofit.cli import export
-
-        return export.main(rest)
-    if command == "verify":
-        from autofit.cli import verify
-
-        return verify.main(rest)
-    if command == "doctor":
-        from autofit.cli import doctor
-
-        return doctor.main(rest)
-    if command == "plan":
-        from autofit.cli import plan
-
-        return plan.main(rest)
-    if command == "estimate":
-        from autofit.cli import estimate
-
-        return estimate.main(rest)
-    from autofit.cli import search
-
-    return search.main(rest)
+    # Only the command that is run is imported: each has its own weight.
+    code: int = importlib.import_module(f"autofit.cli.{command}").main(rest)
+    return code
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -18,6 +18,7 @@ from autofit.cli.options import (
     positive_number,
     whole_number,
 )
+from autofit.driver.samplers import SAMPLERS
 from autofit.errors import NothingFitsError, UserError
 from autofit.version import __version__
 
@@ -31,6 +32,7 @@ commands that run nothing:
 
 commands over a stored study:
   autofit show [STUDY]                  its ranked table and recommendation
+  autofit explain [STUDY]               what each knob is worth, and what less memory would change
   autofit export FORMAT=PATH            training-arguments (a Python file), json
   autofit verify [STUDY]                is it the same training as the plainest configuration?
   autofit doctor                        what can be had on this machine, and what not and why
@@ -74,6 +76,8 @@ def main(words: list[str]) -> int:
                 seed=options.seed,
                 trial_timeout=options.trial_timeout,
                 predict=not options.no_prediction,
+                sampler=options.sampler,
+                baseline=options.baseline,
                 observer=observer,
             )
         except NothingFitsError as error:
@@ -116,6 +120,14 @@ def parser() -> argparse.ArgumentParser:
     add_space_options(search)
     search.add_argument(
         "--no-prediction", action="store_true", help="trace nothing beforehand: run what would be skipped, too"
+    )
+    search.add_argument(
+        "--sampler", default="autofit", choices=SAMPLERS, help="who proposes what to try (default: autofit's own)"
+    )
+    search.add_argument(
+        "--baseline",
+        metavar="FILE",
+        help="compare with the TrainingArguments in it (JSON, YAML), not the defaults",
     )
     search.add_argument("--budget", default="10m", metavar="TIME", help="time for the whole search (default: 10m)")
     search.add_argument("--max-trials", type=whole_number, metavar="N", help="trials for the whole search")

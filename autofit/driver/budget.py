@@ -31,8 +31,12 @@ class Budget:
         to_confirm: Sequence[Trial],
         least_micro_batches: int = 0,
     ) -> str | None:
-        """A sentence when another trial would not leave enough for the confirmations, else None."""
-        if self.trials is not None and len(trials) + len(to_confirm) >= self.trials:
+        """A sentence when another trial would not leave enough for the confirmations, else None.
+
+        ``to_confirm`` has a trial for each run that is still to come; the runs of one configuration count once.
+        """
+        unconfirmed = {trial.config for trial in to_confirm if not trial.whole}
+        if self.trials is not None and num_counted(trials) + len(unconfirmed) >= self.trials:
             return f"the {self.trials} trials of --max-trials are used"
         if self.seconds is not None:
             next_trial = statistics.median(trial.wall_seconds for trial in trials) if trials else FIRST_TRIAL_SECONDS
@@ -53,6 +57,11 @@ class Budget:
         if self.trials is not None and num_trials >= self.trials:
             return False
         return self.seconds is None or spent_seconds < 1.25 * self.seconds
+
+
+def num_counted(trials: Sequence[Trial]) -> int:
+    """How many trials were run, the rounds of one finalist counted once."""
+    return sum(not trial.whole for trial in trials) + len({trial.config for trial in trials if trial.whole})
 
 
 def confirmation_seconds(trial: Trial, least_micro_batches: int = 0) -> float:

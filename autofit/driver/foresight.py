@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 
@@ -31,13 +32,13 @@ class Foresight:
         predictor = self._ready()
         for trial in trials:
             self._learn(trial, predictor)
-        try:
-            return predictor.predict(config, simulate=simulate)
-        except CannotPredictError as error:
-            if str(error) not in self._said:
-                self._said.add(str(error))
-                self._say(f"Not predicted, so measured: {error}.")
-            return None
+        return self._or_say(lambda: predictor.predict(config, simulate=simulate))
+
+    def plain(self, configs: Sequence[TrainConfig]) -> list[Prediction | None]:
+        """What is predicted of each, whatever was measured since. They are traced side by side."""
+        predictor = self._ready()
+        predictor.prepare(configs)
+        return [self._or_say(functools.partial(predictor.plain, config)) for config in configs]
 
     def likely_seconds(self, configs: Sequence[TrainConfig], trials: Sequence[Trial]) -> list[float]:
         """A figure for each, to put them in order by; infinite where nothing is known. They are traced side by side."""
@@ -45,6 +46,15 @@ class Foresight:
         found = [self.of(config, trials, simulate=False) for config in configs]
         likely = [None if each is None else each.likely_seconds for each in found]
         return [math.inf if seconds is None else seconds for seconds in likely]
+
+    def _or_say(self, predict: Callable[[], Prediction]) -> Prediction | None:
+        try:
+            return predict()
+        except CannotPredictError as error:
+            if str(error) not in self._said:
+                self._said.add(str(error))
+                self._say(f"Not predicted, so measured: {error}.")
+            return None
 
     def _ready(self) -> Predictor:
         if self._predictor is None:

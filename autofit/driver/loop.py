@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from autofit.driver.budget import Budget
+from autofit.driver.budget import Budget, num_counted
 from autofit.driver.foresight import Foresight
 from autofit.driver.history import History
-from autofit.driver.ladder import Strategy
 from autofit.driver.observer import Observer
+from autofit.driver.starts import descend, reference_configs
+from autofit.driver.strategy import Strategy
 from autofit.outcome import Outcome
 from autofit.prediction import Prediction, Verdict
 from autofit.ranking import rank
@@ -29,6 +31,11 @@ MOST_FINALISTS = 3
 WORTH_WAITING_FOR = 1.1
 """What is borderline is tried at the end where it is predicted to take at most this many times what the best takes."""
 SHAPES_FOR_AN_ALLOCATOR = 100
+ROUNDS, MOST_ROUNDS = 3, 6
+ROUND_SECONDS = {"cpu": 3.0, "cuda": 12.0}
+"""Timed seconds of one round of a finalist."""
+LOADED_SECONDS, STEADY = 60.0, 0.01
+"""A cool card is faster than a warm one: rounds go on until a minute was timed, or two in a row agree within this."""
 
 
 class Search:
@@ -50,7 +57,11 @@ class Search:
         make_runner: Callable[[], Runner],
         observer: Observer,
         foresight: Foresight | None = None,
+        baseline: TrainConfig | None = None,
     ) -> None:
+        """``baseline`` is what the user trains with now: measured first, whatever is predicted of it, and in the end
+        beside the finalists."""
+        self._baseline = baseline
         self._foresight = foresight
         self._late: list[TrainConfig] = []
         self._now_late: set[TrainConfig] = set()
@@ -88,10 +99,13 @@ class Search:
         return self._spent_before + time.monotonic() - self._began
 
     def _explore(self) -> str:
+        if self._baseline is not None and all(trial.config != self._baseline for trial in self._trials):
+            role = "baseline" if self._baseline in self._space else "outside"
+            self._try(self._baseline, self._plan, self._prediction(self._baseline), role)
         while True:
             history = self._history()
             reason = self._budget.reason_to_stop(
-                self._spent, history.trials, finalists(history.trials), self._least_micro_batches
+                self._spent, history.trials, rounds_to_come(history.trials), self._least_micro_batches
             )
             if reason is not None:
                 return reason
@@ -99,13 +113,13 @@ class Search:
             if config is None:
                 if self._no_time:
                     return "the rest would have to be compiled first, longer than is left of --budget"
-                return "no configuration next to the best one is untried"
+                return self._strategy.conclusion
             if recipe_for(config, self._situation).is_compiled and not self._budget.allows_compiling(
                 self._spent, history.trials
             ):
                 self._no_time.add(config)
                 continue
-            prediction = None if self._foresight is None else self._foresight.of(config, history.trials)
+            prediction = self._prediction(config)
             if prediction is not None and prediction.verdict is Verdict.NO:
                 self._skip(config, prediction)
                 continue
@@ -115,6 +129,9 @@ class Search:
                 self._late.append(config)
                 continue
             self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
+
+    def _prediction(self, config: TrainConfig) -> Prediction | None:
+        return None if self._foresight is None else self._foresight.of(config, self._history().trials)
 
     def _history(self) -> History:
         put_off = self._no_time | self._given_up | set(self._late)
@@ -170,19 +187,52 @@ class Search:
         self._observer.ended(trial, self._trials)
 
     def _confirm(self) -> None:
-        """Run the finalists' whole accumulation: what is reported is then measured, not composed."""
-        confirmed: set[TrainConfig] = set()
+        """Run the finalists' whole accumulation, turn by turn: what is reported is then measured, not composed.
+
+        One run each, then one each again in the opposite order, and so on: what a machine drifts by falls on all
+        alike. Who is a finalist is asked anew after each run.
+        """
+        plain = self._missing_reference()
+        if plain is not None and self._budget.allows_confirmation(self._spent, num_counted(self._history().trials)):
+            plan = with_plan(self._plan, slower_than_seconds=self._history().best_seconds)
+            self._try(plain, plan, self._prediction(plain))
         while True:
-            in_space = self._history().trials
-            left = [trial for trial in finalists(in_space) if trial.config not in confirmed]
-            if not left or not self._budget.allows_confirmation(self._spent, len(in_space)):
+            in_space = self._compared()
+            left = rounds_left(in_space, self._situation.device.kind)
+            if not left:
                 return
-            confirmed.add(left[0].config)
+            trial = left[0]
+            # A further round of the same is no further trial.
+            counted = 0 if trial.whole else num_counted(in_space)
+            if not self._budget.allows_confirmation(self._spent, counted):
+                return
             self._try(
-                left[0].config,
-                with_plan(self._plan, whole=True, least_micro_batches=self._least_micro_batches),
-                left[0].prediction,
+                trial.config,
+                with_plan(
+                    self._plan,
+                    whole=True,
+                    least_micro_batches=self._least_micro_batches,
+                    patience_seconds=ROUND_SECONDS.get(self._situation.device.kind, ROUND_SECONDS["cuda"]),
+                ),
+                trial.prediction,
+                role=trial.role,
             )
+
+    def _compared(self) -> list[Trial]:
+        """The trials of the space, and those of the baseline."""
+        in_space = {trial.number for trial in self._history().trials}
+        return [trial for trial in self._trials if trial.number in in_space or trial.role]
+
+    def _missing_reference(self) -> TrainConfig | None:
+        """The reference in the best one's own precision, where the search left it out: speed-ups are over it."""
+        history = self._history()
+        if history.best is None or self._baseline is not None:
+            return None
+        precision = history.best.config["precision"]
+        same = [config for config in reference_configs(self._space) if config["precision"] == precision]
+        untried = (config for start in same for config in descend(history, start))
+        config = next((config for config in untried if history.outcome(config) is not Outcome.OOM), None)
+        return config if config is not None and history.outcome(config) is None else None
 
     @property
     def _least_micro_batches(self) -> int:
@@ -190,7 +240,9 @@ class Search:
         several_shapes = not self._situation.workload.lengths.all_equal
         return SHAPES_FOR_AN_ALLOCATOR if several_shapes and self._situation.device.kind != "cpu" else 0
 
-    def _try(self, config: TrainConfig, plan: MeasuringPlan, prediction: Prediction | None = None) -> None:
+    def _try(
+        self, config: TrainConfig, plan: MeasuringPlan, prediction: Prediction | None = None, role: str = ""
+    ) -> None:
         if self._runner is None:
             self._runner = self._make_runner()
         number = self._study.begin(config)
@@ -211,6 +263,7 @@ class Search:
             wall_seconds=result.wall_seconds,
             notes=result.notes,
             prediction=prediction,
+            role=role,
         )
         self._study.finish(trial)
         self._note_spending()
@@ -224,10 +277,9 @@ class Search:
 
 
 def finalists(trials: Sequence[Trial]) -> list[Trial]:
-    """About to be reported and measured once only: the first, those tied with it, the reference.
+    """About to be reported: the first, those tied with it, the reference.
 
-    They run again, back to back: a machine that others use drifts by more than knobs differ, and the fastest
-    of many single measurements is the luckiest one.
+    The fastest of many single measurements is the luckiest one, so each has to show it again, beside the others.
     """
     ranking = rank(trials)
     if ranking.best is None:
@@ -235,7 +287,36 @@ def finalists(trials: Sequence[Trial]) -> list[Trial]:
     chosen = [ranked.trial for ranked in ranking.ranked if ranked.tied_with_first][:MOST_FINALISTS]
     if ranking.reference is not None and ranking.reference not in chosen:
         chosen.append(ranking.reference)
-    return [trial for trial in chosen if not trial.whole]
+    return chosen
+
+
+def rounds_left(trials: Sequence[Trial], device_kind: str) -> list[Trial]:
+    """The finalists that have to run another round, the next to run first."""
+    ran = Counter(trial.config for trial in trials if trial.whole)
+    left = [trial for trial in finalists(trials) if not _is_confirmed(trial, ran[trial.config], device_kind)]
+    if not left:
+        return []
+    fewest = min(ran[trial.config] for trial in left)
+    next_ones = [trial for trial in left if ran[trial.config] == fewest]
+    return next_ones if fewest % 2 == 0 else next_ones[::-1]
+
+
+def rounds_to_come(trials: Sequence[Trial]) -> list[Trial]:
+    """A trial for each run that confirming the finalists will take, as far as can be known."""
+    ran = Counter(trial.config for trial in trials if trial.whole)
+    return [trial for trial in finalists(trials) for _ in range(ROUNDS - ran[trial.config])]
+
+
+def _is_confirmed(trial: Trial, rounds: int, device_kind: str) -> bool:
+    """Enough rounds, and on an accelerator either a minute under load or rounds that no longer differ."""
+    measured = trial.measurement
+    if rounds < ROUNDS or measured is None:
+        return rounds >= ROUNDS
+    if device_kind == "cpu" or rounds >= MOST_ROUNDS:
+        return True
+    last = measured.round_seconds[-2:]
+    is_steady = len(last) == 2 and abs(last[0] / last[1] - 1) <= STEADY
+    return is_steady or sum(window.wall_seconds for window in measured.windows) >= LOADED_SECONDS
 
 
 def with_plan(plan: MeasuringPlan, **changes: object) -> MeasuringPlan:

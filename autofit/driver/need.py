@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from autofit.driver.history import History
-from autofit.driver.ladder import leanest_configs
+from autofit.driver.starts import leanest_configs
 from autofit.knobs import knob
 from autofit.outcome import Outcome
 from autofit.recipe import recipe_for

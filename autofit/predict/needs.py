@@ -132,11 +132,14 @@ class Needs:
 
     def prepare(self, configs: Iterable[TrainConfig]) -> None:
         """Have the traces of many configurations made at once, side by side."""
+        wanted = list(configs)
         requests: dict[str, TraceRequest] = {}
-        for config in configs:
+        for config in wanted:
             for request in self._requests(config):
                 requests.setdefault(_identity(request), request)
         self._fetch(requests)
+        alone = [self._alone(config) for config in wanted if self._is_alone(config)]
+        self._fetch({_identity(request): request for request in alone})
 
     def _fetch(self, requests: dict[str, TraceRequest]) -> None:
         missing = {identity: request for identity, request in requests.items() if identity not in self._known}
@@ -178,19 +181,29 @@ class Needs:
     def _family(self, config: TrainConfig) -> tuple[Family, float]:
         """The family of a configuration, and its rows in it."""
         rows = rows_of_longest(str(config["batch_layout"]), config.micro_batch_size, self._situation.workload.lengths)
+        family = self._family_of_all_sizes(config)
+        if family is not None:
+            return family, rows
+        return self._make_family(self._with_update(config, self._trace(self._alone(config)))), rows
+
+    def _family_of_all_sizes(self, config: TrainConfig) -> Family | None:
+        """None where its two traces are not alike, event by event: each size is then traced for itself."""
         requests = self._micro_step_requests(config)
         key = (*map(_identity, requests), self._traced_optimizer(config))
         if key not in self._families:
             traces = [self._with_update(config, self._trace(request)) for request in requests]
             alike = len(traces) == 1 or Family.are_alike(traces[0], traces[1])
             self._families[key] = self._make_family(*traces) if alike else None
-        family = self._families[key]
-        if family is not None:
-            return family, rows
-        # The two are not alike, event by event: this size is traced for itself.
-        alone = self._micro_step_request(config, config.micro_batch_size)
-        self._fetch({_identity(alone): alone})
-        return self._make_family(self._with_update(config, self._trace(alone))), rows
+        return self._families[key]
+
+    def _is_alone(self, config: TrainConfig) -> bool:
+        try:
+            return self._family_of_all_sizes(config) is None
+        except CannotPredictError:
+            return False
+
+    def _alone(self, config: TrainConfig) -> TraceRequest:
+        return self._micro_step_request(config, config.micro_batch_size)
 
     def _make_family(self, few: StepTrace, many: StepTrace | None = None) -> Family:
         return Family(few, many, inputs_ahead=int(self._situation.device.kind == "cpu"))

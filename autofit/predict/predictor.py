@@ -88,6 +88,14 @@ class Predictor:
             notes=tuple(_notes(config)),
         )
 
+    def plain(self, config: TrainConfig) -> Prediction:
+        """What is predicted before any trial corrects it, without the allocator's losses. Raises CannotPredictError."""
+        calibration, self.calibration = self.calibration, Calibration()
+        try:
+            return self.predict(config, simulate=False)
+        finally:
+            self.calibration = calibration
+
     def learn(self, config: TrainConfig, *, needed_bytes: int, paged_bytes: int, context: int, seconds: float) -> None:
         """What a real trial measured; of what cannot be predicted nothing is learned."""
         calibration, self.calibration = self.calibration, Calibration()

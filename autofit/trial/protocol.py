@@ -26,7 +26,8 @@ from autofit.workload import Workload
 FORMAT = 1
 
 SLOWER_FACTOR = 3.0
-"""A step this many times slower than the best is surely slower: noise moves steps by a few percent."""
+"""A step this many times slower than the best is surely slower: noise moves steps by a few percent, and all warm steps
+of a trial would have to be hit at once by something that takes two thirds of the machine."""
 
 Document = TypeVar("Document")
 
@@ -39,6 +40,10 @@ class MeasuringPlan(msgspec.Struct, frozen=True, kw_only=True):
     within ``precision`` or ``patience_seconds`` are spent, from ``least_steps`` to ``most_steps``, and not
     before ``least_micro_batches`` were run. ``whole`` runs effective batches of the frozen list with all
     their micro-steps; otherwise a few shapes are timed in shortened steps.
+
+    ``slower_than_seconds`` is the best step so far. What is slower by more than twice its own 95 % interval is
+    measured no further; it counts as measured, with that uncertainty. What takes ``SLOWER_FACTOR`` times as long
+    already in its warm-up is given up and counts as slower. What may be as fast is measured more precisely.
     """
 
     whole: bool = False

@@ -24,6 +24,8 @@ from autofit.trial.protocol import SLOWER_FACTOR, MeasuringPlan, Phase
 WINDOW_SECONDS = 2.0
 MOST_COMPOSED_FROM = 3
 """Micro-steps of a shortened step: a first, an interior and a last one."""
+CLOSE_CONTENDER = 2
+"""What cannot be told from the best is measured to so many times the precision, while there is patience."""
 FEWEST_PER_SHAPE = 2
 """Timed steps of a shape that hardly counts; two tell a spread."""
 
@@ -301,5 +303,11 @@ class Schedule:
         spent = sum(window.wall_seconds for window in self.windows)
         if spent >= self._plan.patience_seconds or timed >= self._plan.most_steps:
             return True
-        _, half_width = expected_step(self.windows, self.shape_shares, self._accumulation_steps)
-        return half_width <= self._plan.precision
+        seconds, half_width = expected_step(self.windows, self.shape_shares, self._accumulation_steps)
+        best = self._plan.slower_than_seconds
+        if best is None:
+            return half_width <= self._plan.precision
+        # Twice the 95 % half-width: of a thousand that are as fast as the best, none is taken for slower.
+        if seconds * (1 - 2 * half_width) > best:
+            return True
+        return half_width <= self._plan.precision / CLOSE_CONTENDER

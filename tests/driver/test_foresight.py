@@ -7,17 +7,17 @@ from pathlib import Path
 
 from autofit.driver.budget import Budget
 from autofit.driver.foresight import Foresight
-from autofit.driver.ladder import LadderStrategy
 from autofit.driver.loop import Search
 from autofit.driver.observer import Observer
+from autofit.driver.strategy import make_strategy
 from autofit.outcome import Outcome
 from autofit.predict.needs import CannotPredictError
 from autofit.prediction import Prediction, Verdict
 from autofit.ranking import rank
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
-from tests.driver.test_ladder import MIB, needed, seconds
 from tests.driver.test_loop import UNLIMITED, Setting
+from tests.driver.test_strategy import MIB, needed, seconds
 
 
 class MadeUpPredictor:
@@ -41,6 +41,9 @@ class MadeUpPredictor:
             step_seconds=(likely, likely),
         )
 
+    def plain(self, config: TrainConfig) -> Prediction:
+        return self.predict(config, simulate=False)
+
     def learn(self, config: TrainConfig, **measured: object) -> None:
         self.learned.append(config)
 
@@ -52,7 +55,7 @@ def search(setting: Setting, predictor: object, observer: Observer | None = None
         study=setting.study(),
         situation=setting.situation,
         space=setting.space,
-        strategy=LadderStrategy(foresight.likely_seconds),
+        strategy=make_strategy("autofit", setting.space, predicts=foresight),
         budget=budget,
         plan=MeasuringPlan(),
         make_runner=lambda: setting.runner,
@@ -145,6 +148,8 @@ def test_what_cannot_be_predicted_is_measured_and_said_once(tmp_path: Path) -> N
 
         def predict(self, config: TrainConfig, *, simulate: bool = True) -> Prediction:
             raise CannotPredictError("RuntimeError: nonzero is data-dependent")
+
+        plain = predict
 
         def learn(self, config: TrainConfig, **measured: object) -> None:
             return None

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from autofit.driver.budget import Budget
-from autofit.driver.ladder import LadderStrategy
-from autofit.driver.loop import Search, finalists
+from autofit.driver.loop import Search, finalists, rounds_left
 from autofit.driver.observer import Observer
+from autofit.driver.strategy import make_strategy
 from autofit.outcome import Outcome
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
@@ -19,8 +19,9 @@ from autofit.space import SearchSpace, SpaceRequest
 from autofit.study import Study, load_study, open_study
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
+from autofit.trials import Trial
 from tests.doubles import FormulaRunner, make_situation, make_trial, recipe_key
-from tests.driver.test_ladder import LEFT_OUT, MIB, needed, seconds
+from tests.driver.test_strategy import LEFT_OUT, MIB, needed, seconds
 from tests.test_study import make_record
 
 UNLIMITED = Budget(seconds=None, trials=None)
@@ -45,7 +46,9 @@ class Setting:
     def study(self) -> Study:
         return open_study(self.storage, make_record(), "one", fresh=False)
 
-    def search(self, budget: Budget = UNLIMITED, observer: Observer | None = None) -> str:
+    def search(
+        self, budget: Budget = UNLIMITED, observer: Observer | None = None, baseline: TrainConfig | None = None
+    ) -> str:
         def make_runner() -> FormulaRunner:
             self.made += 1
             return self.runner
@@ -54,11 +57,12 @@ class Setting:
             study=self.study(),
             situation=self.situation,
             space=self.space,
-            strategy=LadderStrategy(),
+            strategy=make_strategy("autofit", self.space),
             budget=budget,
             plan=MeasuringPlan(),
             make_runner=make_runner,
             observer=observer or Observer(),
+            baseline=baseline,
         ).run()
 
 
@@ -129,7 +133,7 @@ def test_the_first_and_the_reference_are_run_whole(tmp_path: Path) -> None:
     assert ranking.best is not None and ranking.best.measurement.whole
     assert ranking.reference is not None and ranking.reference.measurement is not None
     assert ranking.reference.measurement.whole
-    assert finalists(setting.study().trials()) == []
+    assert rounds_left(setting.study().trials(), "cpu") == []
     assert setting.runner.plans[-1].whole and setting.runner.plans[-1].slower_than_seconds is None
 
 
@@ -180,3 +184,51 @@ def test_the_luckiest_of_single_measurements_is_measured_again_before_it_is_reco
     setting.search()
     best = rank(setting.study().trials()).best
     assert best is not None and best.trial.config["attention"] == "sdpa" and best.trial.whole
+
+
+def test_finalists_run_turn_by_turn_and_back_again(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    setting.search()
+    plans = zip(setting.runner.asked, setting.runner.plans, strict=True)
+    whole = [config for config, plan in plans if plan.whole]
+    finalists_ = list(dict.fromkeys(whole))
+    assert len(finalists_) >= 2 and all(whole.count(config) == 3 for config in finalists_)
+    # No one runs again before the others ran as often.
+    for place in range(1, len(whole)):
+        counts = [whole[:place].count(config) for config in finalists_]
+        assert max(counts) - min(counts) <= 1 or whole[place] not in whole[:place]
+
+
+def test_on_an_accelerator_rounds_go_on_until_they_are_steady() -> None:
+    def trials(*rounds: float) -> list[Trial]:
+        return [make_trial(number, seconds=seconds_) for number, seconds_ in enumerate(rounds)]
+
+    assert rounds_left(trials(1.0, 1.0), "cpu") and not rounds_left(trials(1.0, 1.2, 1.4), "cpu")
+    assert rounds_left(trials(1.0, 1.0, 1.1), "cuda")
+    assert not rounds_left(trials(1.0, 1.1, 1.105), "cuda")
+    assert not rounds_left(trials(1.0, 1.1, 1.2, 1.3, 1.4, 1.5), "cuda")
+    assert not rounds_left(trials(10.0, 10.0, 11.0), "cuda")
+
+
+def test_a_baseline_is_measured_first_and_beside_the_finalists(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    baseline = setting.space.configs[5]
+    setting.search(baseline=baseline)
+    assert setting.runner.asked[0] == baseline and setting.runner.asked.count(baseline) == 4
+    ranking = rank(setting.study().trials())
+    assert ranking.reference is not None and ranking.reference.config == baseline
+    assert ranking.best is not None and ranking.best.speedup is not None and ranking.best.speedup > 1
+
+
+def test_a_baseline_of_a_looser_class_is_measured_and_not_recommended(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    loose = setting.space.configs[5].replace(precision="pure_bf16")
+    assert loose not in setting.space
+    setting.runner._configs[recipe_key(recipe_for(loose, setting.situation))] = loose
+    setting.runner._seconds = lambda config: 0.01 if config == loose else seconds(config)
+    setting.search(baseline=loose)
+    trials = setting.study().trials()
+    ranking = rank(trials)
+    assert ranking.reference is not None and ranking.reference.config == loose
+    assert ranking.best is not None and ranking.best.trial.config in setting.space
+    assert sum(trial.config == loose for trial in trials) == 4

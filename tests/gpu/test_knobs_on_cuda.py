@@ -8,7 +8,7 @@ import pytest
 
 from autofit.catalogue.models import ModelSource
 from autofit.detect import find_device
-from autofit.driver.ladder import made_valid
+from autofit.driver.starts import made_valid
 from autofit.equivalence import check_equivalence
 from autofit.knobs import KNOBS
 from autofit.lengths import SampleLengths

@@ -93,7 +93,6 @@ def test_expandable_segments_that_had_to_be_given_back_are_mapped_again_as_far_a
     assert allocator.reserved == 100 * MIB
 
 
-
 @given(st.lists(st.tuples(st.integers(1, 2**26), st.booleans()), max_size=60), st.booleans())
 def test_what_is_reserved_covers_what_is_allocated_and_everything_comes_back(
     requests: list[tuple[int, bool]], expandable: bool

@@ -1,4 +1,4 @@
-"""The strategy over formulas: no device, thousands of trials a second."""
+"""Strategies over formulas: no device, nothing predicted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from autofit.driver.history import History
-from autofit.driver.ladder import LadderStrategy, leanest_configs, reference_configs
+from autofit.driver.samplers import SAMPLERS
+from autofit.driver.starts import leanest_configs, reference_configs
+from autofit.driver.strategy import make_strategy
+from autofit.errors import UserError
 from autofit.lengths import SampleLengths
 from autofit.outcome import Outcome
 from autofit.ranking import find_reference, rank
@@ -58,16 +61,22 @@ def needed(config: TrainConfig) -> int:
 
 
 def search(
-    space: SearchSpace, limit: int, time: Callable[[TrainConfig], float] = seconds
+    space: SearchSpace,
+    limit: int,
+    time: Callable[[TrainConfig], float] = seconds,
+    *,
+    bytes_of: Callable[[TrainConfig], int] = needed,
+    sampler: str = "autofit",
+    most: int | None = None,
 ) -> tuple[list[Trial], FormulaRunner]:
-    """Propose and run until nothing is proposed."""
+    """Propose and run until nothing is proposed, or ``most`` were run."""
     situation = space.situation
     configs = {recipe_key(recipe_for(config, situation)): config for config in space.configs}
-    runner = FormulaRunner(configs, time, needed, limit)
+    runner = FormulaRunner(configs, time, bytes_of, limit)
     trials: list[Trial] = []
-    strategy = LadderStrategy()
+    strategy = make_strategy(sampler, space)
     for number in itertools.count():
-        config = strategy.propose(History(space, trials))
+        config = None if number == most else strategy.propose(History(space, trials))
         if config is None:
             return trials, runner
         assert number < len(space), "the strategy proposes more than there is"
@@ -103,9 +112,10 @@ def test_the_best_of_the_whole_space_is_found_where_knobs_act_independently(effe
         return
     assert best is not None
     optimum = min(map(seconds, fitting))
-    # A climb from the best can end where no single change helps: 5 % is what it was seen to lose.
-    assert seconds(best.trial.config) <= optimum * 1.05
-    assert len(trials) <= max(12, len(space) // 4)
+    # What is not worth a trial may still be a little faster.
+    assert seconds(best.trial.config) <= optimum * 1.03
+    # Where little fits and nothing is predicted, much of what is tried runs out of memory.
+    assert len(trials) <= max(40, len(space) // 10)
 
 
 def test_nothing_is_tried_twice_and_nothing_that_an_out_of_memory_rules_out() -> None:
@@ -127,51 +137,9 @@ def test_accumulation_one_is_tried_after_an_out_of_memory_with_accumulation() ->
     def heavy_gradients(config: TrainConfig) -> int:
         return (100 + config.micro_batch_size + (1000 if config.accumulation_steps > 1 else 0)) * MIB
 
-    situation = space.situation
-    configs = {recipe_key(recipe_for(config, situation)): config for config in space.configs}
-    runner = FormulaRunner(configs, seconds, heavy_gradients, 1110 * MIB)
-    trials: list[Trial] = []
-    while (config := LadderStrategy().propose(History(space, trials))) is not None:
-        result = runner.run(recipe_for(config, situation), MeasuringPlan(), "")
-        number = len(trials)
-        trials.append(
-            Trial(
-                number=number,
-                values=dict(config),
-                outcome=result.outcome,
-                reason="no room" if result.measurement is None else "",
-                measurement=result.measurement,
-                whole=True,
-            )
-        )
+    trials, _ = search(space, 1110 * MIB, bytes_of=heavy_gradients)
     best = rank(trials).best
     assert best is not None and best.trial.config.accumulation_steps == 1
-
-
-def test_the_largest_micro_batch_that_fits_is_found_on_a_ladder_of_close_divisors() -> None:
-    """48 has 1 2 3 4 6 8 12 16 24 48: the coarse climb passes over 6 and 12, the bisection comes back."""
-    space = SearchSpace(
-        make_situation(effective_batch=48, missing={}),
-        SpaceRequest(
-            fix={"precision": "fp32", "attention": "sdpa", "optimizer": "adamw_torch_fused"},
-            forbid={**LEFT_OUT, "activation_checkpointing": ("every_layer", "every_2nd", "every_3rd", "every_4th")},
-        ),
-    )
-    trials, _ = search(space, (300 + 300 + 150 + 100 * 13) * MIB)
-    sizes = {trial.config.micro_batch_size: trial.outcome for trial in trials}
-    assert sizes[12] is Outcome.OK and sizes[16] is Outcome.OOM
-
-
-def test_a_ladder_that_gets_worse_twice_is_left() -> None:
-    space = SearchSpace(make_situation(effective_batch=256), SpaceRequest(numerics="exact", forbid=LEFT_OUT))
-
-    def small_is_fast(config: TrainConfig) -> float:
-        return 1.0 + 0.1 * abs(config.micro_batch_size - 8)
-
-    trials, runner = search(space, 10**15, small_is_fast)
-    assert max(config.micro_batch_size for config in runner.asked if config.accumulation_steps > 1) <= 32
-    best = rank(trials).best
-    assert best is not None and best.trial.config.micro_batch_size == 8
 
 
 def test_where_the_reference_does_not_fit_the_ladder_goes_down() -> None:
@@ -198,8 +166,36 @@ def test_a_search_goes_on_from_any_point_as_if_it_had_not_stopped() -> None:
     space = gpu_space()
     trials, runner = search(space, 1500 * MIB)
     for place in range(0, len(trials), 3):
-        assert LadderStrategy().propose(History(space, trials[:place])) == runner.asked[place]
-    assert LadderStrategy().propose(History(space, trials)) is None
+        assert make_strategy("autofit", space).propose(History(space, trials[:place])) == runner.asked[place]
+    last = make_strategy("autofit", space)
+    assert last.propose(History(space, trials)) is None
+    assert "gain" in last.conclusion and "%" in last.conclusion
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name != "gp"])
+def test_every_sampler_proposes_only_what_is_valid_untried_and_not_ruled_out(sampler: str) -> None:
+    space = gpu_space(effective_batch=8)
+    trials, runner = search(space, 1200 * MIB, sampler=sampler, most=40)
+    assert len(set(runner.asked)) == len(runner.asked) and all(config in space for config in runner.asked)
+    out_of_memory: list[TrainConfig] = []
+    for trial in trials:
+        assert space.ruled_out_by(trial.config, out_of_memory) is None
+        if trial.outcome is Outcome.OOM:
+            out_of_memory.append(trial.config)
+    assert rank(trials).best is not None
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid", "tpe"])
+def test_a_sampler_that_never_stops_ends_where_the_space_does(sampler: str) -> None:
+    forbid = {**LEFT_OUT, "precision": ("bf16",), "optimizer": (*LEFT_OUT["optimizer"], "adamw_torch", "adamw_8bit")}
+    space = SearchSpace(make_situation(effective_batch=4), SpaceRequest(forbid=forbid))
+    trials, _ = search(space, 10**12, sampler=sampler)
+    assert len(trials) == len(space) < 40
+
+
+def test_an_unknown_sampler_is_refused_with_those_there_are() -> None:
+    with pytest.raises(UserError, match="autofit, tpe, gp, random, grid"):
+        make_strategy("bayes", gpu_space())
 
 
 def test_a_cpu_starts_in_fp32_and_a_gpu_in_bf16() -> None:
@@ -233,4 +229,4 @@ def test_a_fixed_value_that_needs_another_is_searched_with_it(fix: dict[str, str
     space = SearchSpace(situation, SpaceRequest(fix=fix))
     for config in (*reference_configs(space), *leanest_configs(space)):
         assert config in space and all(config[name] == value for name, value in fix.items())
-    assert LadderStrategy().propose(History(space, [])) in space
+    assert make_strategy("autofit", space).propose(History(space, [])) in space

@@ -1,4 +1,4 @@
-"""The plain strategy: find the reference, then improve on the best one change at a time.
+"""The strategy autofit began with, kept to measure its successor against: one change at a time from the best.
 
 1. The reference: TrainingArguments' defaults at a micro-batch of up to 8, in each allowed precision; where
    that does not fit, the next smaller step of the divisor ladder. Where nothing does, the leanest
@@ -16,111 +16,54 @@ proposal is computed from the history alone, so a search that was killed goes on
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Iterator
 
 from autofit.driver.history import History
+from autofit.driver.starts import (
+    CHECKPOINTING,
+    SAVERS,
+    SMALLER_STATE,
+    descend,
+    has,
+    leanest_configs,
+    made_valid,
+    reference_configs,
+)
 from autofit.knobs import KNOBS
 from autofit.knobs.activation_checkpointing import LADDER
 from autofit.outcome import Outcome
-from autofit.ranking import LARGEST_REFERENCE_MICRO_BATCH
 from autofit.space import SearchSpace
-from autofit.train_config import KnobValue, TrainConfig
-from autofit.trials import Trial
+from autofit.train_config import TrainConfig
 
 KEEPS_UP = 1.15
 """A change within this factor of the best is worth climbing with: a larger micro-batch often makes that up."""
 COARSE_STEP = 1.5
 """Climbing skips ladder steps closer than this; the best's own neighbours are tried at the end."""
 WORSE_TWICE = 2
-LOOKAHEAD = 8
-"""Among so many candidates the one that is predicted to be fastest comes first."""
-
-LikelySeconds = Callable[[Sequence[TrainConfig], Sequence[Trial]], list[float]]
-
-
-class Strategy(Protocol):
-    """Decides what to try next."""
-
-    def propose(self, history: History) -> TrainConfig | None:
-        """A configuration that is neither measured nor ruled out, or None when there is nothing worth trying."""
 
 
 class LadderStrategy:
-    """See the module. ``likely_seconds``, where it is given, says which of the next candidates is tried first."""
+    """See the module."""
 
-    def __init__(self, likely_seconds: LikelySeconds | None = None) -> None:
-        self._likely_seconds = likely_seconds
+    conclusion = "no configuration next to the best one is untried"
 
     def propose(self, history: History) -> TrainConfig | None:
-        untried = (
-            config for config in _candidates(history) if config in history.space and history.outcome(config) is None
+        return next(
+            (config for config in _candidates(history) if config in history.space and history.outcome(config) is None),
+            None,
         )
-        first = next(untried, None)
-        if first is None or self._likely_seconds is None or first in _descents(history):
-            return first
-        next_ones = list(dict.fromkeys([first, *itertools.islice(untried, LOOKAHEAD - 1)]))
-        likely = self._likely_seconds(next_ones, history.trials)
-        return next_ones[likely.index(min(likely))]
-
-
-def _descents(history: History) -> set[TrainConfig]:
-    """What is tried for the reference's sake: it comes first, whatever is predicted of it."""
-    return {config for start in reference_configs(history.space) for config in _descend(history, start)}
-
-
-def reference_configs(space: SearchSpace) -> list[TrainConfig]:
-    """The reference in each precision of the space, plainest knobs first choice where the reference's is not there."""
-    values: dict[str, KnobValue] = {}
-    for row in KNOBS:
-        choices = space.choices[row.name]
-        values[row.name] = row.reference if row.reference in choices else choices[0]
-    sizes = space.micro_batch_sizes
-    size = max((size for size in sizes if size <= LARGEST_REFERENCE_MICRO_BATCH), default=sizes[0])
-    base = space.at_micro_batch(TrainConfig({"micro_batch_size": 1, "accumulation_steps": 1, **values}), size)
-    precisions = list(space.choices["precision"])
-    if space.situation.device.kind == "cpu":
-        # Few CPUs are fast in fewer bits, and a slow first trial has no best to be stopped by.
-        precisions.sort(key=lambda precision: precision != "fp32")
-    return list(dict.fromkeys(nearest(space, base.replace(precision=precision)) for precision in precisions))
-
-
-def nearest(space: SearchSpace, config: TrainConfig) -> TrainConfig:
-    """The configuration, or where a constraint forbids it the valid one that differs in the fewest knobs."""
-    if config in space:
-        return config
-    names = list(space.choices)
-    wanted = [config[name] for name in names]
-    closest = min(space.combinations, key=lambda values: sum(a != b for a, b in zip(values, wanted, strict=True)))
-    return config.replace(**dict(zip(names, closest, strict=True)))
-
-
-def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
-    """The configurations that need least memory: the smallest micro-batch and all at once, with all that saves."""
-    lean = reference_configs(space)
-    for saver in _SAVERS:
-        lean = [nearest(space, config.replace(**saver)) if _has(space, saver) else config for config in lean]
-    sizes = space.micro_batch_sizes
-    return [space.at_micro_batch(config, size) for size in dict.fromkeys((sizes[0], sizes[-1])) for config in lean]
-
-
-CHECKPOINTING = "activation_checkpointing"
-SMALLER_STATE: dict[str, KnobValue] = {"optimizer": "adamw_8bit"}
-# What saves memory at the same micro-batch, strongest first.
-_SAVERS: tuple[dict[str, KnobValue], ...] = ({CHECKPOINTING: "every_layer"}, SMALLER_STATE)
 
 
 def _candidates(history: History) -> Iterator[TrainConfig]:
     space = history.space
     references = reference_configs(space)
     for start in references:
-        yield from _descend(history, start)
+        yield from descend(history, start)
     if history.best is None:
         for start in references:
-            for saver in _SAVERS:
-                if _has(space, saver):
-                    yield from _descend(history, start.replace(**saver))
+            for saver in SAVERS:
+                if has(space, saver):
+                    yield from descend(history, start.replace(**saver))
         yield from leanest_configs(space)
     best = history.best
     if best is None:
@@ -131,17 +74,6 @@ def _candidates(history: History) -> Iterator[TrainConfig]:
     yield from _savers_where_memory_ended_it(history, config)
     yield from _ladder_neighbours(space, config)
     yield from _without_accumulation(history, config)
-
-
-def _descend(history: History, start: TrainConfig) -> Iterator[TrainConfig]:
-    """From ``start`` down the ladder to the first that fits."""
-    for size in reversed(history.space.micro_batch_sizes):
-        if size > start.micro_batch_size:
-            continue
-        config = history.space.at_micro_batch(start, size)
-        yield config
-        if not history.is_too_large(config):
-            return
 
 
 def _climb(history: History, start: TrainConfig) -> Iterator[TrainConfig]:
@@ -199,20 +131,10 @@ def _single_changes(history: History, config: TrainConfig) -> Iterator[TrainConf
             changed = made_valid(history.space, config.replace(**{row.name: value}), keep=row.name)
             if changed is None:
                 continue
-            yield from _descend(history, changed)
+            yield from descend(history, changed)
             seconds = history.step_seconds(changed)
             if best is not None and seconds is not None and seconds <= KEEPS_UP * best:
                 yield from _climb(history, changed)
-
-
-def made_valid(space: SearchSpace, config: TrainConfig, keep: str) -> TrainConfig | None:
-    """The configuration, or where a constraint forbids it the first with one more knob changed; None if none is."""
-    if config in space:
-        return config
-    others = (
-        config.replace(**{row.name: value}) for row in KNOBS if row.name != keep for value in space.choices[row.name]
-    )
-    return next((other for other in others if other in space), None)
 
 
 def _savers_where_memory_ended_it(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
@@ -241,7 +163,7 @@ def _with_savings(space: SearchSpace, config: TrainConfig, keep: str = "") -> It
     rungs = [rung for rung in LADDER if rung in space.choices[CHECKPOINTING]]
     above = rungs[rungs.index(str(config[CHECKPOINTING])) + 1 :] if keep != CHECKPOINTING else []
     optimizers = [config["optimizer"]]
-    if keep != "optimizer" and _has(space, SMALLER_STATE) and config["optimizer"] != SMALLER_STATE["optimizer"]:
+    if keep != "optimizer" and has(space, SMALLER_STATE) and config["optimizer"] != SMALLER_STATE["optimizer"]:
         optimizers.append(SMALLER_STATE["optimizer"])
     for rung in [config[CHECKPOINTING], *above]:
         for optimizer in optimizers:
@@ -261,9 +183,5 @@ def _ladder_neighbours(space: SearchSpace, config: TrainConfig) -> Iterator[Trai
 def _without_accumulation(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
     top = history.space.micro_batch_sizes[-1]
     yield history.space.at_micro_batch(config, top)
-    if _has(history.space, _SAVERS[0]):
-        yield history.space.at_micro_batch(config.replace(**_SAVERS[0]), top)
-
-
-def _has(space: SearchSpace, values: dict[str, KnobValue]) -> bool:
-    return all(value in space.choices[name] for name, value in values.items())
+    if has(history.space, SAVERS[0]):
+        yield history.space.at_micro_batch(config.replace(**SAVERS[0]), top)

@@ -1,0 +1,107 @@
+"""What is tried first: the reference, and where it does not fit, what needs less, down to the leanest there is.
+
+The reference is TrainingArguments' defaults at a micro-batch of up to 8, first in the precision that is predicted to be
+fastest. Where that does not fit, the next smaller step of the divisor ladder; where none does, the same with every
+layer checkpointed, with smaller optimizer state, and in the end all that saves at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+from autofit.driver.history import History
+from autofit.knobs import KNOBS
+from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
+from autofit.ranking import LARGEST_REFERENCE_MICRO_BATCH
+from autofit.space import SearchSpace
+from autofit.train_config import KnobValue, TrainConfig
+
+SMALLER_STATE: dict[str, KnobValue] = {"optimizer": "adamw_8bit"}
+SAVERS: tuple[dict[str, KnobValue], ...] = ({CHECKPOINTING: "every_layer"}, SMALLER_STATE)
+"""What saves memory at the same micro-batch, strongest first."""
+
+LikelySeconds = Callable[[Sequence[TrainConfig]], list[float]]
+
+
+def next_start(history: History, likely_seconds: LikelySeconds | None = None) -> TrainConfig | None:
+    """The next configuration to try while none was measured; None where one was, or nothing is left to begin with."""
+    if history.best is not None:
+        return None
+    references = reference_configs(history.space)
+    if likely_seconds is not None and len(references) > 1:
+        likely = likely_seconds(references)
+        references = [each for _, each in sorted(zip(likely, references, strict=True), key=lambda pair: pair[0])]
+    candidates = _starts(history, references)
+    return next((each for each in candidates if each in history.space and history.outcome(each) is None), None)
+
+
+def _starts(history: History, references: Sequence[TrainConfig]) -> Iterator[TrainConfig]:
+    first, *others = references
+    yield from descend(history, first)
+    for saver in SAVERS:
+        if has(history.space, saver):
+            yield from descend(history, first.replace(**saver))
+    yield from leanest_configs(history.space)
+    for start in others:
+        yield from descend(history, start)
+
+
+def descend(history: History, start: TrainConfig) -> Iterator[TrainConfig]:
+    """From ``start`` down the ladder to the first that fits."""
+    for size in reversed(history.space.micro_batch_sizes):
+        if size > start.micro_batch_size:
+            continue
+        config = history.space.at_micro_batch(start, size)
+        yield config
+        if not history.is_too_large(config):
+            return
+
+
+def reference_configs(space: SearchSpace) -> list[TrainConfig]:
+    """The reference in each precision of the space, plainest knobs first choice where the reference's is not there."""
+    values: dict[str, KnobValue] = {}
+    for row in KNOBS:
+        choices = space.choices[row.name]
+        values[row.name] = row.reference if row.reference in choices else choices[0]
+    sizes = space.micro_batch_sizes
+    size = max((size for size in sizes if size <= LARGEST_REFERENCE_MICRO_BATCH), default=sizes[0])
+    base = space.at_micro_batch(TrainConfig({"micro_batch_size": 1, "accumulation_steps": 1, **values}), size)
+    precisions = list(space.choices["precision"])
+    if space.situation.device.kind == "cpu":
+        # Few CPUs are fast in fewer bits, and a slow first trial has no best to be stopped by.
+        precisions.sort(key=lambda precision: precision != "fp32")
+    return list(dict.fromkeys(nearest(space, base.replace(precision=precision)) for precision in precisions))
+
+
+def nearest(space: SearchSpace, config: TrainConfig) -> TrainConfig:
+    """The configuration, or where a constraint forbids it the valid one that differs in the fewest knobs."""
+    if config in space:
+        return config
+    names = list(space.choices)
+    wanted = [config[name] for name in names]
+    closest = min(space.combinations, key=lambda values: sum(a != b for a, b in zip(values, wanted, strict=True)))
+    return config.replace(**dict(zip(names, closest, strict=True)))
+
+
+def made_valid(space: SearchSpace, config: TrainConfig, keep: str) -> TrainConfig | None:
+    """The configuration, or where a constraint forbids it the first with one more knob changed; None if none is."""
+    if config in space:
+        return config
+    others = (
+        config.replace(**{row.name: value}) for row in KNOBS if row.name != keep for value in space.choices[row.name]
+    )
+    return next((other for other in others if other in space), None)
+
+
+def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
+    """The configurations that need least memory: the smallest micro-batch and all at once, with all that saves."""
+    lean = reference_configs(space)
+    for saver in SAVERS:
+        lean = [nearest(space, config.replace(**saver)) if has(space, saver) else config for config in lean]
+    sizes = space.micro_batch_sizes
+    return [space.at_micro_batch(config, size) for size in dict.fromkeys((sizes[0], sizes[-1])) for config in lean]
+
+
+def has(space: SearchSpace, values: dict[str, KnobValue]) -> bool:
+    """Whether a space has these values."""
+    return all(value in space.choices[name] for name, value in values.items())

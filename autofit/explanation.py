@@ -1,0 +1,215 @@
+"""Why a study recommends what it does: each configuration one knob away, and what other memory would change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from autofit.driver.encoding import EncodedSpace
+from autofit.driver.observation import Observation
+from autofit.driver.sampler import AutofitSampler
+from autofit.errors import UserError
+from autofit.knobs import KNOBS
+from autofit.outcome import Outcome
+from autofit.ranking import Ranked, evidence_by_config, rank
+from autofit.situation import Situation
+from autofit.space import Refusal, SearchSpace, SpaceRequest
+from autofit.train_config import KnobValue, TrainConfig
+from autofit.trials import Trial
+
+LESS_MEMORY = 0.9
+MICRO_BATCH = "micro_batch_size"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Neighbour:
+    """The recommendation with one knob changed.
+
+    ``slower`` is how much longer a step takes, as a share, and ``more_bytes`` how much more it needs; ``spread`` is
+    half the 95 % interval of ``slower``. ``basis`` is ``measured``, ``estimated`` (from the trials of others, by the
+    additive model of ``surrogate``), ``ruled out``, ``not valid``, or the outcome where it was tried and did not run.
+    ``reason`` says why.
+    """
+
+    knob: str
+    value: KnobValue
+    basis: str
+    slower: float | None = None
+    spread: float | None = None
+    more_bytes: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OtherMemory:
+    """What would be recommended with less memory, of what was measured. None where nothing measured would fit."""
+
+    usable_bytes: int
+    trial: Trial | None
+    slower: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """``settled`` are the knobs with one value left, ``refusals`` the values that are not searched."""
+
+    best: Ranked
+    neighbours: tuple[Neighbour, ...]
+    refusals: tuple[Refusal, ...]
+    settled: tuple[tuple[str, KnobValue], ...]
+    less_memory: OtherMemory
+    num_configs: int
+    num_tried: int
+
+    def document(self) -> dict[str, Any]:
+        """For ``--json``."""
+        plain: dict[str, Any] = msgspec.json.decode(
+            msgspec.json.encode(
+                {
+                    "format": 1,
+                    "recommendation": dict(self.best.trial.values),
+                    "neighbours": self.neighbours,
+                    "refused": self.refusals,
+                    "settled": dict(self.settled),
+                    "with_less_memory": {
+                        "usable_bytes": self.less_memory.usable_bytes,
+                        "config": None if self.less_memory.trial is None else dict(self.less_memory.trial.values),
+                        "slower": self.less_memory.slower,
+                    },
+                    "configurations": self.num_configs,
+                    "tried": self.num_tried,
+                }
+            )
+        )
+        return plain
+
+
+def explain(situation: Situation, request: SpaceRequest, trials: Sequence[Trial]) -> Explanation:
+    """Explain the recommendation of ``trials`` in a space. Raises UserError where nothing was measured."""
+    space = SearchSpace(situation, request)
+    best = rank(trials).best
+    if best is None:
+        raise UserError("Nothing was measured in this study yet, so there is nothing to explain.")
+    if best.trial.config not in space:
+        raise UserError("The recommendation is not in the space of the last search; run that search again first.")
+    evidence = {config: trial for config, trial in evidence_by_config(trials).items() if config in space}
+    refusals = [each for each in space.refusals if not each.reason.endswith("is not installed")]
+    varied = [name for name, values in space.choices.items() if len(values) > 1]
+    return Explanation(
+        best=best,
+        neighbours=tuple(_neighbours(space, best, evidence)),
+        refusals=tuple(refusals),
+        settled=tuple((name, values[0]) for name, values in space.choices.items() if name not in varied),
+        less_memory=_with_less_memory(situation, trials, best),
+        num_configs=len(space),
+        num_tried=sum(trial.outcome is not Outcome.SKIPPED for trial in evidence.values()),
+    )
+
+
+def _neighbours(space: SearchSpace, best: Ranked, evidence: dict[TrainConfig, Trial]) -> Iterator[Neighbour]:
+    estimates = _Estimates(space, evidence)
+    chosen = best.trial.config
+    sizes = space.micro_batch_sizes
+    place = sizes.index(chosen.micro_batch_size)
+    for near in (place - 1, place + 1):
+        if 0 <= near < len(sizes):
+            yield _neighbour(
+                MICRO_BATCH, sizes[near], space.at_micro_batch(chosen, sizes[near]), best, evidence, estimates
+            )
+    for row in KNOBS:
+        for value in space.choices[row.name]:
+            if value == chosen[row.name]:
+                continue
+            config = chosen.replace(**{row.name: value})
+            if config in space:
+                yield _neighbour(row.name, value, config, best, evidence, estimates)
+            else:
+                yield Neighbour(
+                    knob=row.name, value=value, basis="not valid", reason="; ".join(space.reasons_against(config))
+                )
+
+
+def _neighbour(
+    knob: str,
+    value: KnobValue,
+    config: TrainConfig,
+    best: Ranked,
+    evidence: dict[TrainConfig, Trial],
+    estimates: _Estimates,
+) -> Neighbour:
+    trial = evidence.get(config)
+    ours = best.measurement
+    if trial is not None and trial.measurement is not None:
+        theirs = trial.measurement
+        ratio = theirs.step_seconds / ours.step_seconds
+        return Neighbour(
+            knob=knob,
+            value=value,
+            basis="measured",
+            slower=ratio - 1,
+            spread=ratio * math.hypot(theirs.uncertainty, ours.uncertainty),
+            more_bytes=theirs.memory.needed - ours.memory.needed,
+        )
+    if trial is not None:
+        return Neighbour(knob=knob, value=value, basis=trial.outcome.value, reason=trial.reason)
+    slower, spread, more = estimates.against(config, best.trial.config)
+    larger = estimates.ruled_out_by(config)
+    if larger is not None:
+        return Neighbour(
+            knob=knob,
+            value=value,
+            basis="ruled out",
+            slower=slower,
+            spread=spread,
+            reason=f"trial {larger.number}, which needs no more, ran out of memory",
+        )
+    return Neighbour(
+        knob=knob,
+        value=value,
+        basis="estimated",
+        slower=slower,
+        spread=spread,
+        more_bytes=round(ours.memory.needed * (math.exp(more) - 1)),
+    )
+
+
+class _Estimates:
+    """What the trials say of configurations that were not run."""
+
+    def __init__(self, space: SearchSpace, evidence: dict[TrainConfig, Trial]) -> None:
+        self._space = space
+        self._evidence = evidence
+        self._encoded = EncodedSpace(space)
+        observations = {
+            self._encoded.place(config): Observation.of(trial, None, 1.0) for config, trial in evidence.items()
+        }
+        sampler = AutofitSampler(space)
+        self._seconds = sampler.log_seconds(observations)
+        self._bytes = sampler.log_bytes(observations)
+
+    def against(self, config: TrainConfig, best: TrainConfig) -> tuple[float, float, float]:
+        """Share by which a step is slower, half the 95 % interval of that, and the difference of log bytes."""
+        place, ours = self._encoded.place(config), self._encoded.place(best)
+        behind = float(self._seconds.mean[place] - self._seconds.mean[ours])
+        spread = 2 * float(self._seconds.deviation[place])
+        return math.exp(behind) - 1, math.exp(behind) * spread, float(self._bytes.mean[place] - self._bytes.mean[ours])
+
+    def ruled_out_by(self, config: TrainConfig) -> Trial | None:
+        """The out-of-memory that rules a configuration out."""
+        failed = [other for other, trial in self._evidence.items() if trial.outcome is Outcome.OOM]
+        by = self._space.ruled_out_by(config, failed)
+        return None if by is None else self._evidence[by]
+
+
+def _with_less_memory(situation: Situation, trials: Sequence[Trial], best: Ranked) -> OtherMemory:
+    usable = round(situation.limits.usable_bytes * LESS_MEMORY)
+    ranked = [each for each in rank(trials).ranked if each.trial.role != "outside"]
+    fitting = next((each for each in ranked if each.measurement.memory.needed <= usable), None)
+    slower = None
+    if fitting is not None:
+        slower = fitting.measurement.step_seconds / best.measurement.step_seconds - 1
+    return OtherMemory(usable_bytes=usable, trial=None if fitting is None else fitting.trial, slower=slower)

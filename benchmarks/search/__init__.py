@@ -1,0 +1,1 @@
+"""Strategies against each other over recorded sweeps: ``python -m benchmarks.search_regret``."""
