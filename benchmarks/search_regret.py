@@ -8,6 +8,7 @@ synthetic spaces, 20 seeds for each strategy; prints a table for each and writes
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
 import statistics
 import sys
@@ -66,7 +67,8 @@ def main(words: list[str]) -> int:
             continue
         figures[name] = _play(load)
     if not names and not tuning:
-        write_results("search_regret", {"seeds": SEEDS, "most_trials": MOST_TRIALS, "spaces": figures})
+        path = write_results("search_regret", {"seeds": SEEDS, "most_trials": MOST_TRIALS, "spaces": figures})
+        print("The curves as a picture: python -m benchmarks.search.curves", path)
     return 0
 
 
@@ -97,6 +99,9 @@ def _play(load: Callable[[int], Sweep]) -> dict[str, Any]:
     print(titles + f"{'at the end':>15} {'OOM':>4}")
     shares = {}
     for name, make, skips in STRATEGIES:
+        if name == "gp" and importlib.util.find_spec("scipy") is None:
+            print(f"{name:34} left out: it needs scipy")
+            continue
         began = time.monotonic()
         courses = [
             contest(make(each.sweep, seed), each, seed, most_trials=MOST_TRIALS, skips=skips)

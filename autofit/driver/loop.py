@@ -32,7 +32,7 @@ WORTH_WAITING_FOR = 1.1
 """What is borderline is tried at the end where it is predicted to take at most this many times what the best takes."""
 SHAPES_FOR_AN_ALLOCATOR = 100
 ROUNDS, MOST_ROUNDS = 3, 6
-ROUND_SECONDS = {"cpu": 3.0, "cuda": 12.0}
+ROUND_SECONDS = {"cpu": 2.0, "cuda": 12.0}
 """Timed seconds of one round of a finalist."""
 LOADED_SECONDS, STEADY = 60.0, 0.01
 """A cool card is faster than a warm one: rounds go on until a minute was timed, or two in a row agree within this."""

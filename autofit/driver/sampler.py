@@ -66,7 +66,7 @@ SECONDS_OFF = Amplitudes(level=0.7, knob=0.20, pair=0.03, size=0.10, knob_size=0
 """By how much predicted seconds turn out wrong (logarithms): a device by a factor of two, a knob by 20 %."""
 SECONDS_UNKNOWN = Amplitudes(level=3.0, knob=0.25, pair=0.05, size=0.30, knob_size=0.08, combination=0.03, regime=0.03)
 BYTES_OFF = Amplitudes(level=0.10, knob=0.04, pair=0.02, size=0.06, knob_size=0.02, combination=0.01, regime=0.02)
-BYTES_UNKNOWN = Amplitudes(level=3.0, knob=0.30, pair=0.05, size=1.0, knob_size=0.15, combination=0.03, regime=0.2)
+BYTES_UNKNOWN = Amplitudes(level=3.0, knob=0.30, pair=0.05, size=1.0, knob_size=0.15, combination=0.03, regime=0.8)
 _BROKEN = (Outcome.ERROR, Outcome.CRASHED, Outcome.UNSUPPORTED, Outcome.INVALID, Outcome.TIMEOUT)
 
 
@@ -157,7 +157,9 @@ class AutofitSampler(BaseSampler):
         best = min(mean[place] for place, each in observations.items() if each.seconds is not None)
         behind = (mean - best) / deviation
         gain = _normal(-behind) - np.exp(np.minimum(mean - best + deviation**2 / 2, 50)) * _normal(-behind - deviation)
-        result: Numbers = np.maximum(gain, 0) * self._chance_to_fit(observations) ** 2 * self._chance_to_run(observations)
+        result: Numbers = (
+            np.maximum(gain, 0) * self._chance_to_fit(observations) ** 2 * self._chance_to_run(observations)
+        )
         return result
 
     def log_seconds(self, observations: dict[int, Observation]) -> Belief:

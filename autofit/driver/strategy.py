@@ -88,8 +88,7 @@ class SamplerStrategy:
     def _tell(self, history: History) -> None:
         best: float | None = None
         for trial in history.trials:
-            if trial.config not in self._told:
-                self._add(trial.config, Observation.of(trial, best, SLOWER_FACTOR))
+            self._add(trial.config, Observation.of(trial, best, SLOWER_FACTOR))
             if trial.measurement is not None:
                 seconds = trial.measurement.step_seconds
                 best = seconds if best is None else min(best, seconds)
@@ -97,7 +96,9 @@ class SamplerStrategy:
     def _add(self, config: TrainConfig, observation: Observation) -> None:
         if config in self._told:
             return
-        self._told.add(config)
+        if observation.outcome != Outcome.SKIPPED:
+            # What is skipped now may be run later, and is then told again.
+            self._told.add(config)
         value = TOO_SLOW_OR_LARGE if observation.seconds is None else observation.seconds
         self._study.add_trial(
             create_trial(

@@ -145,6 +145,9 @@ def _explanation(result: Result, shown: int) -> str:
         sentences.append(f"In every row: {rest}.")
     if _any_predicted(result.ranking.ranked):
         sentences.append("predicted: before it was run, after what the trials before it taught.")
-    if result.ranking.reference is not None:
+    reference = result.ranking.reference
+    if reference is not None and reference.role:
+        sentences.append("ref: your baseline.")
+    elif reference is not None:
         sentences.append("ref: TrainingArguments' defaults in their fastest precision, micro-batch up to 8.")
     return " ".join(sentences)

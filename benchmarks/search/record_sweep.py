@@ -40,7 +40,13 @@ ALL_FP32 = {"fix": {"precision": "fp32", "compile": "off"}, "numerics": "standar
 JOBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llama-fixed": (
         {"model": "examples/small-llama", "effective_batch": 16, "seq_len": 128, "memory_limit": "90MiB"},
-        {**ALL_FP32, "forbid": {"activation_checkpointing": ["every_3rd", "every_4th"], "optimizer": ["lion_8bit", "adamw_torch"]}},
+        {
+            **ALL_FP32,
+            "forbid": {
+                "activation_checkpointing": ["every_3rd", "every_4th"],
+                "optimizer": ["lion_8bit", "adamw_torch"],
+            },
+        },
     ),
     "gpt-neox-fixed": (
         {"model": str(MODELS / "small-gpt-neox"), "effective_batch": 16, "seq_len": 96, "memory_limit": "110MiB"},

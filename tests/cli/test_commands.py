@@ -38,9 +38,27 @@ def test_a_stored_study_is_shown_exported_examined_and_replayed(
     assert json.loads(path.read_text()) == shown
     capfd.readouterr()
 
+    assert main(["explain", searched]) == 0
+    explained = capfd.readouterr().out
+    assert "Recommended:" in explained and "Never in question" in explained and "10 % less memory" in explained
+    assert max(map(len, explained.splitlines())) <= 80
+    assert main(["explain", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out)["neighbours"]
+
     assert main(["doctor", "--replay", "0", "--study", searched]) == 0
     replayed = capfd.readouterr().out
     assert "then: ok" in replayed and "now: ok" in replayed and "autofit.trial.worker" in replayed
+
+
+def test_a_search_is_compared_with_a_baseline_and_another_sampler_may_propose(
+    tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    baseline = tmp_path / "arguments.yaml"
+    baseline.write_text("per_device_train_batch_size: 1\ngradient_accumulation_steps: 4\noptim: adamw_torch\n")
+    words = [str(tiny_model), "--effective-batch", "4", "--seq-len", "32", "--max-trials", "3", "--sampler", "tpe"]
+    assert main([*words, "--fix", "precision=fp32", "--baseline", str(baseline), "--quiet"]) == 0
+    output = capfd.readouterr().out
+    assert "your baseline" in output and "defaults" not in output
 
 
 def test_doctor_says_of_every_choice_whether_it_can_be_had(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:
