@@ -20,8 +20,8 @@ from autofit.train_config import TrainConfig
 EXACTLY = 0.003
 """A prediction is a number without noise; this keeps the algebra stable."""
 # Of logarithms: what precision, checkpointing or a layout does is often tens of percent, a micro-batch doubles.
-SECONDS_BETWEEN = Amplitudes(level=5.0, knob=0.4, pair=0.06, size=0.4, knob_size=0.1, combination=0.03, regime=0.05)
-BYTES_BETWEEN = Amplitudes(level=5.0, knob=0.4, pair=0.06, size=1.0, knob_size=0.2, combination=0.03, regime=0.1)
+SECONDS_BETWEEN = Amplitudes(level=2.0, knob=0.4, pair=0.06, size=0.4, knob_size=0.1, combination=0.03, regime=0.05)
+BYTES_BETWEEN = Amplitudes(level=2.0, knob=0.4, pair=0.06, size=1.0, knob_size=0.2, combination=0.03, regime=0.1)
 
 
 class Predicts(Protocol):

@@ -137,10 +137,30 @@ class AutofitSampler(BaseSampler):
                 break
         largest = float(gain.max())
         if largest < WORTHWHILE:
+            whole = self._whole_batch_at_once(observations, untried)
+            if whole is not None:
+                return whole
             raise NothingWorthwhileError(
                 f"the largest gain that can be expected of any configuration left is {largest:.2%} of a step"
             )
         return int(score.argmax())
+
+    def _whole_batch_at_once(self, observations: dict[int, Observation], untried: Mask) -> int | None:
+        """The best combination without accumulation, where nothing without accumulation was tried and it may well fit.
+
+        It keeps no gradients during the forward pass, so what is known of the bytes with accumulation says too little;
+        what is predicted says enough.
+        """
+        encoded = self._encoded
+        if any(not encoded.accumulates[place] for place in observations):
+            return None
+        measured = [place for place, each in observations.items() if each.seconds is not None]
+        best = min(measured, key=lambda place: observations[place].seconds or math.inf)
+        same = (encoded.combinations == encoded.combinations[best]) & ~encoded.accumulates & untried
+        if self._prior.is_informed:
+            same &= self._chance_to_fit(observations) > 0.1
+            same &= self.log_seconds(observations).mean < math.log(observations[best].seconds or math.inf)
+        return int(same.argmax()) if same.any() else None
 
     def _untried(self, observations: dict[int, Observation]) -> Mask:
         untried = np.ones(len(self._encoded), dtype=bool)

@@ -67,7 +67,8 @@ class AdditiveProcess:
         if not places:
             return Belief(mean=np.zeros(count), deviation=np.full(count, math.sqrt(self._variance)))
         columns = np.stack([self._column(place) for place in places], axis=1).astype(float)
-        between = columns[places]
+        # In full precision: columns are kept in half of it, and nearly equal rows must not lose what tells them apart.
+        between = np.stack([self._kernel_to(place, np.array(places)) for place in places])
         middle = float(np.median(values))
         observed, noise = np.array(values) - middle, np.diag(np.square(noises))
         scale = self._likeliest_scale(between, noise, observed) if self._learn_scale and len(places) > 2 else 1.0
@@ -88,14 +89,18 @@ class AdditiveProcess:
 
     def _column(self, place: int) -> npt.NDArray[np.float32]:
         if place not in self._columns:
-            encoded = self._encoded
-            shared = (encoded.codes == encoded.codes[place]).sum(axis=1).astype(float)
-            apart = encoded.log2_sizes - encoded.log2_sizes[place]
-            near = np.exp(-0.5 * np.square(apart / SIZE_SCALE))
-            same = encoded.combinations == encoded.combinations[place]
-            regime = encoded.accumulates == encoded.accumulates[place]
-            self._columns[place] = self._kernel(shared, near, same, regime).astype(np.float32)
+            self._columns[place] = self._kernel_to(place, slice(None)).astype(np.float32)
         return self._columns[place]
+
+    def _kernel_to(self, place: int, others: slice | npt.NDArray[np.int64]) -> Numbers:
+        """The kernel between one configuration and others."""
+        encoded = self._encoded
+        shared = (encoded.codes[others] == encoded.codes[place]).sum(axis=1).astype(float)
+        apart = encoded.log2_sizes[others] - encoded.log2_sizes[place]
+        near = np.exp(-0.5 * np.square(apart / SIZE_SCALE))
+        same = encoded.combinations[others] == encoded.combinations[place]
+        regime = encoded.accumulates[others] == encoded.accumulates[place]
+        return self._kernel(shared, near, same, regime)
 
     def _kernel(
         self, shared: Numbers, near: Numbers, same: npt.NDArray[np.bool_], regime: npt.NDArray[np.bool_]

@@ -78,8 +78,11 @@ def _never_in_question(explanation: Explanation) -> list[str]:
     if explanation.settled:
         named = ", ".join(f"{name}={value}" for name, value in explanation.settled)
         sentences.append(f"Never in question, as only one value was left: {named}.")
-    by_knob: dict[str, list[str]] = {}
+    by_knob: dict[str, dict[str, list[str]]] = {}
     for refusal in explanation.refusals:
-        by_knob.setdefault(refusal.knob, []).append(refusal.reason)
-    sentences += [f"Not searched, {knob}: {'; '.join(reasons)}." for knob, reasons in by_knob.items()]
+        value, _, why = refusal.reason.partition(": ")
+        by_knob.setdefault(refusal.knob, {}).setdefault(why, []).append(value)
+    for knob, reasons in by_knob.items():
+        said = "; ".join(f"{', '.join(values)}: {why}" for why, values in reasons.items())
+        sentences.append(f"Not searched, {knob}: {said}.")
     return sentences
