@@ -23,7 +23,7 @@ is already fast.
 
 The sampler ends the search by raising ``NothingWorthwhileError`` when the largest gain left is below ``WORTHWHILE``.
 A trial that was stopped early counts as a lower bound. Predictions are asked for where they matter: around the start,
-then for the most promising configurations at each proposal. 50,000 configurations are scored in well under 0.2 s.
+then for the most promising configurations at each proposal.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ from benchmarks.record import about
 from benchmarks.search.sweep import Answer, Row, Sweep, write_sweep
 
 SWEEPS = Path(__file__).parent / "sweeps"
-MODELS = Path(__file__).parent / "models"
+MODELS = Path("benchmarks/search/models")
 PASSES = 2
 PLAN = MeasuringPlan(patience_seconds=1.0)
 ALL_FP32 = {"fix": {"precision": "fp32", "compile": "off"}, "numerics": "standard"}

@@ -26,8 +26,8 @@ from benchmarks.record import write_results
 from benchmarks.search.record_sweep import SWEEPS
 from benchmarks.search.sweep import read_sweep
 
-EFFECTIVE_BATCH = 720
-PROPOSALS = 40
+EFFECTIVE_BATCH = 64
+PROPOSALS = 20
 
 
 class MadeUp:
@@ -55,7 +55,7 @@ def main() -> int:
     """Propose, measure by formula, propose again."""
     situation = read_sweep(SWEEPS / "predicted-llama.json.gz").situation
     situation = replace(situation, workload=replace(situation.workload, effective_batch=EFFECTIVE_BATCH))
-    space = SearchSpace(situation, SpaceRequest(numerics="aggressive"))
+    space = SearchSpace(situation, SpaceRequest())
     began = time.perf_counter()
     sampler, encoded, truth = AutofitSampler(space, MadeUp()), EncodedSpace(space), MadeUp()
     building = time.perf_counter() - began
