@@ -188,7 +188,12 @@ class Measurement:
         within = expected_step(self.windows, self.shape_shares, self.accumulation_steps)[1]
         if len(self.round_seconds) < 2:
             return within
-        return max(within, (max(self.round_seconds) - min(self.round_seconds)) / 2 / self.step_seconds)
+        return max(within, self.round_spread)
+
+    @property
+    def round_spread(self) -> float:
+        """Half of what the rounds differ by, as a share of a step; there have to be rounds."""
+        return (max(self.round_seconds) - min(self.round_seconds)) / 2 / self.step_seconds
 
     @property
     def starting_seconds(self) -> float:

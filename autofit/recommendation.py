@@ -222,10 +222,10 @@ def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
     elif not measurement.whole:
         reasons.append("its step was composed from a shortened accumulation; no budget was left to run it whole")
     reasons.extend(best.trial.notes)
-    rounds = measurement.round_seconds
-    if len(rounds) > 1:
-        spread = (max(rounds) - min(rounds)) / 2 / measurement.step_seconds
-        reasons.append(f"run {len(rounds)} times, turn by turn with the others; its runs differ by ±{spread:.1%}")
+    rounds = len(measurement.round_seconds)
+    if rounds > 1:
+        spread = measurement.round_spread
+        reasons.append(f"run {rounds} times, turn by turn with the others; its runs differ by ±{spread:.1%}")
     if measurement.uncertainty > NOISY:
         reasons.append(
             f"this machine is noisy: the mean step is known to {measurement.uncertainty:.0%} only; "

@@ -67,11 +67,6 @@ class EncodedSpace:
         pair = self._place_of_pair[config.micro_batch_size, config.accumulation_steps]
         return combination * len(self.space.batch_pairs) + pair
 
-    def values(self, place: int) -> list[tuple[str, Any]]:
-        """The values at a place of the knobs that have more than one."""
-        config = self.config(place)
-        return [(name, config[name]) for name in self.knobs]
-
     def certainly_as_large(self, place: int) -> Mask:
         """What certainly needs as much memory as the configuration at a place, that one too (``needs_at_least``)."""
         as_large: Mask = (

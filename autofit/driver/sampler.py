@@ -235,14 +235,16 @@ class AutofitSampler(BaseSampler):
         process = self._process("bytes", BYTES_OFF if self._prior.is_informed else BYTES_UNKNOWN)
         noises = [RUN_NOISE] * len(places)
         belief = process.believe(places, values, noises)
-        for place in [place for place, each in observations.items() if each.outcome == Outcome.OOM]:
+        too_large = [place for place, each in observations.items() if each.outcome == Outcome.OOM]
+        for place in too_large:
             mean = prior.mean[place] + belief.mean[place]
             deviation = math.hypot(prior.deviation[place], belief.deviation[place])
             value, noise = _above(usable, mean, deviation)
             places.append(place)
             values.append(value - prior.mean[place])
             noises.append(noise)
-        belief = process.believe(places, values, noises)
+        if too_large:
+            belief = process.believe(places, values, noises)
         return Belief(mean=prior.mean + belief.mean, deviation=np.hypot(prior.deviation, belief.deviation))
 
     def _chance_to_run(self, observations: dict[int, Observation]) -> Numbers:

@@ -19,7 +19,7 @@ from optuna.trial import TrialState, create_trial
 
 from autofit.driver.history import History
 from autofit.driver.observation import Elsewhere, Observation
-from autofit.driver.parameters import config_of, distributions_of, params_of_config
+from autofit.driver.parameters import STEP, config_of, distributions_of, params_of_config
 from autofit.driver.prior import Predicts
 from autofit.driver.sampler import AutofitSampler, NothingWorthwhileError
 from autofit.driver.samplers import SAMPLERS
@@ -144,7 +144,7 @@ def _sampler(
         return RandomSampler(seed=seed)
     if name == "grid":
         grid = {key: list(values) for key, values in space.choices.items() if len(values) > 1}
-        steps = {"micro_batch_step": list(range(len(space.batch_pairs)))} if len(space.batch_pairs) > 1 else {}
+        steps = {STEP: list(range(len(space.batch_pairs)))} if len(space.batch_pairs) > 1 else {}
         return GridSampler({**grid, **steps}, seed=seed)
     if name == "gp":
         try:

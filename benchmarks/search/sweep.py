@@ -42,11 +42,6 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
         """Its configuration."""
         return TrainConfig(self.values)
 
-    @property
-    def samples(self) -> tuple[float, ...]:
-        """All samples of all passes."""
-        return tuple(sample for answer in self.answers for sample in answer.samples)
-
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     """``synthetic`` says that no device answered. ``about`` holds what made it: date, machine, versions, command."""
