@@ -9,6 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import IntEnum
 
+SORTED_EMBEDDING_TOKENS = 3072
+"""CUDA's backward pass of an embedding sorts the tokens of a micro-batch with more than these, which takes other blocks
+(``embedding_dense_backward_cuda`` in native/cuda/Embedding.cu)."""
+
 
 class Phase(IntEnum):
     """Where in a step a block is taken."""

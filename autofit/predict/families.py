@@ -17,12 +17,24 @@ import numpy as np
 from autofit.predict.step_time import Floats, Work
 from autofit.predict.timeline import Integers, StepBuilder
 from autofit.recipe import Recipe
-from autofit.trace import Operators, Phase, StepTrace
+from autofit.trace import SORTED_EMBEDDING_TOKENS, Operators, Phase, StepTrace
 
 REFERENCE_OPTIMIZER = "adamw_torch_fused"
-ROWS_OF_A_PAIR = (2, 4)
-"""Of the two traces that tell all others. One row is a case of its own: tensors with a dimension of 1 are contiguous in
-more ways, and less is copied."""
+FIRST_PAIR = (2, 4)
+"""Rows of the two traces that tell all others. One row is a case of its own: tensors with a dimension of 1 are
+contiguous in more ways, and less is copied."""
+
+
+def pair_for(rows: float, length: int, *, on_cuda: bool) -> tuple[int, int]:
+    """Rows of the two traces that tell of ``rows`` rows of ``length`` tokens: on the same side of what CUDA sorts."""
+    most = SORTED_EMBEDDING_TOKENS // length
+    if not on_cuda or most < FIRST_PAIR[0]:
+        return FIRST_PAIR
+    if rows > most:
+        # A power of two, which effective batches are mostly divided by, so that it may be of use by itself.
+        few = 2 ** int(most).bit_length()
+        return few, 2 * few
+    return FIRST_PAIR[0], max(FIRST_PAIR[0] + 1, min(FIRST_PAIR[1], most))
 
 
 def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
@@ -60,11 +72,18 @@ def _with_bfloat16(keywords: dict[str, Any]) -> dict[str, Any]:
 
 
 class Family:
-    """A step at any number of rows: from one trace at its own, or from two at all others."""
+    """A step at any number of rows: from one trace at its own, or from two, of ``pair`` rows, at all others."""
 
-    def __init__(self, few: StepTrace, many: StepTrace | None, *, inputs_ahead: int) -> None:
+    def __init__(
+        self,
+        few: StepTrace,
+        many: StepTrace | None,
+        *,
+        inputs_ahead: int,
+        pair: tuple[int, int] = FIRST_PAIR,
+    ) -> None:
         self.builder = StepBuilder(few, inputs_ahead=inputs_ahead)
-        self._few, self._many = few, many
+        self._few, self._many, self._pair = few, many, pair
 
     @staticmethod
     def are_alike(few: StepTrace, many: StepTrace) -> bool:
@@ -93,7 +112,7 @@ class Family:
         start = np.array(first, dtype=float)
         if second is None:
             return start
-        few, many = ROWS_OF_A_PAIR
+        few, many = self._pair
         share = (rows - few) / (many - few)
         between: Floats = start + share * (np.array(second, dtype=float) - start)
         return between

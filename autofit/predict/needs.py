@@ -13,7 +13,7 @@ from autofit.knobs import knob
 from autofit.lengths import SampleLengths
 from autofit.predict.allocator import CachingAllocator, SimulatedOutOfMemoryError
 from autofit.predict.expected_load import rows_of_longest
-from autofit.predict.families import REFERENCE_OPTIMIZER, ROWS_OF_A_PAIR, Family, traceable, with_update
+from autofit.predict.families import FIRST_PAIR, REFERENCE_OPTIMIZER, Family, pair_for, traceable, with_update
 from autofit.predict.request import TraceDocument, TraceRequest
 from autofit.predict.step_time import Work
 from autofit.predict.timeline import Integers, StepBuilder, Timeline
@@ -180,11 +180,10 @@ class Needs:
 
     def _family(self, config: TrainConfig) -> tuple[Family, float]:
         """The family of a configuration, and its rows in it."""
-        rows = rows_of_longest(str(config["batch_layout"]), config.micro_batch_size, self._situation.workload.lengths)
         family = self._family_of_all_sizes(config)
-        if family is not None:
-            return family, rows
-        return self._make_family(self._with_update(config, self._trace(self._alone(config)))), rows
+        if family is None:
+            family = self._make_family([self._with_update(config, self._trace(self._alone(config)))])
+        return family, self._rows(config)
 
     def _family_of_all_sizes(self, config: TrainConfig) -> Family | None:
         """None where its two traces are not alike, event by event: each size is then traced for itself."""
@@ -193,7 +192,7 @@ class Needs:
         if key not in self._families:
             traces = [self._with_update(config, self._trace(request)) for request in requests]
             alike = len(traces) == 1 or Family.are_alike(traces[0], traces[1])
-            self._families[key] = self._make_family(*traces) if alike else None
+            self._families[key] = self._make_family(traces, self._pair(config)) if alike else None
         return self._families[key]
 
     def _is_alone(self, config: TrainConfig) -> bool:
@@ -205,8 +204,9 @@ class Needs:
     def _alone(self, config: TrainConfig) -> TraceRequest:
         return self._micro_step_request(config, config.micro_batch_size)
 
-    def _make_family(self, few: StepTrace, many: StepTrace | None = None) -> Family:
-        return Family(few, many, inputs_ahead=int(self._situation.device.kind == "cpu"))
+    def _make_family(self, traces: Sequence[StepTrace], pair: tuple[int, int] = FIRST_PAIR) -> Family:
+        few, many = traces[0], traces[1] if len(traces) > 1 else None
+        return Family(few, many, inputs_ahead=int(self._situation.device.kind == "cpu"), pair=pair)
 
     def _with_update(self, config: TrainConfig, trace: StepTrace) -> StepTrace:
         if self._traced_optimizer(config) == REFERENCE_OPTIMIZER:
@@ -233,10 +233,18 @@ class Needs:
         return _SAME_UPDATE.get(str(config["optimizer"]), str(config["optimizer"]))
 
     def _micro_step_requests(self, config: TrainConfig) -> list[TraceRequest]:
-        size = config.micro_batch_size
-        wanted = rows_of_longest(str(config["batch_layout"]), size, self._situation.workload.lengths)
-        rows = (size,) if size in (1, *ROWS_OF_A_PAIR) and wanted == size else ROWS_OF_A_PAIR
+        size, wanted, pair = config.micro_batch_size, self._rows(config), self._pair(config)
+        rows = (size,) if size in (1, *pair) and wanted == size else pair
         return [self._micro_step_request(config, number) for number in rows]
+
+    def _rows(self, config: TrainConfig) -> float:
+        """The worst micro-batch as a number of samples of the longest length."""
+        lengths = self._situation.workload.lengths
+        return rows_of_longest(str(config["batch_layout"]), config.micro_batch_size, lengths)
+
+    def _pair(self, config: TrainConfig) -> tuple[int, int]:
+        longest = self._situation.workload.lengths.longest
+        return pair_for(self._rows(config), longest, on_cuda=self._situation.device.kind != "cpu")
 
     def _micro_step_request(self, config: TrainConfig, rows: int) -> TraceRequest:
         lengths = self._situation.workload.lengths

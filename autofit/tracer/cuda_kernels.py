@@ -5,7 +5,7 @@
 * The backward pass of softmax takes the product of gradient and output first (``softmax_backward_cuda_out`` in
   native/cuda/SoftMax.cu). Published peaks of eager attention on a T4 hold exactly this one matrix more.
 * The backward pass of an embedding adds up in float32, a row for every ten tokens and one for every token that occurs
-  (native/cuda/EmbeddingBackwardKernel.cu), above 3,072 tokens. Tokens are taken to be drawn evenly, as trials do.
+  (native/cuda/EmbeddingBackwardKernel.cu), where it sorts them. Tokens are taken to be drawn evenly, as trials do.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from autofit.trace import SORTED_EMBEDDING_TOKENS
 from autofit.tracer.recorder import Recorder
 
 aten = torch.ops.aten
@@ -52,7 +53,7 @@ def rules(recorder: Recorder) -> Iterator[None]:
 def _embedding_backward_blocks(args: tuple[Any, ...]) -> list[int]:
     gradient, indices, rows = args[0], args[1], int(args[2])
     tokens = indices.numel()
-    if tokens <= 3072:
+    if tokens <= SORTED_EMBEDDING_TOKENS:
         return []
     occurring = rows * (1 - math.exp(-tokens / rows))
     return [tokens * 8, tokens * 8, round(tokens / 10 + occurring) * int(gradient.shape[-1]) * 4]

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from autofit.predict.families import Family, traceable, with_update
+from autofit.predict.families import Family, pair_for, traceable, with_update
 from autofit.predict.timeline import StepBuilder
 from autofit.recipe import recipe_for
 from autofit.situation import Situation
@@ -25,6 +25,17 @@ def test_traces_whose_events_differ_are_not_alike() -> None:
     other = made_up_trace(4, events=(1, 2, 4, 3, 6, 5, -6, -3, -4, 7, 8, -8, -5))
     assert Family.are_alike(made_up_trace(2), made_up_trace(4))
     assert not Family.are_alike(made_up_trace(2), other)
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "pair"),
+    [(8, 2048, (2, 4)), (2, 1024, (2, 3)), (8, 1024, (4, 8)), (24, 128, (2, 4)), (25, 128, (32, 64))],
+)
+def test_the_two_traces_lie_on_the_side_of_cudas_sorting_that_they_tell_of(
+    rows: int, length: int, pair: tuple[int, int]
+) -> None:
+    assert pair_for(rows, length, on_cuda=True) == pair
+    assert pair_for(rows, length, on_cuda=False) == (2, 4)
 
 
 def test_another_optimizers_update_is_put_behind_the_micro_step() -> None:

@@ -7,7 +7,7 @@ import dataclasses
 import msgspec
 import pytest
 
-from autofit.predict.families import Family, traceable
+from autofit.predict.families import Family, pair_for, traceable
 from autofit.predict.timeline import StepBuilder
 from autofit.trace import Category, StepTrace
 from autofit.tracer.batch import trace_request
@@ -74,6 +74,18 @@ def test_two_traces_give_every_block_of_a_third_exactly(case: Case) -> None:
 
 def on_cuda(case: Case, **changes: object) -> StepTrace:
     return trace_of(case, target="cuda", **changes)
+
+
+@pytest.mark.parametrize("rows", [3, 40])
+def test_on_cuda_two_traces_give_a_third_on_either_side_of_what_is_sorted(rows: int) -> None:
+    case, length = Case(architecture="llama", precision="bf16"), 128
+    pair = pair_for(rows, length, on_cuda=True)
+    few, many, third = (on_cuda(dataclasses.replace(case, lengths=(length,) * number)) for number in (*pair, rows))
+    assert Family.are_alike(few, many)
+    sizes = Family(few, many, inputs_ahead=0, pair=pair).sizes(rows)
+    # How many tokens occur at least once is the only thing that does not grow evenly.
+    other = [maker for maker, size, true in zip(third.makers, sizes, third.sizes, strict=True) if size != true]
+    assert set(other) <= {"aten::embedding_dense_backward"}
 
 
 def test_for_cuda_the_attention_is_what_torch_would_choose_there() -> None:
