@@ -142,7 +142,9 @@ class Needs:
         self._fetch({_identity(request): request for request in alone})
 
     def _fetch(self, requests: dict[str, TraceRequest]) -> None:
-        missing = {identity: request for identity, request in requests.items() if identity not in self._known}
+        # Updates first: importing an optimizer's package can take as long as a trace, and others are made meanwhile.
+        ordered = sorted(requests.items(), key=lambda item: _optimizer(item[1]) == REFERENCE_OPTIMIZER)
+        missing = {identity: request for identity, request in ordered if identity not in self._known}
         if missing:
             documents = self._traces(list(missing.values()))
             self._known.update(zip(missing, documents, strict=True))
@@ -308,3 +310,7 @@ def _going_on(steady: Timeline, shift: int, before: int | None = None) -> list[i
         elif block < (shift if before is None else before):
             events.append(event)
     return events
+
+
+def _optimizer(request: TraceRequest) -> str:
+    return str(request.recipe.training_arguments["optim"])

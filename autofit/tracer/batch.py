@@ -5,16 +5,18 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import tempfile
 import time
 import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import torch
 
 from autofit.predict.request import TraceDocument, TraceRequest
 from autofit.tasks import task_named
-from autofit.tracer.quantized import build_quantized
 from autofit.tracer.step import trace_step
 from autofit.tracer.target import Target
 from autofit.trial.build import build_trial_model
@@ -22,31 +24,51 @@ from autofit.trial.protocol import TraceJob, TracesResult, write_document
 
 
 def trace_all(job: TraceJob) -> TracesResult:
-    """Write every request's document. A process that dies (a C++ terminate, say) leaves its rest undone."""
+    """Write every request's document. A process that dies (a C++ terminate, say) leaves the one it was at undone."""
     number = min(job.processes, len(job.requests)) if sys.platform == "linux" else 1
     children = []
-    for first in range(1, number):
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                _trace_some(job.requests[first::number])
-                code = 0
-            finally:
-                os._exit(code)
-        children.append(child)
-    _trace_some(job.requests[::number])
+    with _Queue(len(job.requests)) as queue:
+        for _ in range(1, number):
+            child = os.fork()
+            if child == 0:
+                code = 1
+                try:
+                    _trace_some(job.requests, queue)
+                    code = 0
+                finally:
+                    os._exit(code)
+            children.append(child)
+        _trace_some(job.requests, queue)
     for child in children:
         os.waitpid(child, 0)
     return TracesResult()
 
 
-def _trace_some(requests: tuple[TraceRequest, ...]) -> None:
+class _Queue:
+    """Numbers from 0 on, each given once to whichever process asks: forked processes share a file's position."""
+
+    def __init__(self, length: int) -> None:
+        self._file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115 - closed as this is left
+        self._file.write(b"".join(number.to_bytes(4, "big") for number in range(length)))
+        self._file.seek(0)
+
+    def __iter__(self) -> Iterator[int]:
+        while taken := self._file.read(4):
+            yield int.from_bytes(taken, "big")
+
+    def __enter__(self) -> _Queue:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._file.close()
+
+
+def _trace_some(requests: tuple[TraceRequest, ...], queue: _Queue) -> None:
     torch.set_num_threads(1)
     # The Trainer collects garbage as it starts; what was imported need not be looked through for that.
     gc.freeze()
-    for request in requests:
-        write_document(Path(request.path), trace_request(request))
+    for number in queue:
+        write_document(Path(requests[number].path), trace_request(requests[number]))
 
 
 def trace_request(request: TraceRequest) -> TraceDocument:
@@ -54,8 +76,8 @@ def trace_request(request: TraceRequest) -> TraceDocument:
     began = time.perf_counter()
     target = Target(kind=request.target, compute_capability=request.compute_capability)
     traceable = msgspec.structs.replace(request, recipe=target.traceable(request.recipe))
-    build = build_trial_model if request.recipe.quantization is None else build_quantized
     try:
+        build = _builder_for(request)
         trace = trace_step(
             lambda: build(traceable),
             traceable.recipe,
@@ -71,3 +93,12 @@ def trace_request(request: TraceRequest) -> TraceDocument:
             trace=None, refusal=f"{type(error).__name__}: {first_line}", seconds=time.perf_counter() - began
         )
     return TraceDocument(trace=trace, seconds=time.perf_counter() - began)
+
+
+def _builder_for(request: TraceRequest) -> Callable[[TraceRequest], Any]:
+    if request.recipe.quantization is None:
+        return build_trial_model
+    # Imports bitsandbytes, and much of inductor with it, which takes a second.
+    from autofit.tracer.quantized import build_quantized
+
+    return build_quantized

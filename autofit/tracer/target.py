@@ -21,7 +21,6 @@ from autofit.knobs.attention import VARLEN
 from autofit.recipe import Recipe
 from autofit.tracer import cuda_attention, cuda_autocast, cuda_kernels
 from autofit.tracer.dataless import Dataless, DatalessTensor
-from autofit.tracer.quantized import gemm_blocks
 from autofit.tracer.recorder import Recorder
 
 # The package's attribute of this name is hidden behind its class Optimizer.
@@ -48,6 +47,8 @@ class Target:
             stack.enter_context(_foreach_takes(DatalessTensor))
             stack.enter_context(_real_quantization_maps())
             if "bitsandbytes" in sys.modules:
+                from autofit.tracer.quantized import gemm_blocks
+
                 recorder.kernel_temporaries[torch.ops.bitsandbytes.gemm_4bit.default] = gemm_blocks
             if self.kind == "cpu":
                 mode.decompositions.update(_updates_of_bitsandbytes_on_a_cpu())
