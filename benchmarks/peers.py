@@ -122,7 +122,9 @@ def main() -> int:
         runs: dict[str, list[float]] = {tool: [] for tool in found if "arguments" in found[tool]}
         for number in range(ROUNDS):
             for tool in list(runs) if number % 2 == 0 else list(reversed(runs)):
-                job = {name: found[tool][name] for name in ("arguments", "model_kwargs") if name in found[tool]}
+                job: dict[str, Any] = {
+                    name: found[tool][name] for name in ("arguments", "model_kwargs") if name in found[tool]
+                }
                 runs[tool].append(_run(TRAIN, job, folder)["seconds"])
     for tool, package in (("Lightning", "lightning"), ("pytorch-autotune", "autotune")):
         if importlib.util.find_spec(package) is None:

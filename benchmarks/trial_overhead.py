@@ -47,7 +47,7 @@ from benchmarks.record import write_results
 MODEL = Path(__file__).parents[1] / "examples" / "small-llama"
 
 PLAIN = {row.name: row.reference for row in KNOBS}
-COMPOSED = (
+COMPOSED: tuple[tuple[int, dict[str, str]], ...] = (
     (1, {}),
     (2, {}),
     (4, {}),
@@ -142,7 +142,7 @@ def _composition(runner: ProcessRunner, situation: Situation, rounds: int, conso
         box=box.SIMPLE_HEAD,
         title="Seconds of an optimizer step, composed from three micro-steps and run whole",
     )
-    rows = []
+    rows: list[dict[str, Any]] = []
     for size, changes in COMPOSED:
         config = _config(size, changes)
         times: dict[bool, list[float]] = {False: [], True: []}

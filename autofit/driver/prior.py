@@ -13,12 +13,11 @@ from typing import Protocol
 import numpy as np
 
 from autofit.driver.encoding import EncodedSpace
-from autofit.driver.surrogate import AdditiveProcess, Amplitudes, Belief
+from autofit.driver.interpolation import Interpolation
+from autofit.driver.kernel import Amplitudes, Belief
 from autofit.prediction import Prediction
 from autofit.train_config import TrainConfig
 
-EXACTLY = 0.003
-"""A prediction is a number without noise; this keeps the algebra stable."""
 # Of logarithms: what precision, checkpointing or a layout does is often tens of percent, a micro-batch doubles.
 SECONDS_BETWEEN = Amplitudes(level=2.0, knob=0.4, pair=0.06, size=0.4, knob_size=0.1, combination=0.03, regime=0.05)
 BYTES_BETWEEN = Amplitudes(level=2.0, knob=0.4, pair=0.06, size=1.0, knob_size=0.2, combination=0.03, regime=0.1)
@@ -37,8 +36,8 @@ class Prior:
     def __init__(self, encoded: EncodedSpace, predicts: Predicts | None) -> None:
         self._encoded = encoded
         self._predicts = predicts
-        self._seconds = AdditiveProcess(encoded, SECONDS_BETWEEN, learn_scale=False)
-        self._bytes = AdditiveProcess(encoded, BYTES_BETWEEN, learn_scale=False)
+        self._seconds = Interpolation(encoded, SECONDS_BETWEEN)
+        self._bytes = Interpolation(encoded, BYTES_BETWEEN)
         self._known: dict[int, Prediction | None] = {}
         self._beliefs: tuple[Belief, Belief] | None = None
 
@@ -53,7 +52,22 @@ class Prior:
         if self._predicts is None or not missing:
             return False
         found = self._predicts.plain([self._encoded.config(place) for place in missing])
-        self._known.update(zip(missing, found, strict=True))
+        new = dict(zip(missing, found, strict=True))
+        self._known.update(new)
+        self._seconds.add(
+            {
+                place: math.log(each.likely_seconds)
+                for place, each in new.items()
+                if each is not None and each.likely_seconds
+            }
+        )
+        self._bytes.add(
+            {
+                place: math.log(each.total_bytes)
+                for place, each in new.items()
+                if each is not None and each.total_bytes > 0
+            }
+        )
         self._beliefs = None
         return any(each is not None for each in found)
 
@@ -75,27 +89,5 @@ class Prior:
     def beliefs(self) -> tuple[Belief, Belief]:
         """Log seconds and log bytes; mean 0 and deviation 0 where there are no predictions at all."""
         if self._beliefs is None:
-            self._beliefs = self._of_seconds(), self._of_bytes()
+            self._beliefs = self._seconds.belief(), self._bytes.belief()
         return self._beliefs
-
-    def _of_seconds(self) -> Belief:
-        known = {
-            place: math.log(each.likely_seconds)
-            for place, each in self._known.items()
-            if each is not None and each.likely_seconds
-        }
-        return self._between(self._seconds, known)
-
-    def _of_bytes(self) -> Belief:
-        known = {
-            place: math.log(each.total_bytes)
-            for place, each in self._known.items()
-            if each is not None and each.total_bytes > 0
-        }
-        return self._between(self._bytes, known)
-
-    def _between(self, process: AdditiveProcess, known: dict[int, float]) -> Belief:
-        if not known:
-            count = len(self._encoded)
-            return Belief(mean=np.zeros(count), deviation=np.zeros(count))
-        return process.believe(list(known), list(known.values()), [EXACTLY] * len(known))

@@ -40,10 +40,11 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from autofit.driver.encoding import EncodedSpace, Mask, Numbers
+from autofit.driver.kernel import Amplitudes, Belief
 from autofit.driver.observation import Elsewhere, Observation, observed
 from autofit.driver.parameters import distributions_of, params_of, place_of
 from autofit.driver.prior import Predicts, Prior
-from autofit.driver.surrogate import AdditiveProcess, Amplitudes, Belief
+from autofit.driver.surrogate import AdditiveProcess
 from autofit.outcome import Outcome
 from autofit.space import SearchSpace
 
@@ -125,7 +126,7 @@ class AutofitSampler(BaseSampler):
             # The first that ran, and not the best, so that a search that goes on asks for the same.
             self._prior.predict_around(measured[0])
             self._has_looked_around = True
-        self._prior.predict(measured)
+        self._prior.predict(list(observations))
         untried = self._untried(observations)
         if not untried.any():
             raise NothingWorthwhileError("every configuration was tried or is ruled out")
@@ -133,7 +134,8 @@ class AutofitSampler(BaseSampler):
         for _ in range(LOOKS):
             gain = np.where(untried, self._gain(observations), 0.0)
             score = gain / cost**COST_POWER
-            if not self._prior.predict([int(place) for place in np.argsort(-score)[:LOOKED_AT]]):
+            promising = np.argpartition(-score, min(LOOKED_AT, len(score) - 1))[:LOOKED_AT]
+            if not self._prior.predict(promising.tolist()):
                 break
         largest = float(gain.max())
         if largest < WORTHWHILE:

@@ -221,9 +221,9 @@ def _loss_of_4_48() -> Iterator[None]:
 @contextlib.contextmanager
 def _norms_in_float32() -> Iterator[None]:
     """What the rows without the accelerated plugin left: norms in float32, everything else in 16 bits."""
-    from autofit.tracer import batch
+    from autofit.tracer import quantized
 
-    build = batch.build_quantized
+    build = quantized.build_quantized
 
     def with_norms(job: Any) -> Any:
         model = build(job)
@@ -232,8 +232,8 @@ def _norms_in_float32() -> Iterator[None]:
                 weight.data = weight.data.float()
         return model
 
-    batch.build_quantized = with_norms
+    quantized.build_quantized = with_norms
     try:
         yield
     finally:
-        batch.build_quantized = build
+        quantized.build_quantized = build

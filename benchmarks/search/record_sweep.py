@@ -36,7 +36,7 @@ SWEEPS = Path(__file__).parent / "sweeps"
 MODELS = Path("benchmarks/search/models")
 PASSES = 2
 PLAN = MeasuringPlan(patience_seconds=1.0)
-ALL_FP32 = {"fix": {"precision": "fp32", "compile": "off"}, "numerics": "standard"}
+ALL_FP32: dict[str, Any] = {"fix": {"precision": "fp32", "compile": "off"}, "numerics": "standard"}
 JOBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llama-fixed": (
         {"model": "examples/small-llama", "effective_batch": 16, "seq_len": 128, "memory_limit": "90MiB"},

@@ -27,7 +27,7 @@ from benchmarks.search.record_sweep import SWEEPS
 from benchmarks.search.sweep import read_sweep
 
 EFFECTIVE_BATCH = 64
-PROPOSALS = 20
+PROPOSALS = 40
 
 
 class MadeUp:
@@ -79,6 +79,7 @@ def main() -> int:
         "median_proposal_seconds": statistics.median(took),
         "slowest_later_proposal_seconds": max(took[1:]),
         "resident_growth_bytes": resident[-1] - resident[0],
+        "resident_growth_of_the_second_half_bytes": resident[-1] - resident[len(resident) // 2],
         "resident_bytes": resident[-1],
     }
     for name, value in figures.items():

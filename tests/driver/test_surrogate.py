@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from autofit.driver.encoding import EncodedSpace
-from autofit.driver.prior import EXACTLY, SECONDS_BETWEEN
 from autofit.driver.sampler import SECONDS_UNKNOWN
 from autofit.driver.surrogate import AdditiveProcess
 from tests.driver.test_strategy import gpu_space, seconds
@@ -40,22 +39,3 @@ def test_one_of_each_value_tells_the_whole_space_where_effects_add_up(encoded: E
     assert np.sqrt(np.mean(error**2)) < 0.05
     # And it knows how wrong it is: about as wrong as it says, not far more.
     assert np.mean(np.abs(error) < 2 * belief.deviation) > 0.9
-
-
-def test_hundreds_of_exact_values_next_to_each_other_can_be_believed(encoded: EncodedSpace) -> None:
-    values, places = truth(encoded), list(range(0, 600, 2))
-    belief = AdditiveProcess(encoded, SECONDS_BETWEEN, learn_scale=False).believe(
-        places, values[places].tolist(), [EXACTLY] * len(places)
-    )
-    assert np.allclose(belief.mean[places], values[places], atol=0.05)
-
-
-def test_more_observations_leave_less_in_doubt(encoded: EncodedSpace) -> None:
-    values = truth(encoded)
-    drawn = np.random.default_rng(1).choice(len(encoded), 40, replace=False).tolist()
-    process = AdditiveProcess(encoded, SECONDS_UNKNOWN, learn_scale=False)
-    doubts = [
-        process.believe(drawn[:count], values[drawn[:count]].tolist(), [0.01] * count).deviation.mean()
-        for count in (2, 10, 40)
-    ]
-    assert doubts == sorted(doubts, reverse=True)
