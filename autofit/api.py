@@ -23,9 +23,6 @@ from autofit.explanation import Explanation
 from autofit.explanation import explain as explain_trials
 from autofit.method import Adapter
 from autofit.outcome import Outcome
-from autofit.predict.needs import Needs
-from autofit.predict.predictor import Predictor
-from autofit.predict.step_time import OF_MEASURED_RATES
 from autofit.ranking import rank
 from autofit.recipe import recipe_for
 from autofit.record import home
@@ -39,9 +36,8 @@ from autofit.study import Study, default_storage, load_study, measured_elsewhere
 from autofit.tasks import task_named, task_of
 from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
-from autofit.trial.rates import measured_rates
-from autofit.trial.runner import ProcessRunner, RunResult
-from autofit.trial.traces import TraceKeeper
+from autofit.trial.runner import MOST_SECONDS, RunResult
+from autofit.trial.workers import Workers
 from autofit.trial.workshop import Announce, Workshop, probe
 from autofit.trials import Trial
 from autofit.units import parse_seconds
@@ -146,10 +142,14 @@ def search(
         trust_remote_code=trust_remote_code,
     ).record()
     opened = open_study(storage or default_storage(), record, study, fresh=fresh)
-    workers = _Workers(opened, timeout, watcher)
+    workers = _workers(opened, watcher.say, timeout)
     stopped, interrupted = "it was interrupted", True
     try:
-        situation = opened.situation or workers.probe()
+        if opened.situation is None:
+            watcher.say("Looking at the device and the model (the first start imports torch).")
+            opened.keep_situation(workers.probe())
+        situation = opened.situation
+        assert situation is not None
         space = SearchSpace(situation, request)
         opened.keep_request(request)
         if not record.workload.lengths.all_equal:
@@ -230,7 +230,7 @@ def replay(study: str | None, number: int, *, storage: str | None = None) -> tup
     trial = next((each for each in opened.trials() if each.number == number), None)
     if trial is None or opened.situation is None:
         raise UserError(f"Study '{opened.name}' has no trial {number}; 'autofit show --json' lists them.")
-    workers = _Workers(opened, DEFAULT_BUDGET_SECONDS, Observer())
+    workers = _workers(opened, lambda sentence: None)
     try:
         plan = MeasuringPlan(whole=trial.whole, seed=opened.record.seed)
         result = workers.runner(opened.situation).run(recipe_for(trial.config, opened.situation), plan, "replay")
@@ -312,63 +312,8 @@ def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False
         workshop.close()
 
 
-class _Workers:
-    """Starts the trial server when something has to run, and not before."""
-
-    def __init__(self, study: Study, timeout: float, observer: Observer) -> None:
-        self._study = study
-        self._timeout = timeout
-        self._observer = observer
-        self._workshop: Workshop | None = None
-
-    def probe(self) -> Situation:
-        self._observer.say("Looking at the device and the model (the first start imports torch).")
-        record = self._study.record
-        situation = probe(
-            self._open(),
-            record.model,
-            record.workload,
-            record.device,
-            record.limits,
-            trust_remote_code=record.trust_remote_code,
-        )
-        self._study.keep_situation(situation)
-        return situation
-
-    def runner(self, situation: Situation) -> ProcessRunner:
-        record = self._study.record
-        return ProcessRunner(
-            self._open(),
-            situation,
-            record.model,
-            most_seconds=self._timeout,
-            trust_remote_code=record.trust_remote_code,
-        )
-
-    def predictor(self, situation: Situation) -> Predictor:
-        record = self._study.record
-        folder = home() / "traces"
-        keeper = TraceKeeper(folder, record.versions, self._open)
-        needs = Needs(situation, record.model, keeper, trust_remote_code=record.trust_remote_code)
-        return Predictor(
-            needs,
-            situation.workload,
-            situation.device,
-            situation.limits,
-            rates=measured_rates(folder, record, situation.device, self._open),
-            efficiencies=OF_MEASURED_RATES,
-        )
-
-    def close(self) -> None:
-        if self._workshop is not None:
-            self._workshop.close()
-            self._workshop = None
-
-    def _open(self) -> Workshop:
-        if self._workshop is None:
-            device = self._study.record.device
-            self._workshop = Workshop(device.kind, device.index, self._study.log_folder, self._observer.say)
-        return self._workshop
+def _workers(study: Study, announce: Announce, most_seconds: float = MOST_SECONDS) -> Workers:
+    return Workers(study.record, study.log_folder, home() / "traces", announce, most_seconds=most_seconds)
 
 
 def _what_is_left_out(space: SearchSpace, model: str) -> str:

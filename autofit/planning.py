@@ -344,9 +344,7 @@ class _Planner:
     def _predictor(self, card: Card, situation: Situation) -> Predictor:
         return Predictor(
             self._needs_of(situation),
-            situation.workload,
-            situation.device,
-            situation.limits,
+            situation,
             # Some card's rates put the candidates in order where the card's own are not known.
             rates=card.rates or find_gpu("a100").rates,
             efficiencies=OF_PUBLISHED_PEAKS,

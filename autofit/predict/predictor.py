@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autofit.device import Device
 from autofit.knobs import KNOBS
 from autofit.predict.calibration import Calibration
 from autofit.predict.expected_load import expected_share, rows_of_longest
@@ -13,10 +12,9 @@ from autofit.predict.needs import STATE_BY_FORMULA, CannotPredictError, Need, Ne
 from autofit.predict.step_time import Efficiency, StepClock
 from autofit.prediction import Prediction, Verdict
 from autofit.rates import Rates
-from autofit.situation import Limits
+from autofit.situation import Situation
 from autofit.tasks import task_named
 from autofit.train_config import TrainConfig
-from autofit.workload import Workload
 
 FITS_UP_TO = 0.97
 """What certainly must be there is borderline above this share of the limit: the allocator is only simulated."""
@@ -25,7 +23,7 @@ HEAP_OVERHEAD = 0.15
 
 
 class Predictor:
-    """Predictions for one device and its limits; ``needs`` may serve several devices.
+    """Predictions for the device and the limits of one situation; ``needs`` may serve several devices.
 
     ``rates`` and ``efficiencies`` give times; without rates there are none.
     """
@@ -33,20 +31,16 @@ class Predictor:
     def __init__(
         self,
         needs: Needs,
-        workload: Workload,
-        device: Device,
-        limits: Limits,
+        situation: Situation,
         *,
         rates: Rates | None = None,
         efficiencies: tuple[Efficiency, ...] = (),
     ) -> None:
         self._needs = needs
-        self._workload = workload
-        self._device = device
-        self._limits = limits
+        self._workload, self._device, self._limits = situation.workload, situation.device, situation.limits
         self._rates = rates
         self._efficiencies = efficiencies
-        self._context = context_bytes(device)
+        self._context = context_bytes(situation.device)
         self.calibration = Calibration()
 
     def prepare(self, configs: Iterable[TrainConfig]) -> None:

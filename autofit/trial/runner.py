@@ -43,6 +43,9 @@ MOST_UNACCOUNTED = 0.01
 RETURN_SECONDS = 10.0
 RETURN_SLACK_BYTES = 64 * 1024**2
 
+MOST_SECONDS = 600.0
+"""Of a trial, before it is ended."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
@@ -79,7 +82,7 @@ class ProcessRunner:
         situation: Situation,
         model: ModelSource,
         *,
-        most_seconds: float = 600.0,
+        most_seconds: float = MOST_SECONDS,
         trust_remote_code: bool = False,
     ) -> None:
         self._workshop = workshop

@@ -74,11 +74,11 @@ def _rule(row: dict[str, Any], config: dict[str, Any]) -> int:
     """
     with torch.device("meta"):
         model = _build(config)
-    parameters = sum(weight.numel() for weight in model.parameters())
+    parameters: int = sum(weight.numel() for weight in model.parameters())
     lora = row.get("lora")
     if lora is None:
         return 16 * parameters
-    trained = sum(
+    trained: int = sum(
         lora["rank"] * (module.in_features + module.out_features)
         for name, module in model.named_modules()
         if name.rpartition(".")[2] in lora["targets"]

@@ -12,18 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autofit.predict.needs import Needs
-from autofit.predict.predictor import Predictor
-from autofit.predict.step_time import OF_MEASURED_RATES
 from autofit.recipe import recipe_for
 from autofit.request import JobRequest
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.rates import measured_rates
-from autofit.trial.runner import ProcessRunner
-from autofit.trial.traces import TraceKeeper
-from autofit.trial.workshop import Workshop, probe
+from autofit.trial.workers import Workers
 
 MODEL = "examples/small-llama"
 TO_CALIBRATE = 2
@@ -32,58 +26,47 @@ TO_CALIBRATE = 2
 def run() -> dict[str, Any]:
     """Measure every configuration of the sweep, in random order; compare with what was predicted."""
     record = JobRequest(model=MODEL, effective_batch=16, seq_len=128, device="cpu").record()
-    with tempfile.TemporaryDirectory(prefix="autofit-") as folder:
-        workshop = Workshop("cpu", 0, Path(folder), print)
-        try:
-            situation = probe(
-                workshop, record.model, record.workload, record.device, record.limits, trust_remote_code=False
-            )
-            space = SearchSpace(situation, SpaceRequest(numerics="exact"))
-            keeper = TraceKeeper(Path(folder) / "traces", record.versions, lambda: workshop)
-            predictor = Predictor(
-                Needs(situation, record.model, keeper),
-                situation.workload,
-                situation.device,
-                situation.limits,
-                rates=measured_rates(Path(folder), record, situation.device, lambda: workshop),
-                efficiencies=OF_MEASURED_RATES,
-            )
-            configs = [config for config in _sweep(space) if config in space]
-            random.Random(0).shuffle(configs)
-            predictor.prepare(configs)
-            before = {config: predictor.predict(config) for config in configs}
-            runner = ProcessRunner(workshop, situation, record.model, most_seconds=300)
-            rows = []
-            for number, config in enumerate(configs):
-                result = runner.run(recipe_for(config, situation), MeasuringPlan(), f"sweep-{number:03d}")
-                if result.measurement is None:
-                    print(result.reason)
-                    continue
-                measured = result.measurement
-                if number < TO_CALIBRATE:
-                    predictor.learn(
-                        config,
-                        needed_bytes=measured.memory.needed,
-                        paged_bytes=0,
-                        context=0,
-                        seconds=measured.step_seconds,
-                    )
-                rows.append(
-                    {
-                        "config": dict(config),
-                        "measured_seconds": measured.step_seconds,
-                        "uncertainty": measured.uncertainty,
-                        "measured_bytes": measured.memory.needed,
-                        "predicted_seconds": before[config].likely_seconds,
-                        "predicted_bytes": before[config].total_bytes,
-                    }
+    with (
+        tempfile.TemporaryDirectory(prefix="autofit-") as folder,
+        Workers(record, Path(folder), Path(folder) / "traces", print, most_seconds=300) as workers,
+    ):
+        situation = workers.probe()
+        space = SearchSpace(situation, SpaceRequest(numerics="exact"))
+        predictor = workers.predictor(situation)
+        configs = [config for config in _sweep(space) if config in space]
+        random.Random(0).shuffle(configs)
+        predictor.prepare(configs)
+        before = {config: predictor.predict(config) for config in configs}
+        runner = workers.runner(situation)
+        rows: list[dict[str, Any]] = []
+        for number, config in enumerate(configs):
+            result = runner.run(recipe_for(config, situation), MeasuringPlan(), f"sweep-{number:03d}")
+            if result.measurement is None:
+                print(result.reason)
+                continue
+            measured = result.measurement
+            if number < TO_CALIBRATE:
+                predictor.learn(
+                    config,
+                    needed_bytes=measured.memory.needed,
+                    paged_bytes=0,
+                    context=0,
+                    seconds=measured.step_seconds,
                 )
-            for row in rows:
-                after = predictor.predict(TrainConfig(row["config"]))
-                row["calibrated_seconds"] = after.likely_seconds
-                row["calibrated_bytes"] = after.total_bytes
-        finally:
-            workshop.close()
+            rows.append(
+                {
+                    "config": dict(config),
+                    "measured_seconds": measured.step_seconds,
+                    "uncertainty": measured.uncertainty,
+                    "measured_bytes": measured.memory.needed,
+                    "predicted_seconds": before[config].likely_seconds,
+                    "predicted_bytes": before[config].total_bytes,
+                }
+            )
+        for row in rows:
+            after = predictor.predict(TrainConfig(row["config"]))
+            row["calibrated_seconds"] = after.likely_seconds
+            row["calibrated_bytes"] = after.total_bytes
     parameters = situation.model.num_parameters
     summary = _summary(rows, parameters)
     for name, value in summary.items():

@@ -20,7 +20,6 @@ from collections.abc import Iterator
 
 from autofit.driver.history import History
 from autofit.driver.starts import (
-    CHECKPOINTING,
     SAVERS,
     SMALLER_STATE,
     descend,
@@ -31,6 +30,7 @@ from autofit.driver.starts import (
 )
 from autofit.knobs import KNOBS
 from autofit.knobs.activation_checkpointing import LADDER
+from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
 from autofit.outcome import Outcome
 from autofit.space import SearchSpace
 from autofit.train_config import TrainConfig

@@ -71,9 +71,7 @@ def predict(name: str) -> None:
             )
             predictor = Predictor(
                 Needs(situation, record.model, keeper),
-                situation.workload,
-                situation.device,
-                situation.limits,
+                situation,
                 rates=gpu.rates,
                 efficiencies=OF_PUBLISHED_PEAKS,
             )

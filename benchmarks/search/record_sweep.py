@@ -16,19 +16,16 @@ from typing import Any
 import msgspec
 
 from autofit.measurement import Measurement
-from autofit.predict.needs import CannotPredictError, Needs
+from autofit.predict.needs import CannotPredictError
 from autofit.predict.predictor import Predictor
-from autofit.predict.step_time import OF_MEASURED_RATES
 from autofit.prediction import Prediction
 from autofit.recipe import recipe_for
 from autofit.request import JobRequest
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.rates import measured_rates
-from autofit.trial.runner import ProcessRunner, RunResult
-from autofit.trial.traces import TraceKeeper
-from autofit.trial.workshop import Workshop, probe
+from autofit.trial.runner import RunResult
+from autofit.trial.workers import Workers
 from benchmarks.record import about
 from benchmarks.search.sweep import Answer, Row, Sweep, write_sweep
 
@@ -80,37 +77,26 @@ def record(name: str) -> None:
     job, wanted = JOBS[name]
     record_ = JobRequest(device="cpu", **job).record()
     request = SpaceRequest.of(**wanted)
-    with tempfile.TemporaryDirectory(prefix="autofit-") as folder:
-        workshop = Workshop("cpu", 0, Path(folder), print)
-        try:
-            situation = probe(
-                workshop, record_.model, record_.workload, record_.device, record_.limits, trust_remote_code=False
-            )
-            space = SearchSpace(situation, request)
-            keeper = TraceKeeper(Path(folder) / "traces", record_.versions, lambda: workshop)
-            predictor = Predictor(
-                Needs(situation, record_.model, keeper),
-                situation.workload,
-                situation.device,
-                situation.limits,
-                rates=measured_rates(Path(folder), record_, situation.device, lambda: workshop),
-                efficiencies=OF_MEASURED_RATES,
-            )
-            configs = list(space.configs)
-            print(f"{name}: {len(configs)} configurations, {PASSES} times", flush=True)
-            predictor.prepare(configs)
-            predictions = {config: _predicted(predictor, config) for config in configs}
-            runner = ProcessRunner(workshop, situation, record_.model, most_seconds=300)
-            answers: dict[TrainConfig, list[Answer]] = {config: [] for config in configs}
-            began = time.monotonic()
-            for number in range(PASSES):
-                random.Random(number).shuffle(configs)
-                for config in configs:
-                    result = runner.run(recipe_for(config, situation), PLAN, "sweep")
-                    answers[config].append(answer_of(result))
-                print(f"pass {number + 1} after {time.monotonic() - began:.0f} s", flush=True)
-        finally:
-            workshop.close()
+    with (
+        tempfile.TemporaryDirectory(prefix="autofit-") as folder,
+        Workers(record_, Path(folder), Path(folder) / "traces", print, most_seconds=300) as workers,
+    ):
+        situation = workers.probe()
+        space = SearchSpace(situation, request)
+        predictor = workers.predictor(situation)
+        configs = list(space.configs)
+        print(f"{name}: {len(configs)} configurations, {PASSES} times", flush=True)
+        predictor.prepare(configs)
+        predictions = {config: _predicted(predictor, config) for config in configs}
+        runner = workers.runner(situation)
+        answers: dict[TrainConfig, list[Answer]] = {config: [] for config in configs}
+        began = time.monotonic()
+        for number in range(PASSES):
+            random.Random(number).shuffle(configs)
+            for config in configs:
+                result = runner.run(recipe_for(config, situation), PLAN, "sweep")
+                answers[config].append(answer_of(result))
+            print(f"pass {number + 1} after {time.monotonic() - began:.0f} s", flush=True)
     sweep = Sweep(
         name=name,
         situation=situation,

@@ -49,9 +49,7 @@ def predictor_of(
 ) -> Predictor:
     return Predictor(
         Needs(situation, MODEL, traces),
-        situation.workload,
-        situation.device,
-        situation.limits,
+        situation,
         rates=RATES,
         efficiencies=efficiencies,
     )
