@@ -46,6 +46,12 @@ def name_and_memory(index: int) -> tuple[str, int] | None:
         return _text(pynvml.nvmlDeviceGetName(handle)), int(pynvml.nvmlDeviceGetMemoryInfo(handle).total)
 
 
+def driver_version() -> str | None:
+    """The version of NVIDIA's driver."""
+    with _library() as ready:
+        return _text(pynvml.nvmlSystemGetDriverVersion()) if ready else None
+
+
 def used_bytes(index: int) -> int | None:
     """Bytes in use on the card by every process and the driver."""
     with _library() as ready:

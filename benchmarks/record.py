@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from autofit import nvml
 from autofit.host import host_memory_bytes, processor_name
 from autofit.version import __version__
 from autofit.versions import installed_versions
@@ -26,9 +27,18 @@ def about(command: str) -> dict[str, Any]:
             "memory_bytes": host_memory_bytes(),
             "system": f"{platform.system()} {platform.machine()}",
             "python": platform.python_version(),
+            **_cards(),
         },
         "versions": {"autofit": __version__, **installed_versions()},
     }
+
+
+def _cards() -> dict[str, Any]:
+    """The GPUs and their driver, where there are any."""
+    visible = nvml.visible_indices()
+    found = [nvml.name_and_memory(index) for index in visible]
+    cards = [{"name": card[0], "memory_bytes": card[1]} for card in found if card is not None]
+    return {"gpus": cards, "driver": nvml.driver_version()} if cards else {}
 
 
 def write_results(name: str, figures: dict[str, Any], path: Path | None = None) -> Path:
@@ -39,3 +49,9 @@ def write_results(name: str, figures: dict[str, Any], path: Path | None = None) 
     target.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     print(f"\nWrote {target}")
     return target
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """What ``write_results`` wrote."""
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content

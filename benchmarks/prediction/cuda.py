@@ -1,79 +1,156 @@
-"""Part 2: what a real GPU allocated and reserved, against what was predicted before and after it was calibrated."""
+"""Part 2: what a real GPU allocated, reserved and took, against what was predicted before anything was measured.
+
+It reads full sweeps that were recorded on a GPU (``python -m benchmarks.gpu --parts sweeps``): every row of one holds
+its prediction beside its answers. Calibrated figures come from the same rows, a few of which are taken as trials.
+"""
 
 from __future__ import annotations
 
+import random
 import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import autofit
-from autofit import nvml
-from autofit.outcome import Outcome
-from autofit.prediction import Verdict
+from autofit.measurement import Memory
+from autofit.predict.calibration import Calibration
+from autofit.prediction import Prediction
+from autofit.train_config import TrainConfig
+from benchmarks.prediction.ranks import rank_correlation
+from benchmarks.record import RESULTS
+from benchmarks.search.sweep import Sweep, read_sweep
 
-CASES: tuple[dict[str, Any], ...] = (
-    {"model": "HuggingFaceTB/SmolLM2-135M", "effective_batch": 32, "seq_len": 512},
-    {"model": "Qwen/Qwen3-0.6B", "effective_batch": 32, "seq_len": 1024},
-    {"model": "answerdotai/ModernBERT-base", "effective_batch": 32, "seq_len": 512, "task": "sequence-classification"},
-    {"model": "meta-llama/Llama-3.2-1B", "effective_batch": 32, "seq_len": 2048, "method": "lora"},
-)
-SECONDS_PER_CASE = 120
+TO_CALIBRATE = 3
+"""Configurations, drawn at random, that count as trials before the others are predicted."""
+DRAWS = 20
+SIMULATED = ("allocator_slack",)
+NOT_ALLOCATED = ("allocator_slack", "context")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """One configuration of a sweep that ran: predicted and measured."""
+
+    config: TrainConfig
+    prediction: Prediction
+    memory: Memory
+    seconds: float
 
 
 def run() -> dict[str, Any]:
-    """Search each case; compare every measured trial with its prediction."""
-    if not nvml.visible_indices():
-        print("No GPU is here: this part is not yet measured on CUDA.")
+    """Compare every sweep that was recorded on a GPU."""
+    sweeps = [sweep for folder in sorted(RESULTS.glob("gpu-*/sweeps")) for sweep in whole_sweeps(folder)]
+    if not sweeps:
+        print("No sweep was recorded on a GPU: this part is not yet measured on CUDA.")
+    return of_sweeps(sweeps)
+
+
+def whole_sweeps(folder: Path) -> list[Sweep]:
+    """The sweeps of a folder that were not derived for a smaller card: each configuration once."""
+    sweeps = [read_sweep(path) for path in sorted(folder.glob("*.json.gz"))]
+    return [sweep for sweep in sweeps if sweep.situation.limits.memory_bytes == sweep.situation.device.memory_bytes]
+
+
+def of_sweeps(sweeps: Iterable[Sweep]) -> dict[str, Any]:
+    """Errors of each sweep, as predicted and calibrated."""
+    figures = {}
+    for sweep in sweeps:
+        pairs = _pairs(sweep)
+        if len(pairs) < TO_CALIBRATE + 2:
+            continue
+        figures[sweep.name] = {
+            "configurations": len(pairs),
+            "allocated": _errors([_allocated(pair) / pair.memory.peak_allocated - 1 for pair in pairs]),
+            "reserved": _errors([_reserved(pair) / pair.memory.peak_reserved - 1 for pair in pairs]),
+            "total": _errors([pair.prediction.total_bytes / pair.memory.needed - 1 for pair in pairs]),
+            "context_bytes": [pairs[0].prediction.bytes_by_category["context"], pairs[0].memory.context],
+            "seconds": _errors(_of_seconds(pairs)),
+            "seconds_rank_correlation": rank_correlation(
+                [pair.prediction.likely_seconds or 0.0 for pair in pairs], [pair.seconds for pair in pairs]
+            ),
+            "calibrated": _calibrated(pairs),
+            "worst_allocated": _worst(pairs),
+        }
+        for name, value in figures[sweep.name].items():
+            print(f"{sweep.name:34} {name:26} {value}", flush=True)
+    return figures
+
+
+def _pairs(sweep: Sweep) -> list[Pair]:
+    pairs = []
+    for row in sweep.rows:
+        ran = [answer for answer in row.answers if answer.memory is not None and answer.samples]
+        if row.prediction is None or not ran:
+            continue
+        memory = ran[0].memory
+        assert memory is not None
+        for other in ran[1:]:
+            assert other.memory is not None
+            memory = memory.at_least(other.memory)
+        seconds = statistics.fmean(statistics.median(answer.samples) for answer in ran)
+        pairs.append(Pair(row.config, row.prediction, memory, seconds))
+    return pairs
+
+
+def _allocated(pair: Pair) -> int:
+    """Predicted bytes that the allocator handed out at the peak: all but its own losses and the context."""
+    return sum(size for name, size in pair.prediction.bytes_by_category.items() if name not in NOT_ALLOCATED)
+
+
+def _reserved(pair: Pair) -> int:
+    categories = pair.prediction.bytes_by_category
+    return _allocated(pair) + sum(categories.get(name, 0) for name in SIMULATED)
+
+
+def _of_seconds(pairs: Sequence[Pair]) -> list[float]:
+    return [pair.prediction.likely_seconds / pair.seconds - 1 for pair in pairs if pair.prediction.likely_seconds]
+
+
+def _errors(errors: Sequence[float]) -> dict[str, float]:
+    if not errors:
         return {}
-    rows = [row for case in CASES for row in _rows(case)]
-    measured = [row for row in rows if row["measured_bytes"] is not None]
-    for row in rows:
-        print(row)
-    summary = {
-        "trials": len(rows),
-        "uncalibrated": _summary([row for row in measured if not row["is_calibrated"]]),
-        "calibrated": _summary([row for row in measured if row["trials_before"] >= 2]),
-        "said to fit and ran out of memory": sum(
-            row["verdict"] == Verdict.FITS.value and row["outcome"] == Outcome.OOM.value for row in rows
-        ),
-    }
-    print(summary)
-    return {"summary": summary, "rows": rows}
-
-
-def _rows(case: dict[str, Any]) -> list[dict[str, Any]]:
-    result = autofit.search(**case, budget=SECONDS_PER_CASE, fresh=True)
-    rows = []
-    for number, trial in enumerate(each for each in result.trials if each.prediction is not None and not each.whole):
-        prediction, measurement = trial.prediction, trial.measurement
-        assert prediction is not None
-        memory = None if measurement is None else measurement.memory
-        rows.append(
-            {
-                "model": case["model"],
-                "config": dict(trial.values),
-                "outcome": trial.outcome.value,
-                "verdict": prediction.verdict.value,
-                "is_calibrated": prediction.is_calibrated,
-                "trials_before": number,
-                "predicted_bytes": prediction.total_bytes,
-                "measured_bytes": None if memory is None else memory.needed - memory.paged_state,
-                "predicted_allocated": prediction.live_bytes + prediction.bytes_by_category["workspaces"],
-                "measured_allocated": None if memory is None else memory.peak_allocated,
-                "predicted_seconds": prediction.likely_seconds,
-                "measured_seconds": None if measurement is None else measurement.step_seconds,
-            }
-        )
-    return rows
-
-
-def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    if not rows:
-        return {"trials": 0}
-    total = [row["predicted_bytes"] / row["measured_bytes"] - 1 for row in rows]
-    allocated = [row["predicted_allocated"] / row["measured_allocated"] - 1 for row in rows]
     return {
-        "trials": len(rows),
-        "mean_absolute_error": statistics.fmean(map(abs, total)),
-        "worst_under_prediction": min(0.0, *total),
-        "allocated_mean_absolute_error": statistics.fmean(map(abs, allocated)),
+        "mean_absolute": statistics.fmean(map(abs, errors)),
+        "median": statistics.median(errors),
+        "most_under": min(0.0, *errors),
+        "most_over": max(0.0, *errors),
     }
+
+
+def _calibrated(pairs: Sequence[Pair]) -> dict[str, Any]:
+    """Errors on the configurations that were not drawn, over several draws."""
+    totals, seconds = [], []
+    for seed in range(DRAWS):
+        shuffled = list(pairs)
+        random.Random(seed).shuffle(shuffled)
+        calibration = Calibration()
+        for pair in shuffled[:TO_CALIBRATE]:
+            likely = pair.prediction.likely_seconds
+            calibration.learn(
+                pair.config.combination(),
+                missing_bytes=pair.memory.needed - pair.memory.paged_state - pair.prediction.total_bytes,
+                time_ratio=None if not likely else pair.seconds / likely,
+            )
+        for pair in shuffled[TO_CALIBRATE:]:
+            combination = pair.config.combination()
+            predicted = pair.prediction.total_bytes + calibration.extra_bytes(combination)
+            totals.append(predicted / (pair.memory.needed - pair.memory.paged_state) - 1)
+            factor = calibration.time_factor(combination)
+            if pair.prediction.likely_seconds and factor:
+                seconds.append(pair.prediction.likely_seconds * factor / pair.seconds - 1)
+    return {"trials": TO_CALIBRATE, "draws": DRAWS, "total": _errors(totals), "seconds": _errors(seconds)}
+
+
+def _worst(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
+    """Where to look for missing bytes first."""
+    ordered = sorted(pairs, key=lambda pair: -abs(_allocated(pair) / pair.memory.peak_allocated - 1))
+    return [
+        {
+            "config": dict(pair.config),
+            "predicted": _allocated(pair),
+            "measured": pair.memory.peak_allocated,
+            "by_category": dict(pair.prediction.bytes_by_category),
+        }
+        for pair in ordered[:3]
+    ]

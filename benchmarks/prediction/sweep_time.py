@@ -18,6 +18,7 @@ from autofit.space import SearchSpace, SpaceRequest
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.workers import Workers
+from benchmarks.prediction.ranks import rank_correlation
 
 MODEL = "examples/small-llama"
 TO_CALIBRATE = 2
@@ -109,7 +110,7 @@ def _summary(rows: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
     rule = [{**row, "rule": 16 * parameters} for row in rows]
     return {
         "configurations": len(rows),
-        "rank correlation of predicted and measured seconds": _spearman(
+        "rank correlation of predicted and measured seconds": rank_correlation(
             [row["predicted_seconds"] for row in rows], measured
         ),
         "median uncertainty of what was measured": statistics.median(row["uncertainty"] for row in rows),
@@ -119,14 +120,3 @@ def _summary(rows: list[dict[str, Any]], parameters: int) -> dict[str, Any]:
         "bytes, after two trials": errors(learned, "calibrated_bytes", "measured_bytes"),
         "bytes, by 16 per parameter (accelerate's 'training with Adam')": errors(rule, "rule", "measured_bytes"),
     }
-
-
-def _spearman(first: list[float], second: list[float]) -> float:
-    def ranks(values: list[float]) -> list[float]:
-        order = sorted(range(len(values)), key=values.__getitem__)
-        placed = [0.0] * len(values)
-        for rank, place in enumerate(order):
-            placed[place] = float(rank)
-        return placed
-
-    return statistics.correlation(ranks(first), ranks(second))

@@ -5,34 +5,20 @@ Nothing else may run meanwhile. Under a memory limit, so that some configuration
 
 from __future__ import annotations
 
-import random
-import statistics
+import math
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
-from autofit.measurement import Measurement
-from autofit.predict.needs import CannotPredictError
-from autofit.predict.predictor import Predictor
-from autofit.prediction import Prediction
-from autofit.recipe import recipe_for
-from autofit.request import JobRequest
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
-from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import RunResult
-from autofit.trial.workers import Workers
 from benchmarks.record import about
-from benchmarks.search.sweep import Answer, Row, Sweep, write_sweep
+from benchmarks.search.recorder import Recorder
+from benchmarks.search.sweep import write_sweep
 
 SWEEPS = Path(__file__).parent / "sweeps"
 MODELS = Path("benchmarks/search/models")
 PASSES = 2
-PLAN = MeasuringPlan(patience_seconds=1.0)
 ALL_FP32: dict[str, Any] = {"fix": {"precision": "fp32", "compile": "off"}, "numerics": "standard"}
 JOBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "llama-fixed": (
@@ -75,77 +61,18 @@ JOBS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 def record(name: str) -> None:
     """Measure every configuration of a sweep and write the file."""
     job, wanted = JOBS[name]
-    record_ = JobRequest(device="cpu", **job).record()
-    request = SpaceRequest.of(**wanted)
     with (
         tempfile.TemporaryDirectory(prefix="autofit-") as folder,
-        Workers(record_, Path(folder), Path(folder) / "traces", print, most_seconds=300) as workers,
+        Recorder(name, {"device": "cpu", **job}, wanted, Path(folder), PASSES) as recorder,
     ):
-        situation = workers.probe()
-        space = SearchSpace(situation, request)
-        predictor = workers.predictor(situation)
-        configs = list(space.configs)
-        print(f"{name}: {len(configs)} configurations, {PASSES} times", flush=True)
-        predictor.prepare(configs)
-        predictions = {config: _predicted(predictor, config) for config in configs}
-        runner = workers.runner(situation)
-        answers: dict[TrainConfig, list[Answer]] = {config: [] for config in configs}
+        print(f"{name}: {len(recorder.space)} configurations, {PASSES} times", flush=True)
         began = time.monotonic()
-        for number in range(PASSES):
-            random.Random(number).shuffle(configs)
-            for config in configs:
-                result = runner.run(recipe_for(config, situation), PLAN, "sweep")
-                answers[config].append(answer_of(result))
-            print(f"pass {number + 1} after {time.monotonic() - began:.0f} s", flush=True)
-    sweep = Sweep(
-        name=name,
-        situation=situation,
-        request=msgspec.to_builtins(request),
-        rows=tuple(
-            Row(values=dict(config), answers=tuple(answers[config]), prediction=predictions[config])
-            for config in space.configs
-        ),
-        about=about(f"python -m benchmarks.search.record_sweep {name}"),
-    )
+        recorder.run(math.inf)
+        print(f"measured in {time.monotonic() - began:.0f} s", flush=True)
+        sweep = recorder.sweep(about(f"python -m benchmarks.search.record_sweep {name}"))
     write_sweep(sweep, SWEEPS / f"{name}.json.gz")
     outcomes = [answer.outcome.value for row in sweep.rows for answer in row.answers]
     print({each: outcomes.count(each) for each in sorted(set(outcomes))}, flush=True)
-
-
-def answer_of(result: RunResult) -> Answer:
-    """What is kept of a run."""
-    measurement = result.measurement
-    return Answer(
-        outcome=result.outcome,
-        reason=result.reason,
-        samples=() if measurement is None else _samples(measurement),
-        memory=None if measurement is None else measurement.memory,
-        wall_seconds=result.wall_seconds,
-    )
-
-
-def _samples(measurement: Measurement) -> tuple[float, ...]:
-    """Each timed step as a sample of the mean step: scaled by its own shape's median where several were timed."""
-    if not measurement.shape_shares:
-        return measurement.samples
-    found: list[float] = []
-    for shape, _ in measurement.shape_shares:
-        of_shape = [
-            sample
-            for window in measurement.windows
-            if window.shape == shape
-            for sample in window.samples(measurement.accumulation_steps)
-        ]
-        middle = statistics.median(of_shape)
-        found += [measurement.step_seconds * sample / middle for sample in of_shape]
-    return tuple(found)
-
-
-def _predicted(predictor: Predictor, config: TrainConfig) -> Prediction | None:
-    try:
-        return predictor.predict(config)
-    except CannotPredictError:
-        return None
 
 
 def main(names: list[str]) -> int:

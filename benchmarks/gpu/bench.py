@@ -1,0 +1,52 @@
+"""The frame of the parts: the device, where results lie, when the time of this call is up."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autofit import nvml
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bench:
+    """One call. ``is_small`` asks for the form that a CPU goes through in minutes; ``deadline`` is a moment of
+    ``time.monotonic``."""
+
+    device: str
+    is_small: bool
+    folder: Path
+    deadline: float
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether a GPU is measured."""
+        return self.device != "cpu"
+
+    @property
+    def seconds_left(self) -> float:
+        """Until the deadline."""
+        return self.deadline - time.monotonic()
+
+    def scratch(self, name: str) -> Path:
+        """A folder of a part's own, which the next call finds as it was left."""
+        path = self.folder / "work" / name
+        path.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartResult:
+    """``figures`` is what is known so far; ``is_complete`` whether a further call would add nothing."""
+
+    figures: dict[str, Any]
+    is_complete: bool
+
+
+def find_device(asked: str) -> str:
+    """``auto`` is the first GPU, or the CPU where there is none."""
+    if asked != "auto":
+        return asked
+    return "cuda:0" if nvml.visible_indices() else "cpu"
