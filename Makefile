@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint slow gpu benchmarks clean
+.PHONY: demo test lint slow gpu gpu-suite benchmarks clean
 
 demo: $(VENV)/installed
 	$(BIN)/autofit EleutherAI/pythia-70m --effective-batch 8 --seq-len 32 --budget 2m
@@ -24,6 +24,10 @@ slow: $(VENV)/installed
 # Skipped, with the reason, where there is no CUDA device.
 gpu: $(VENV)/installed
 	$(BIN)/pytest -m gpu
+
+# Everything that is claimed about a GPU, measured on the first one; goes on where an earlier call stopped.
+gpu-suite: $(VENV)/installed
+	$(BIN)/python -m benchmarks.gpu
 
 benchmarks: $(VENV)/installed
 	$(BIN)/python -m benchmarks.trial_overhead

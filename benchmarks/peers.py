@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import pprint
 import statistics
 import subprocess
@@ -26,7 +25,7 @@ import autofit
 from autofit.recipe import Recipe, recipe_for
 from autofit.result import Result
 from autofit.tasks import task_named
-from benchmarks.plain_run import exported, plain_run
+from benchmarks.plain_run import exported, one_device, plain_run
 from benchmarks.record import write_results
 
 JOB: dict[str, Any] = {
@@ -205,7 +204,7 @@ def _find(script: str, result: Result, recipe: Recipe, folder: Path) -> dict[str
         [sys.executable, "-c", script, str(document), str(folder / "out")],
         capture_output=True,
         text=True,
-        env={**os.environ, "HF_HUB_OFFLINE": "1"},
+        env={**one_device(result.situation), "HF_HUB_OFFLINE": "1"},
         check=False,
     )
     if "FOUND" not in finished.stdout:

@@ -7,6 +7,7 @@ The process imports the file that ``--export training-arguments=`` wrote, builds
 from __future__ import annotations
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from autofit.export.training_arguments import serialize
 from autofit.lengths import SampleLengths
 from autofit.ranking import Ranked
 from autofit.result import Result
+from autofit.situation import Situation
 from autofit.tasks import task_named
 
 MOST_SECONDS = 1500.0
@@ -105,6 +107,12 @@ def exported(result: Result, ranked: Ranked, path: Path) -> Path:
     return path
 
 
+def one_device(situation: Situation) -> dict[str, str]:
+    """The environment in which a plain script trains on this device alone: several would be DataParallel."""
+    device = situation.device
+    return {**os.environ, "CUDA_VISIBLE_DEVICES": "" if device.kind == "cpu" else str(device.index)}
+
+
 def plain_run(
     result: Result,
     arguments: Path,
@@ -137,7 +145,9 @@ def plain_run(
     document.write_text(json.dumps(job))
     command = [sys.executable, "-c", _SCRIPT, str(document), str(folder / "out")]
     try:
-        finished = subprocess.run(command, capture_output=True, text=True, check=False, timeout=MOST_SECONDS)
+        finished = subprocess.run(
+            command, capture_output=True, text=True, check=False, timeout=MOST_SECONDS, env=one_device(result.situation)
+        )
     except subprocess.TimeoutExpired:
         return PlainRun(problem=f"it took more than {MOST_SECONDS:.0f} s")
     if "ANSWER" not in finished.stdout:

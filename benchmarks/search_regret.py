@@ -1,7 +1,8 @@
 """How far from the best of the whole space a search ends, and what that costs, against other strategies.
 
-``python -m benchmarks.search_regret [SWEEP ...]`` replays every recorded sweep of ``benchmarks/search/sweeps`` and the
-synthetic spaces, 20 seeds for each strategy; prints a table for each and writes ``results/search_regret.json``.
+``python -m benchmarks.search_regret [SWEEP ...]`` replays every recorded sweep of ``benchmarks/search/sweeps``, those that
+``benchmarks.gpu`` recorded on a GPU, and the synthetic spaces, 20 seeds for each strategy; prints a table for each and
+writes ``results/search_regret.json``.
 ``--tune`` uses only the spaces that the sampler was tuned on.
 """
 
@@ -17,7 +18,7 @@ from typing import Any
 
 from autofit.driver.samplers import SAMPLERS
 from autofit.driver.strategy import make_strategy
-from benchmarks.record import write_results
+from benchmarks.record import RESULTS, write_results
 from benchmarks.search.contest import Contestant, Course, Truth, contest
 from benchmarks.search.ladder import LadderStrategy
 from benchmarks.search.peer_strategies import PEERS, Peer
@@ -75,6 +76,8 @@ def main(words: list[str]) -> int:
 
 def _spaces(tuning: bool) -> dict[str, Callable[[int], Sweep]]:
     recorded = {path.name.removesuffix(".json.gz"): path for path in sorted(SWEEPS.glob("*.json.gz"))}
+    for path in sorted(RESULTS.glob("gpu-*/sweeps/*.json.gz")):
+        recorded[f"{path.parents[1].name}: {path.name.removesuffix('.json.gz')}"] = path
     found: dict[str, Callable[[int], Sweep]] = {}
     for name, path in recorded.items():
         if not name.startswith("predicted-") and (not tuning or name in RECORDED_TUNED_ON):
