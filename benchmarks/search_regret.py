@@ -1,8 +1,8 @@
 """How far from the best of the whole space a search ends, and what that costs, against other strategies.
 
-``python -m benchmarks.search_regret [SWEEP ...]`` replays every recorded sweep of ``benchmarks/search/sweeps``, those that
-``benchmarks.gpu`` recorded on a GPU, and the synthetic spaces, 20 seeds for each strategy; prints a table for each and
-writes ``results/search_regret.json``.
+``python -m benchmarks.search_regret [SWEEP ...]`` replays every recorded sweep of ``benchmarks/search/sweeps``, those
+that ``benchmarks.gpu`` recorded on a GPU, and the synthetic spaces, 20 seeds for each strategy; prints a table for each
+and writes ``results/search_regret.json``.
 ``--tune`` uses only the spaces that the sampler was tuned on.
 """
 
