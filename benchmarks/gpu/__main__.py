@@ -21,7 +21,7 @@ from typing import Any
 
 from autofit.detect import find_device as detected
 from benchmarks.gpu import correctness, lesson, live, sweeps
-from benchmarks.gpu.bench import Bench, PartResult, find_device
+from benchmarks.gpu.bench import Bench, PartResult, attempt, find_device
 from benchmarks.gpu.jobs import jobs_for
 from benchmarks.peers import compare
 from benchmarks.prediction.cuda import of_sweeps, whole_sweeps
@@ -42,8 +42,9 @@ def _peers(bench: Bench) -> PartResult:
     if bench.is_small:
         wanted |= {"max_trials": 2}
         rounds, steps = 1, 4
-    found = compare(wanted, bench.scratch("peers"), rounds=rounds, steps=steps)
-    return PartResult(figures={"job": wanted, "tools": found}, is_complete=True)
+    folder = bench.scratch("peers")
+    found = attempt("peers", lambda: compare(wanted, folder, rounds=rounds, steps=steps))
+    return PartResult(figures={"job": wanted, "tools": found}, is_complete="failed" not in found)
 
 
 PARTS: dict[str, Callable[[Bench], PartResult]] = {

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+import traceback
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,19 @@ class PartResult:
 
     figures: dict[str, Any]
     is_complete: bool
+
+
+def attempt(what: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What ``measure`` returns; where it raises, the reason, so that the rest of a part still runs.
+
+    What failed is not complete: the next call tries it again.
+    """
+    try:
+        return measure()
+    except Exception as error:  # whatever a library or a device does
+        traceback.print_exc()
+        print(f"{what} FAILED: {error}", flush=True)
+        return {"failed": f"{type(error).__name__}: {error}", "is_complete": False}
 
 
 def find_device(asked: str) -> str:

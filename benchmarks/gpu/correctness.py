@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 import time
@@ -22,7 +23,7 @@ from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import RunResult
 from autofit.trial.workers import Workers
 from autofit.units import MIB, format_bytes
-from benchmarks.gpu.bench import Bench, PartResult
+from benchmarks.gpu.bench import Bench, PartResult, attempt
 from benchmarks.gpu.jobs import SMALL_MODEL
 
 PLAN = MeasuringPlan(patience_seconds=0.5)
@@ -79,8 +80,13 @@ def _of_trials(bench: Bench) -> Iterator[Check]:
             if bench.seconds_left <= 0:
                 yield Check(name=name, ok=False, detail="the time was up")
                 continue
-            ok, detail = look(place)
-            yield Check(name=name, ok=ok, detail=detail)
+            seen = attempt(name, functools.partial(_seen, look, place))
+            yield Check(name=name, ok=seen.get("ok", False), detail=seen.get("detail") or seen["failed"])
+
+
+def _seen(look: Callable[[_Place], tuple[bool | None, str]], place: _Place) -> dict[str, Any]:
+    ok, detail = look(place)
+    return {"ok": ok, "detail": detail}
 
 
 class _Place:

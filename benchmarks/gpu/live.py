@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ from autofit.outcome import Outcome
 from autofit.result import Result
 from autofit.units import GIB
 from benchmarks.delivered import compare
-from benchmarks.gpu.bench import Bench, PartResult
+from benchmarks.gpu.bench import Bench, PartResult, attempt
 from benchmarks.gpu.jobs import Job, jobs_for
 from benchmarks.gpu.sweeps import sweep_path
 from benchmarks.plain_run import drawn, exported, plain_run
@@ -37,7 +38,11 @@ def run(bench: Bench) -> PartResult:
             name = f"{job.name}-{limit / GIB:g}GiB"
             kept = bench.scratch("live") / f"{name}.json"
             if not kept.exists() and bench.seconds_left > 0:
-                write_results(name, _search(bench, job, limit), kept)
+                row = attempt(name, functools.partial(_search, bench, job, limit))
+                if "failed" in row:
+                    figures["searches"][name] = row
+                else:
+                    write_results(name, row, kept)
             if kept.exists():
                 figures["searches"][name] = read_results(kept)
             else:

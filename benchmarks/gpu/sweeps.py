@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import statistics
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from autofit.outcome import Outcome
 from autofit.situation import Limits
 from autofit.units import GIB
-from benchmarks.gpu.bench import Bench, PartResult
+from benchmarks.gpu.bench import Bench, PartResult, attempt
 from benchmarks.gpu.jobs import Job, jobs_for
 from benchmarks.record import about
 from benchmarks.search.recorder import Recorder
@@ -27,7 +28,7 @@ def run(bench: Bench) -> PartResult:
         if bench.seconds_left <= 0:
             is_complete = False
             break
-        row = _sweep(bench, job)
+        row = attempt(job.name, functools.partial(_sweep, bench, job))
         figures["sweeps"][job.name] = row
         is_complete = is_complete and row["is_complete"]
     return PartResult(figures=figures, is_complete=is_complete)
