@@ -43,7 +43,12 @@ class Job:
             for row in KNOBS
             if row.name in self.only
         }
-        return {"numerics": self.numerics, "forbid": {name: values for name, values in forbidden.items() if values}}
+        return {
+            "numerics": self.numerics,
+            # Named, so that a value of a looser class is in as well.
+            "allow": self.only,
+            "forbid": {name: values for name, values in forbidden.items() if values},
+        }
 
 
 _LADDER = {"activation_checkpointing": ["off", "every_2nd", "every_layer"], "allocator": ["default"]}
@@ -70,6 +75,7 @@ FULL_JOBS = (
             "allocator": ["default"],
             "precision": ["bf16"],
             "attention": ["sdpa", "flash_attention_2", "torch_varlen", "flex_attention"],
+            "batch_layout": ["dynamic_padding", "group_by_length", "flattened", "packed"],
             "optimizer": ["adamw_torch_fused"],
         },
     ),

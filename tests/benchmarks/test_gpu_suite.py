@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from autofit.request import JobRequest
+from autofit.space import SearchSpace, SpaceRequest
 from benchmarks.gpu.__main__ import PARTS, main
+from benchmarks.gpu.jobs import FULL_JOBS, Job
 from benchmarks.search.contest import Truth
+from benchmarks.search.record_sweep import SWEEPS
 from benchmarks.search.sweep import read_sweep
 
 OF_TRIALS = {
@@ -118,3 +123,13 @@ def test_the_full_form_is_refused_without_a_gpu(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main(["--device", "cpu"])
     assert "--small" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("job", FULL_JOBS, ids=lambda job: job.name)
+def test_every_full_job_is_bounded_so_that_one_call_has_time_for_it(job: Job) -> None:
+    card = read_sweep(SWEEPS / "predicted-llama.json.gz").situation
+    record = JobRequest(device="cpu", **job.job).record()
+    space = SearchSpace(replace(card, workload=record.workload), SpaceRequest.of(**job.wanted))
+    assert 4 <= len(space) <= 150
+    for name, values in job.only.items():
+        assert set(space.choices[name]) <= set(values)
