@@ -28,6 +28,8 @@ def document(result: Result) -> dict[str, Any]:
         "model": msgspec.to_builtins(result.situation.model),
         "trials": [_trial(trial) for trial in result.trials],
         "ranking": [ranked.trial.number for ranked in result.ranking.ranked],
+        # Over all rounds of a configuration, as the table says; a trial's own figures are one round's.
+        "ranked_step_seconds": [ranked.measurement.step_seconds for ranked in result.ranking.ranked],
         "reference": None if reference is None else reference.number,
         "recommendation": None if recommendation is None else msgspec.to_builtins(recommendation),
         "run": None if result.run is None else _run(result),
