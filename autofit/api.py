@@ -38,7 +38,7 @@ from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
 from autofit.trial.runner import MOST_SECONDS, RunResult
 from autofit.trial.workers import Workers
-from autofit.trial.workshop import Announce, Workshop, probe
+from autofit.trial.workshop import Announce
 from autofit.trials import Trial
 from autofit.units import parse_seconds
 
@@ -145,11 +145,11 @@ def search(
     workers = _workers(opened, watcher.say, timeout)
     stopped, interrupted = "it was interrupted", True
     try:
-        if opened.situation is None:
-            watcher.say("Looking at the device and the model (the first start imports torch).")
-            opened.keep_situation(workers.probe())
         situation = opened.situation
-        assert situation is not None
+        if situation is None:
+            watcher.say("Looking at the device and the model (the first start imports torch).")
+            situation = workers.probe()
+            opened.keep_situation(situation)
         space = SearchSpace(situation, request)
         opened.keep_request(request)
         if not record.workload.lengths.all_equal:
@@ -259,7 +259,7 @@ def verify(
         raise UserError(f"Study '{opened.name}' has no trial {unknown[0]}; 'autofit show --json' lists them.")
     chosen = [by_number[number] for number in trials] if trials else [result.best.trial]
     record, situation = opened.record, result.situation
-    workshop = Workshop(record.device.kind, record.device.index, opened.log_folder, announce)
+    workers = _workers(opened, announce)
 
     def run(config: TrainConfig) -> StepResult:
         announce(f"Training one effective batch: {describe(config)}")
@@ -267,11 +267,11 @@ def verify(
             model=record.model,
             workload=record.workload,
             recipe=recipe_for(config, situation),
-            device=workshop.torch_device,
+            device=workers.workshop().torch_device,
             seed=record.seed,
             trust_remote_code=record.trust_remote_code,
         )
-        answer, how_it_ended = workshop.ask(job, "verify", DEFAULT_BUDGET_SECONDS)
+        answer, how_it_ended = workers.workshop().ask(job, "verify", DEFAULT_BUDGET_SECONDS)
         if isinstance(answer, StepResult):
             return answer
         return StepResult(outcome=Outcome.CRASHED, reason=f"its worker {how_it_ended}")
@@ -280,7 +280,7 @@ def verify(
         labelled = [(f"trial {trial.number}", trial.config) for trial in chosen]
         comparisons = check_equivalence(labelled, situation, run)
     finally:
-        workshop.close()
+        workers.close()
     problems = {each.label: each.problem for each in comparisons if each.loss_difference is not None}
     for trial in chosen:
         problem = problems.get(f"trial {trial.number}")
@@ -303,13 +303,8 @@ def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False
         device=device,
         trust_remote_code=trust_remote_code,
     ).record()
-    workshop = Workshop(record.device.kind, record.device.index, home() / "logs" / "doctor", lambda sentence: None)
-    try:
-        return probe(
-            workshop, record.model, record.workload, record.device, record.limits, trust_remote_code=trust_remote_code
-        )
-    finally:
-        workshop.close()
+    with Workers(record, home() / "logs" / "doctor", home() / "traces", lambda sentence: None) as workers:
+        return workers.probe()
 
 
 def _workers(study: Study, announce: Announce, most_seconds: float = MOST_SECONDS) -> Workers:

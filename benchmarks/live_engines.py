@@ -18,7 +18,7 @@ import autofit
 from autofit.outcome import Outcome
 from autofit.result import Result
 from benchmarks.plain_run import drawn, exported, plain_run
-from benchmarks.record import write_results
+from benchmarks.record import spread, spreads, write_results
 from benchmarks.search.ladder import LadderStrategy
 
 ROUNDS, STEPS = 3, 16
@@ -96,13 +96,9 @@ def _train(result: Result, folder: Path) -> float:
 
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    names = ("configurations_run", "trials", "out_of_memory", "seconds")
-    figures: dict[str, Any] = {
-        name: [statistics.median(row[name] for row in rows), min(row[name] for row in rows),
-               max(row[name] for row in rows)] for name in names
-    }  # fmt: skip
-    delivered = [second for row in rows for second in row["delivered_seconds"]]
-    return figures | {"delivered_seconds": [statistics.median(delivered), min(delivered), max(delivered)]}
+    delivered = [seconds for row in rows for seconds in row["delivered_seconds"]]
+    figures = spreads(rows, ("configurations_run", "trials", "out_of_memory", "seconds"))
+    return figures | {"delivered_seconds": spread(delivered)}
 
 
 if __name__ == "__main__":

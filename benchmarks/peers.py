@@ -25,7 +25,7 @@ import autofit
 from autofit.recipe import Recipe, recipe_for
 from autofit.result import Result
 from autofit.tasks import task_named
-from benchmarks.plain_run import exported, one_device, plain_run
+from benchmarks.plain_run import LIMIT_CARD, exported, one_device, plain_run
 from benchmarks.record import write_results
 
 JOB: dict[str, Any] = {
@@ -57,6 +57,7 @@ def make(size, model=None, **others):
                  "output_dir": sys.argv[2], "max_steps": 2, "per_device_train_batch_size": size, **others}
     return Trainer(model=model, args=TrainingArguments(**arguments), train_dataset=rows)
 
+@LIMIT_CARD@
 class Tiny(torch.nn.Module):
     def __init__(self):
         super().__init__()
@@ -73,13 +74,10 @@ def cap():
         held = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmData")) * 1024
         resource.setrlimit(resource.RLIMIT_DATA, (held + job["cap"], held + job["cap"]))
     else:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.zeros(1, device="cuda")
-        taken = total - torch.cuda.mem_get_info(0)[0]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, job["cap"] - taken) / total), 0)
+        limit_card(job["cap"])
 
 cap()
-"""
+""".replace("@LIMIT_CARD@", LIMIT_CARD)
 _ACCELERATE = """
 tried = []
 @find_executable_batch_size(starting_batch_size=job["effective_batch"])

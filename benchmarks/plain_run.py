@@ -24,6 +24,14 @@ from autofit.situation import Situation
 from autofit.tasks import task_named
 
 MOST_SECONDS = 1500.0
+LIMIT_CARD = """
+def limit_card(memory_bytes):
+    \"\"\"Leave this process what a card of this size would.\"\"\"
+    total = torch.cuda.get_device_properties(0).total_memory
+    torch.zeros(1, device="cuda")
+    taken = total - torch.cuda.mem_get_info(0)[0] - torch.cuda.memory_reserved(0)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, memory_bytes - taken) / total), 0)
+"""
 _SCRIPT = """
 import importlib.util, json, sys, time
 job = json.load(open(sys.argv[1]))
@@ -34,12 +42,9 @@ import torch, transformers
 from transformers import AutoConfig, Trainer, TrainerCallback
 
 on_gpu = torch.cuda.is_available() and not exported.TRAINING_ARGUMENTS.get("use_cpu")
+@LIMIT_CARD@
 if on_gpu and job["memory_bytes"]:
-    total = torch.cuda.get_device_properties(0).total_memory
-    torch.zeros(1, device="cuda")
-    free, _ = torch.cuda.mem_get_info(0)
-    taken = total - free - torch.cuda.memory_reserved(0)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, job["memory_bytes"] - taken) / total), 0)
+    limit_card(job["memory_bytes"])
 torch.manual_seed(job["seed"])
 values = dict(job["config"])
 config = AutoConfig.for_model(values.pop("model_type"), **values)
@@ -81,7 +86,7 @@ took = [later - earlier for earlier, later in zip(ends, ends[1:])]
 peaks = [torch.cuda.max_memory_allocated(0), torch.cuda.max_memory_reserved(0)] if on_gpu else [None, None]
 retries = torch.cuda.memory_stats(0).get("num_alloc_retries", 0) if on_gpu else None
 print("ANSWER", json.dumps({"steps": took, "allocated": peaks[0], "reserved": peaks[1], "retries": retries}))
-"""
+""".replace("@LIMIT_CARD@", LIMIT_CARD)
 
 
 @dataclass(frozen=True, kw_only=True)

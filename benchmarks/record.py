@@ -5,12 +5,15 @@ from __future__ import annotations
 import datetime
 import json
 import platform
+import statistics
 import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from autofit import nvml
 from autofit.host import host_memory_bytes, processor_name
+from autofit.measurement import Measurement
 from autofit.version import __version__
 from autofit.versions import installed_versions
 
@@ -55,3 +58,18 @@ def read_results(path: Path) -> dict[str, Any]:
     """What ``write_results`` wrote."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
+
+
+def spreads(rows: Sequence[Mapping[str, Any]], names: Iterable[str]) -> dict[str, list[float]]:
+    """Median, least and most of each of these figures."""
+    return {name: spread([row[name] for row in rows]) for name in names}
+
+
+def spread(values: Sequence[float]) -> list[float]:
+    """Median, least and most."""
+    return [statistics.median(values), min(values), max(values)]
+
+
+def measuring_seconds(measurement: Measurement) -> float:
+    """What of a trial went into its warm-up and timed steps; the rest is its overhead."""
+    return sum(step.total for step in measurement.warmup) + sum(window.wall_seconds for window in measurement.windows)

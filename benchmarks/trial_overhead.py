@@ -42,7 +42,7 @@ from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult
 from autofit.trial.workshop import Workshop, probe
 from autofit.workload import Workload
-from benchmarks.record import write_results
+from benchmarks.record import measuring_seconds, write_results
 
 MODEL = Path(__file__).parents[1] / "examples" / "small-llama"
 
@@ -122,9 +122,7 @@ def _overhead(runners: dict[str, ProcessRunner], situation: Situation, rounds: i
             result = _run(runner, situation, _config(16, {}), plan)
             measurement = result.measurement
             assert measurement is not None
-            measuring = sum(step.total for step in measurement.warmup)
-            measuring += sum(window.wall_seconds for window in measurement.windows)
-            seconds[name].append(result.wall_seconds - measuring)
+            seconds[name].append(result.wall_seconds - measuring_seconds(measurement))
     table = Table("worker", "median", "least", "most", box=box.SIMPLE_HEAD, title="Seconds of a trial not measuring")
     for name, samples in seconds.items():
         table.add_row(name, *(f"{value:.2f}" for value in (statistics.median(samples), min(samples), max(samples))))

@@ -34,7 +34,7 @@ class Interpolation:
         self._inverse: Numbers = np.zeros((0, 0))  # of L
         self._rows: list[npt.NDArray[np.float32]] = []  # of S, as they were added
         self._white = np.zeros((0, 2))  # L^-1 of the values and of ones
-        self._between = np.zeros((count, 2))  # S^T of these
+        self._projected = np.zeros((count, 2))  # S^T of these
         self._explained = np.zeros(count)
 
     def add(self, values: dict[int, float]) -> None:
@@ -60,7 +60,7 @@ class Interpolation:
         )
         self._rows.append(rows)
         self._white = np.concatenate([self._white, white])
-        self._between += rows.T @ white.astype(np.float32)
+        self._projected += rows.T @ white.astype(np.float32)
         self._explained += np.einsum("ij,ij->j", rows, rows)
         self._places += new
 
@@ -69,7 +69,7 @@ class Interpolation:
         if not self._known:
             return Belief(mean=np.zeros_like(self._explained), deviation=np.zeros_like(self._explained))
         middle = float(np.median(list(self._known.values())))
-        mean = middle + self._between[:, 0] - middle * self._between[:, 1]
+        mean = middle + self._projected[:, 0] - middle * self._projected[:, 1]
         deviation = np.sqrt(np.maximum(self._kernel.variance - self._explained, EXACTLY**2))
         places = list(self._known)
         mean[places] = list(self._known.values())

@@ -13,11 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from autofit.driver.encoding import EncodedSpace, Numbers
+
+_Array = npt.NDArray[Any]
 
 SIZE_SCALE = 2.0
 """Octaves of micro-batch over which its effect changes."""
@@ -58,30 +61,32 @@ class Kernel:
 
     def column(self, place: int) -> npt.NDArray[np.float32]:
         """(N,): the covariance of one configuration with every other, in half precision for the sake of memory."""
-        parts = self._amplitudes
         combination, pair = divmod(place, self._pairs)
-        shared = (self._codes == self._codes[combination]).sum(axis=1).astype(np.float32)
-        near = np.exp(-0.5 * np.square((self._log2_sizes - self._log2_sizes[pair]) / SIZE_SCALE)).astype(np.float32)
-        regime = (parts.regime**2 * (self._accumulates == self._accumulates[pair])).astype(np.float32)
-        of_knobs = parts.level**2 + parts.knob**2 * shared + parts.pair**2 * shared * (shared - 1) / 2
-        of_size = parts.size**2 + parts.knob_size**2 * shared
-        of_size[combination] += parts.combination**2
-        column: npt.NDArray[np.float32] = (of_knobs[:, None] + of_size[:, None] * near + regime).reshape(-1)
-        return column
+        shared = (self._codes == self._codes[combination]).sum(axis=1)
+        column = self._covariances(
+            shared[:, None].astype(np.float32),
+            (self._log2_sizes - self._log2_sizes[pair]).astype(np.float32),
+            same=(shared == self._codes.shape[1])[:, None].astype(np.float32),
+            regime=(self._accumulates == self._accumulates[pair]).astype(np.float32),
+        )
+        return column.reshape(-1)
 
     def between(self, places: Sequence[int], others: Sequence[int]) -> Numbers:
         """(A, B): covariances of A configurations with B others."""
-        parts, encoded = self._amplitudes, self._encoded
+        encoded = self._encoded
         these, those = np.array(places, dtype=np.int64), np.array(others, dtype=np.int64)
-        shared = (encoded.codes[these][:, None] == encoded.codes[those]).sum(axis=2).astype(float)
-        near = np.exp(-0.5 * np.square((encoded.log2_sizes[these][:, None] - encoded.log2_sizes[those]) / SIZE_SCALE))
-        same = encoded.combinations[these][:, None] == encoded.combinations[those]
-        regime = encoded.accumulates[these][:, None] == encoded.accumulates[those]
-        covariances: Numbers = (
-            parts.level**2
-            + parts.knob**2 * shared
-            + parts.pair**2 * shared * (shared - 1) / 2
-            + (parts.size**2 + parts.knob_size**2 * shared + parts.combination**2 * same) * near
-            + parts.regime**2 * regime
+        return self._covariances(
+            (encoded.codes[these][:, None] == encoded.codes[those]).sum(axis=2).astype(float),
+            encoded.log2_sizes[these][:, None] - encoded.log2_sizes[those],
+            same=(encoded.combinations[these][:, None] == encoded.combinations[those]).astype(float),
+            regime=(encoded.accumulates[these][:, None] == encoded.accumulates[those]).astype(float),
         )
+
+    def _covariances(self, shared: _Array, apart: _Array, *, same: _Array, regime: _Array) -> _Array:
+        """The formula above, over arrays of one precision that are broadcast to each other."""
+        parts = self._amplitudes
+        near = np.exp(-0.5 * np.square(apart / SIZE_SCALE))
+        of_knobs = parts.level**2 + parts.knob**2 * shared + parts.pair**2 * shared * (shared - 1) / 2
+        of_size = parts.size**2 + parts.knob_size**2 * shared + parts.combination**2 * same
+        covariances: _Array = of_knobs + of_size * near + parts.regime**2 * regime
         return covariances

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def _prediction(bench: Bench) -> PartResult:
 def _peers(bench: Bench) -> PartResult:
     """Part 5: the other tools on the same card, turn by turn, at the first job's largest limit."""
     job = jobs_for(is_small=bench.is_small)[0]
-    wanted: dict[str, Any] = {**job.job, **job.wanted, "device": bench.device, "memory_limit": job.limits[-1]}
+    wanted: dict[str, Any] = {**job.job, **job.wanted, "device": bench.device, "memory_limit": bench.limits_of(job)[-1]}
     rounds, steps = 3, 24
     if bench.is_small:
         wanted |= {"max_trials": 2}
@@ -81,6 +82,7 @@ def main(words: list[str] | None = None) -> int:
         is_small=options.small,
         folder=options.output or RESULTS / f"gpu-{_folder_name(device)}",
         deadline=time.monotonic() + 60 * options.minutes,
+        memory_bytes=detected(device).memory_bytes,
     )
     left = [name for name in PARTS if name in options.parts.split(",") and not _run(bench, name, again=options.again)]
     print(f"\n{'Left for the next call: ' + ', '.join(left) if left else 'Everything is complete'}; {bench.folder}")
@@ -94,6 +96,8 @@ def _run(bench: Bench, name: str, *, again: bool) -> bool:
         return True
     if bench.seconds_left <= 0:
         return False
+    if again:
+        shutil.rmtree(bench.scratch(name))
     print(f"\n== {name}", flush=True)
     result = PARTS[name](bench)
     write_results(f"gpu_{name}", {"is_complete": result.is_complete, **result.figures}, path)

@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from autofit import nvml
+from benchmarks.gpu.jobs import Job
+from benchmarks.record import read_results, write_results
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bench:
     """One call. ``is_small`` asks for the form that a CPU goes through in minutes; ``deadline`` is a moment of
-    ``time.monotonic``."""
+    ``time.monotonic``, ``memory_bytes`` what the device has."""
 
     device: str
     is_small: bool
     folder: Path
     deadline: float
+    memory_bytes: int
 
     @property
     def on_gpu(self) -> bool:
@@ -31,6 +34,25 @@ class Bench:
     def seconds_left(self) -> float:
         """Until the deadline."""
         return self.deadline - time.monotonic()
+
+    def limits_of(self, job: Job) -> list[int]:
+        """The cards of a job that are no larger than this device."""
+        return [limit for limit in job.limits if limit <= self.memory_bytes]
+
+    def item(self, part: str, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
+        """One item of a part: as an earlier call completed it, or measured now; None where no time is left for it.
+
+        ``measure`` says with ``is_complete`` where a further call has to go on.
+        """
+        kept = self.scratch(part) / f"{name}.json"
+        if kept.exists():
+            return read_results(kept)
+        if self.seconds_left <= 0:
+            return None
+        row = {"is_complete": True, **attempt(name, measure)}
+        if row["is_complete"]:
+            write_results(f"gpu_{part}", row, kept)
+        return row
 
     def scratch(self, name: str) -> Path:
         """A folder of a part's own, which the next call finds as it was left."""

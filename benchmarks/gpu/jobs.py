@@ -31,7 +31,6 @@ class Job:
     name: str
     job: dict[str, Any]
     only: dict[str, list[str]] = field(default_factory=dict)
-    numerics: str = "standard"
     limits: tuple[int, ...] = LIMITS
     passes: int = 1
 
@@ -44,7 +43,6 @@ class Job:
             if row.name in self.only
         }
         return {
-            "numerics": self.numerics,
             # Named, so that a value of a looser class is in as well.
             "allow": self.only,
             "forbid": {name: values for name, values in forbidden.items() if values},

@@ -18,9 +18,8 @@ from autofit.space import SearchSpace, SpaceRequest
 from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.workers import Workers
-from benchmarks.gpu.bench import Bench, PartResult, attempt
+from benchmarks.gpu.bench import Bench, PartResult
 from benchmarks.gpu.jobs import SMALL_MODEL, real_lengths
-from benchmarks.record import read_results, write_results
 
 PLAN = MeasuringPlan(patience_seconds=1.0)
 NOT_HERE = "cannot be had here"
@@ -61,22 +60,17 @@ _PLAIN: dict[str, KnobValue] = {"compile": "off", "kernels": "default", "activat
 def run(bench: Bench) -> PartResult:
     """Measure each claim once; those that are done are kept."""
     setting = _SMALL if bench.is_small else _FULL
-    kept = bench.scratch("lesson")
     claims = (_checkpointing, _state, _precision, _attention, _packing)
-    rows: list[dict[str, Any]] = []
     with contextlib.ExitStack() as stack:
         lengths = _Lengths(bench, setting, stack)
-        for claim in claims:
-            path = kept / f"{claim.__name__.strip('_')}.json"
-            if not path.exists() and bench.seconds_left > 0:
-                found = attempt(claim.__name__, functools.partial(_rows, claim, lengths, setting))
-                if "rows" in found:
-                    write_results("lesson", found, path)
-            if path.exists():
-                rows += read_results(path)["rows"]
+        found = [
+            bench.item("lesson", claim.__name__.strip("_"), functools.partial(_rows, claim, lengths, setting))
+            for claim in claims
+        ]
+    rows = [row for each in found if each is not None for row in each.get("rows", ())]
     for row in rows:
         print(f"{row['said']:64} {row['measured']}", flush=True)
-    is_complete = all((kept / f"{claim.__name__.strip('_')}.json").exists() for claim in claims)
+    is_complete = all(each is not None and each["is_complete"] for each in found)
     return PartResult(figures={"model": setting.model, "length": setting.length, "rows": rows}, is_complete=is_complete)
 
 

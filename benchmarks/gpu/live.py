@@ -13,11 +13,10 @@ from autofit.outcome import Outcome
 from autofit.result import Result
 from autofit.units import GIB
 from benchmarks.delivered import compare
-from benchmarks.gpu.bench import Bench, PartResult, attempt
+from benchmarks.gpu.bench import Bench, PartResult
 from benchmarks.gpu.jobs import Job, jobs_for
 from benchmarks.gpu.sweeps import sweep_path
 from benchmarks.plain_run import drawn, exported, plain_run
-from benchmarks.record import read_results, write_results
 from benchmarks.search.replay import true_seconds
 from benchmarks.search.sweep import read_sweep
 
@@ -30,28 +29,23 @@ LONGEST_FROM = 0.7
 
 
 def run(bench: Bench) -> PartResult:
-    """One search for each job and limit; each is kept when it is done."""
-    figures: dict[str, Any] = {"targets": TARGETS, "searches": {}}
-    is_complete = True
-    for job in jobs_for(is_small=bench.is_small):
-        for limit in job.limits:
-            name = f"{job.name}-{limit / GIB:g}GiB"
-            kept = bench.scratch("live") / f"{name}.json"
-            if not kept.exists() and bench.seconds_left > 0:
-                row = attempt(name, functools.partial(_search, bench, job, limit))
-                if "failed" in row:
-                    figures["searches"][name] = row
-                else:
-                    write_results(name, row, kept)
-            if kept.exists():
-                figures["searches"][name] = read_results(kept)
-            else:
-                is_complete = False
-    return PartResult(figures=figures, is_complete=is_complete)
+    """One search for each job and limit."""
+    rows = {
+        name_of(job, limit): bench.item("search", name_of(job, limit), functools.partial(_search, bench, job, limit))
+        for job in jobs_for(is_small=bench.is_small)
+        for limit in bench.limits_of(job)
+    }
+    figures = {"targets": TARGETS, "searches": {name: row for name, row in rows.items() if row}}
+    return PartResult(figures=figures, is_complete=all(row is not None and row["is_complete"] for row in rows.values()))
+
+
+def name_of(job: Job, limit: int) -> str:
+    """A job on a card of so many bytes, as its sweep is named too."""
+    return f"{job.name}-{limit / GIB:g}GiB"
 
 
 def _search(bench: Bench, job: Job, limit: int) -> dict[str, Any]:
-    folder = bench.scratch("live")
+    folder = bench.scratch("search")
     wanted = {**job.job, "memory_limit": limit, "device": bench.device}
     began = time.monotonic()
     result = autofit.search(
@@ -84,7 +78,7 @@ def _search(bench: Bench, job: Job, limit: int) -> dict[str, Any]:
 
 def _regret(bench: Bench, job: Job, limit: int, result: Result) -> float | None:
     """How much slower the recommendation is than the sweep's best, by the sweep's own times; None without a sweep."""
-    path = sweep_path(bench, f"{job.name}-{limit / GIB:g}GiB")
+    path = sweep_path(bench, name_of(job, limit))
     best = result.ranking.best
     if not path.exists() or best is None:
         return None

@@ -10,28 +10,22 @@ from typing import Any
 from autofit.outcome import Outcome
 from autofit.situation import Limits
 from autofit.units import GIB
-from benchmarks.gpu.bench import Bench, PartResult, attempt
+from benchmarks.gpu.bench import Bench, PartResult
 from benchmarks.gpu.jobs import Job, jobs_for
 from benchmarks.record import about
 from benchmarks.search.recorder import Recorder
 from benchmarks.search.smaller_card import on_smaller_card, undecided
-from benchmarks.search.sweep import write_sweep
+from benchmarks.search.sweep import Sweep, write_sweep
 
 TARGET_OVERHEAD_SECONDS = 2.0
 
 
 def run(bench: Bench) -> PartResult:
     """Go on with every sweep until the time is up."""
-    figures: dict[str, Any] = {"target_overhead_seconds": TARGET_OVERHEAD_SECONDS, "sweeps": {}}
-    is_complete = True
-    for job in jobs_for(is_small=bench.is_small):
-        if bench.seconds_left <= 0:
-            is_complete = False
-            break
-        row = attempt(job.name, functools.partial(_sweep, bench, job))
-        figures["sweeps"][job.name] = row
-        is_complete = is_complete and row["is_complete"]
-    return PartResult(figures=figures, is_complete=is_complete)
+    jobs = jobs_for(is_small=bench.is_small)
+    rows = {job.name: bench.item("sweeps", job.name, functools.partial(_sweep, bench, job)) for job in jobs}
+    figures = {"target_overhead_seconds": TARGET_OVERHEAD_SECONDS, "sweeps": {k: v for k, v in rows.items() if v}}
+    return PartResult(figures=figures, is_complete=all(row is not None and row["is_complete"] for row in rows.values()))
 
 
 def sweep_path(bench: Bench, name: str) -> Path:
@@ -69,18 +63,15 @@ def _sweep(bench: Bench, job: Job) -> dict[str, Any]:
         if is_complete:
             sweep = recorder.sweep(about(f"python -m benchmarks.gpu --parts sweeps, {job.name}"))
             write_sweep(sweep, sweep_path(bench, job.name))
-            for limit in job.limits:
-                if limit > recorder.situation.device.memory_bytes:
-                    continue
-                done = _on_smaller_card(bench, job, recorder, Limits(memory_bytes=limit))
+            for limit in bench.limits_of(job):
+                done = _on_smaller_card(bench, job, recorder, sweep, Limits(memory_bytes=limit))
                 row["limits"][f"{limit / GIB:g}GiB"] = done
                 is_complete = is_complete and done["is_complete"]
     row["is_complete"] = is_complete
     return row
 
 
-def _on_smaller_card(bench: Bench, job: Job, recorder: Recorder, limits: Limits) -> dict[str, Any]:
-    sweep = recorder.sweep(about(f"python -m benchmarks.gpu --parts sweeps, {job.name}"))
+def _on_smaller_card(bench: Bench, job: Job, recorder: Recorder, sweep: Sweep, limits: Limits) -> dict[str, Any]:
     again = undecided(sweep, limits)
     answers = {}
     is_complete = True

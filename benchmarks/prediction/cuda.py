@@ -24,7 +24,6 @@ from benchmarks.search.sweep import Sweep, read_sweep
 TO_CALIBRATE = 3
 """Configurations, drawn at random, that count as trials before the others are predicted."""
 DRAWS = 20
-SIMULATED = ("allocator_slack",)
 NOT_ALLOCATED = ("allocator_slack", "context")
 
 
@@ -99,8 +98,7 @@ def _allocated(pair: Pair) -> int:
 
 
 def _reserved(pair: Pair) -> int:
-    categories = pair.prediction.bytes_by_category
-    return _allocated(pair) + sum(categories.get(name, 0) for name in SIMULATED)
+    return _allocated(pair) + pair.prediction.bytes_by_category.get("allocator_slack", 0)
 
 
 def _of_seconds(pairs: Sequence[Pair]) -> list[float]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import statistics
 import tempfile
 import time
 from typing import Any
 
 import autofit
 from autofit.outcome import Outcome
+from benchmarks.record import spreads
 
 ROUNDS = 3
 LIMITS = ("110MiB",)
@@ -77,5 +77,4 @@ def _search(limit: str, number: int, predict: bool) -> dict[str, Any]:
 
 def _summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     names = ("trials_run", "out_of_memory", "skipped", "trials_until_the_best", "seconds", "best_step_seconds")
-    return {name: [statistics.median(row[name] for row in rows), min(row[name] for row in rows),
-                   max(row[name] for row in rows)] for name in names}  # fmt: skip
+    return spreads(rows, names)

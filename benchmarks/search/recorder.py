@@ -29,6 +29,7 @@ from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult
 from autofit.trial.workers import Workers
+from benchmarks.record import measuring_seconds
 from benchmarks.search.sweep import Answer, Row, Sweep
 
 PLAN = MeasuringPlan(patience_seconds=1.0)
@@ -54,7 +55,7 @@ class Recorder:
         self.name = name
         self._passes = passes
         self._record = JobRequest(**job).record()
-        self._request = SpaceRequest.of(**wanted)
+        self._request = SpaceRequest.of(**{"numerics": "standard", **wanted})
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"{name}.jsonl"
         self._workers = Workers(self._record, folder / "jobs", folder / "traces", print, most_seconds=MOST_SECONDS)
@@ -122,10 +123,7 @@ class Recorder:
 
     def _keep(self, number: int, config: TrainConfig, result: RunResult) -> None:
         measurement = result.measurement
-        measuring = 0.0
-        if measurement is not None:
-            measuring = sum(step.total for step in measurement.warmup)
-            measuring += sum(window.wall_seconds for window in measurement.windows)
+        measuring = 0.0 if measurement is None else measuring_seconds(measurement)
         line = Line(
             pass_number=number,
             key=config.key,

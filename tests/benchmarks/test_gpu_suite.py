@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from autofit.request import JobRequest
 from autofit.space import SearchSpace, SpaceRequest
 from benchmarks.gpu.__main__ import PARTS, main
 from benchmarks.gpu.jobs import FULL_JOBS, Job
+from benchmarks.record import read_results
 from benchmarks.search.contest import Truth
 from benchmarks.search.record_sweep import SWEEPS
 from benchmarks.search.sweep import read_sweep
@@ -55,8 +55,7 @@ def all_parts(folder: Path) -> Path:
 
 
 def part(folder: Path, name: str) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads((folder / f"{name}.json").read_text())
-    return content
+    return read_results(folder / f"{name}.json")
 
 
 def test_every_part_is_run_here() -> None:
@@ -129,7 +128,7 @@ def test_the_full_form_is_refused_without_a_gpu(capsys: pytest.CaptureFixture[st
 def test_every_full_job_is_bounded_so_that_one_call_has_time_for_it(job: Job) -> None:
     card = read_sweep(SWEEPS / "predicted-llama.json.gz").situation
     record = JobRequest(device="cpu", **job.job).record()
-    space = SearchSpace(replace(card, workload=record.workload), SpaceRequest.of(**job.wanted))
+    space = SearchSpace(replace(card, workload=record.workload), SpaceRequest.of("standard", **job.wanted))
     assert 4 <= len(space) <= 150
     for name, values in job.only.items():
         assert set(space.choices[name]) <= set(values)
