@@ -45,8 +45,17 @@ UNSUPPORTED_TEXTS: tuple[tuple[str, str], ...] = (
 _WANTED = re.compile(r"[Tt]ried to allocate (?:about )?(\d+(?:\.\d+)?) ?(\w*)")
 
 
-def classify_exception(error: BaseException) -> tuple[Outcome, str]:
-    """The outcome and reason for an exception that a library raised, its causes included."""
+NATIVE_TEXTS = r"could not (create|execute) a primitive|could not initialize a .*memory|_iobject_|mkldnn|dnnl|ideep"
+"""What oneDNN and ideep (src/common/c_types_map.hpp, ideep/abstract_types.hpp) say of any failure, memory or not."""
+_NATIVE_SIGNALS = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGILL)
+NEAR_CAP = "the memory limit was reached in native code"
+
+
+def classify_exception(error: BaseException, *, is_near_cap: bool = False) -> tuple[Outcome, str]:
+    """The outcome and reason for an exception that a library raised, its causes included.
+
+    ``is_near_cap`` says that memory was nearly used up: native code that fails without a cause is then out of it.
+    """
     texts: list[str] = []
     cause: BaseException | None = error
     while cause is not None and len(texts) < 10:
@@ -56,6 +65,8 @@ def classify_exception(error: BaseException) -> tuple[Outcome, str]:
         outcome, reason = classify_text(text)
         if outcome is not Outcome.ERROR:
             return outcome, reason
+        if is_near_cap and re.search(NATIVE_TEXTS, text):
+            return Outcome.OOM, f"{NEAR_CAP} ({_last_line(text)})"
     return Outcome.ERROR, _shortened(texts[0].strip().splitlines()[0])
 
 
@@ -70,18 +81,23 @@ def classify_text(text: str) -> tuple[Outcome, str]:
     return Outcome.ERROR, _last_line(text)
 
 
-def classify_exit(exit_code: int, log_tail: str, host_ran_out: bool | None) -> tuple[Outcome, str]:
+def classify_exit(
+    exit_code: int, log_tail: str, host_ran_out: bool | None, *, is_near_cap: bool = False
+) -> tuple[Outcome, str]:
     """The outcome of a worker that ended without leaving a result.
 
     ``exit_code`` is negative for a signal, as subprocess has it. ``host_ran_out`` says whether the
     kernel counted an out-of-memory kill meanwhile; where it does not tell (None), SIGKILL is taken for
-    one, since little else kills without a word.
+    one, since little else kills without a word. ``is_near_cap`` says that its memory was nearly used up when it was
+    last looked at: native code does not always check what an allocation gave it.
     """
     outcome, reason = classify_text(log_tail)
     if outcome is Outcome.OOM:
         return outcome, reason
     if exit_code == -signal.SIGKILL and host_ran_out is not False:
         return Outcome.OOM, "the host's out-of-memory killer ended it (SIGKILL)"
+    if is_near_cap and -exit_code in _NATIVE_SIGNALS:
+        return Outcome.OOM, f"{NEAR_CAP} ({_signal_name(-exit_code)})"
     if exit_code < 0:
         return Outcome.CRASHED, f"its process was ended by {_signal_name(-exit_code)}"
     if exit_code == 0:

@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 import platform
+import resource
 from functools import cache
 from pathlib import Path
 
 import psutil
+
+NATIVE_CACHES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64", "LRU_CACHE_CAPACITY": "64"}
+"""Environment of everything that trains on a CPU: entries of oneDNN's cache of kernels and of ideep's above it.
+
+Both keep 1,024 by default and add an entry for every new shape of a 16-bit product, so a training whose micro-batches
+differ in length grows for thousands of steps: 8 x 2 packed rows of genesis.txt (llama of 1 M parameters, bf16) needed
+222 MiB in a short trial and 841 MiB in a whole one, 4 x 4 padded rows 186 and 1,703 MiB. With 32 entries it was 149
+and 154, 106 and 123 MiB, at a step up to 11 % longer while shapes are new. With 8 entries the kernels of one step do
+not fit and a step takes twice as long. 64 leaves room for models with more kinds of layers."""
+NEAR_LIMIT = 0.25
+"""Share of the cap: a process that dies of a native failure with less than this left has run out of memory. Native code
+asks for large blocks at once, so little below the limit is enough."""
 
 _CGROUP = Path("/sys/fs/cgroup")
 
@@ -50,6 +63,39 @@ def out_of_memory_kills() -> int | None:
     except OSError:
         pass
     return None
+
+
+def memory_fields(status: Path) -> dict[str, int]:
+    """Every ``... kB`` line of a process's ``/proc/PID/status`` in bytes. Raises OSError where it cannot be read."""
+    fields = {}
+    for line in status.read_text(encoding="ascii", errors="replace").splitlines():
+        name, _, value = line.partition(":")
+        if value.endswith(" kB"):
+            fields[name] = int(value.split()[0]) * 1024
+    return fields
+
+
+def peak_of_segment(fields: dict[str, int]) -> int:
+    """Largest size of a process's data segment so far, from its memory fields; see ``DataSegment``."""
+    peak_anonymous = fields["VmHWM"] - fields["RssFile"] - fields["RssShmem"]
+    return max(peak_anonymous, fields["RssAnon"]) + fields["VmData"] - fields["RssAnon"]
+
+
+def is_near_limit(peak: int, limit: int, cap: int) -> bool:
+    """Whether a data segment whose peak was ``peak`` came near ``limit``, ``cap`` of which were the trial's own."""
+    return limit - peak <= NEAR_LIMIT * cap
+
+
+def data_segment_of(process: int) -> tuple[int, int] | None:
+    """Peak and limit of another process's data segment; None where it has no limit or cannot be looked at."""
+    try:
+        limit = resource.prlimit(process, resource.RLIMIT_DATA)[0]
+        fields = memory_fields(Path(f"/proc/{process}/status"))
+    except (OSError, AttributeError):
+        return None
+    if limit == resource.RLIM_INFINITY or "VmData" not in fields:
+        return None
+    return peak_of_segment(fields), limit
 
 
 def _container_limit() -> int | None:

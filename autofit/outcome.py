@@ -6,7 +6,8 @@ from enum import StrEnum
 
 
 class Outcome(StrEnum):
-    """``ok`` alone is ranked; ``oom`` alone may rule out other configurations."""
+    """``ok`` alone is ranked; ``oom`` alone may rule out other configurations; ``interrupted`` and ``skipped`` say
+    nothing about a configuration, which may be run later."""
 
     OK = "ok"
     OOM = "oom"
@@ -17,6 +18,7 @@ class Outcome(StrEnum):
     SLOWER = "slower"
     TIMEOUT = "timeout"
     CRASHED = "crashed"
+    INTERRUPTED = "interrupted"
 
     @property
     def meaning(self) -> str:
@@ -34,4 +36,5 @@ _MEANINGS = {
     Outcome.SLOWER: "stopped, surely slower than the best",
     Outcome.TIMEOUT: "hung past the time limit",
     Outcome.CRASHED: "its process died",
+    Outcome.INTERRUPTED: "ended by the budget",
 }

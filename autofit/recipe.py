@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from autofit.host import NATIVE_CACHES
 from autofit.knobs import KNOBS, Choice, knob
 from autofit.situation import Situation
 from autofit.tasks import task_named
@@ -75,13 +76,14 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
         # The default tests every micro-step's loss for NaN on the host, which waits for the device each time.
         "logging_nan_inf_filter": False,
     }
+    environment: dict[str, str] = {}
     if situation.device.kind == "cpu":
         arguments["use_cpu"] = True
+        environment.update(NATIVE_CACHES)
     elif config["precision"] == "fp32":
         # Left open, torch_compile switches tf32 on.
         arguments["tf32"] = False
     model_kwargs: dict[str, Any] = {}
-    environment: dict[str, str] = {}
     paged_state, state_bytes = False, 8.0
     collator, collator_kwargs, is_compiled = "", {}, False
     for row in KNOBS:

@@ -109,6 +109,20 @@ class StepBatches:
         places = (int(f"{number:0{bits}b}"[::-1], 2) for number in itertools.chain(range(1, 2**bits), (0,)))
         return [by_load[place] for place in places if place < len(by_load)]
 
+    def of_other_shapes(self, known: Sequence[MicroBatch], most: int) -> list[MicroBatch]:
+        """Up to ``most`` micro-batches of the list whose shapes differ from each other and from those of ``known``,
+        spread over light and heavy ones."""
+        left_out = {self.shape(micro_batch) for micro_batch in known}
+        examples = {
+            self.shape(micro_batch): micro_batch
+            for micro_batch in itertools.chain.from_iterable(self.effective_batches)
+        }
+        others = [
+            examples[shape] for shape in sorted(examples, key=lambda each: each.padded_tokens) if shape not in left_out
+        ]
+        step = max(1, len(others) // most)
+        return others[step // 2 :: step][:most]
+
     def to_time(self) -> list[tuple[MicroBatch, float]]:
         """Up to three micro-batches, and the share of the expectation that each stands for.
 

@@ -6,6 +6,8 @@ does not come back. Not covered: a worker in uninterruptible sleep inside a driv
 
 from __future__ import annotations
 
+import math
+import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +16,13 @@ from typing import Protocol
 from autofit import nvml
 from autofit.catalogue.models import ModelSource
 from autofit.failures import classify_exit
-from autofit.host import host_memory_bytes, host_memory_in_use_bytes, out_of_memory_kills
+from autofit.host import (
+    data_segment_of,
+    host_memory_bytes,
+    host_memory_in_use_bytes,
+    is_near_limit,
+    out_of_memory_kills,
+)
 from autofit.measurement import Measurement
 from autofit.outcome import Outcome
 from autofit.recipe import Recipe
@@ -43,13 +51,18 @@ MOST_UNACCOUNTED = 0.01
 RETURN_SECONDS = 10.0
 RETURN_SLACK_BYTES = 64 * 1024**2
 
+MOST_LOG_BYTES = 16 * 1024**2
+"""Of a worker's output: one that prints without end would fill the disk."""
 MOST_SECONDS = 600.0
 """Of a trial, before it is ended."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunResult:
-    """What came of one run: a Trial without its number and configuration."""
+    """Outcome of one run: a Trial without its number and configuration.
+
+    ``was_killed`` says that a signal from outside ended its process, which says nothing about the configuration.
+    """
 
     outcome: Outcome
     reason: str = ""
@@ -57,6 +70,7 @@ class RunResult:
     log_path: str | None = None
     wall_seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    was_killed: bool = False
 
 
 class Runner(Protocol):
@@ -115,6 +129,13 @@ class ProcessRunner:
 
     def run(self, recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
         began = time.monotonic()
+        ended = self._run_once(recipe, plan, name)
+        if ended.was_killed:
+            # Somebody else's doing, as far as can be told: the configuration is blamed when it happens again.
+            ended = self._run_once(recipe, plan, name)
+        return replace(ended, wall_seconds=time.monotonic() - began)
+
+    def _run_once(self, recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
         files = JobFiles(self._workshop.folder / f"{name}.json")
         for leftover in (files.result, files.phases):
             leftover.unlink(missing_ok=True)
@@ -122,46 +143,55 @@ class ProcessRunner:
         write_document(files.job, job)
         kills_before = out_of_memory_kills()
         launcher = self._workshop.launcher(recipe.environment)
+        watch = _Watch()
         try:
             try:
-                launcher.start(files.job)
-                ended = self._watch(launcher, files, job)
+                ended = self._watch(launcher, launcher.start(files.job), files, job, watch)
             except LaunchError as error:
-                launcher = self._workshop.fall_back(str(error))
-                launcher.start(files.job)
-                ended = self._watch(launcher, files, job)
+                launcher = self._workshop.replacement(str(error))
+                ended = self._watch(launcher, launcher.start(files.job), files, job, watch)
         except BaseException:  # Ctrl-C above all: the trial ends with us
             launcher.kill()
             launcher.wait(5)
             raise
         if isinstance(ended, int):
-            ended = self._conclude(ended, files, kills_before)
+            ended = self._conclude(ended, files, kills_before, is_near_cap=watch.is_near_cap)
         ended = self._judge_paging(ended, job)
         notes = self._await_memory(job.memory.in_use_before_bytes)
-        return replace(
-            ended, log_path=str(files.log), wall_seconds=time.monotonic() - began, notes=(*ended.notes, *notes)
-        )
+        return replace(ended, log_path=str(files.log), notes=(*ended.notes, *notes))
 
-    def _watch(self, launcher: Launcher, files: JobFiles, job: TrialJob) -> RunResult | int:
-        """Wait for the worker's end; end it when it hangs or is surely slower."""
+    def _watch(
+        self, launcher: Launcher, process: int, files: JobFiles, job: TrialJob, watch: _Watch
+    ) -> RunResult | int:
+        """Wait for the worker's end; end it when it hangs, is surely slower or the search's time is up."""
         began = time.monotonic()
+        seconds_left = self._workshop.seconds_left(math.inf)
         while True:
             code = launcher.wait(POLL_SECONDS)
             if code is not None:
                 return code
+            watch.look(process, job.memory.own_bytes)
             now = time.monotonic()
             verdict = self._too_slow(now, files, job)
-            if verdict is None and now - began > self._most_seconds:
-                doing = max(read_phases(files.phases).items(), key=lambda item: item[1], default=("start", 0.0))[0]
-                limit = format_seconds(self._most_seconds)
+            if verdict is None and now - began > min(self._most_seconds, seconds_left):
+                verdict = self._out_of_time(files, by_budget=seconds_left < self._most_seconds)
+            if verdict is None and _is_flooded(files.log):
                 verdict = RunResult(
-                    outcome=Outcome.TIMEOUT, reason=f"still in phase '{doing}' after the limit of {limit}"
+                    outcome=Outcome.ERROR,
+                    reason=f"its process printed more than {format_bytes(MOST_LOG_BYTES)} and was ended",
                 )
             if verdict is not None:
                 launcher.kill()
                 if launcher.wait(10) is None:
                     self._workshop.fall_back("a worker could not be killed")
                 return verdict
+
+    def _out_of_time(self, files: JobFiles, *, by_budget: bool) -> RunResult:
+        doing = max(read_phases(files.phases).items(), key=lambda item: item[1], default=("start", 0.0))[0]
+        if by_budget:
+            return RunResult(outcome=Outcome.INTERRUPTED, reason=f"the budget ended while it was in phase '{doing}'")
+        limit = format_seconds(self._most_seconds)
+        return RunResult(outcome=Outcome.TIMEOUT, reason=f"still in phase '{doing}' after the limit of {limit}")
 
     def _too_slow(self, now: float, files: JobFiles, job: TrialJob) -> RunResult | None:
         """A first step runs at most what the best one does whole, so it may take as long, and its warm-up."""
@@ -182,7 +212,7 @@ class ProcessRunner:
             reason=f"its first step was not done after {format_seconds(spent)}; the best takes {format_seconds(best)}",
         )
 
-    def _conclude(self, code: int, files: JobFiles, kills_before: int | None) -> RunResult:
+    def _conclude(self, code: int, files: JobFiles, kills_before: int | None, *, is_near_cap: bool) -> RunResult:
         result = read_result(files.result)
         if isinstance(result, TrialResult):
             notes = () if result.measurement is None else _unaccounted(result.measurement)
@@ -191,8 +221,9 @@ class ProcessRunner:
             return RunResult(outcome=Outcome.CRASHED, reason="its process left a result that cannot be read")
         kills = out_of_memory_kills()
         ran_out = None if kills is None or kills_before is None else kills > kills_before
-        outcome, reason = classify_exit(code, _tail(files.log), ran_out)
-        return RunResult(outcome=outcome, reason=reason)
+        outcome, reason = classify_exit(code, _tail(files.log), ran_out, is_near_cap=is_near_cap)
+        was_killed = outcome is Outcome.CRASHED and code in (-signal.SIGKILL, -signal.SIGTERM)
+        return RunResult(outcome=outcome, reason=reason, was_killed=was_killed)
 
     def _judge_paging(self, ended: RunResult, job: TrialJob) -> RunResult:
         """Under an emulated limit all paged state was counted as resident; a real small card would page it out."""
@@ -231,6 +262,18 @@ class ProcessRunner:
             time.sleep(0.05)
 
 
+class _Watch:
+    """Memory of a running worker, as far as it was seen: a dead process leaves no figures."""
+
+    is_near_cap = False
+
+    def look(self, process: int, cap: int) -> None:
+        seen = data_segment_of(process)
+        if seen is not None:
+            peak, limit = seen
+            self.is_near_cap = is_near_limit(peak, limit, cap)
+
+
 def expected_state_bytes(situation: Situation, per_parameter: float) -> int:
     """Bytes of a paged AdamW's state; the Trainer keeps embeddings' moments in 32 bits."""
     embeddings = situation.model.embedding_parameters
@@ -243,6 +286,13 @@ def _unaccounted(measurement: Measurement) -> tuple[str, ...]:
     """A sentence where the parts of a step leave more of the window out than the protocol allows."""
     worst = max(window.unaccounted_share for window in measurement.windows)
     return (f"its parts leave {worst:.1%} of the timed window out",) if worst > MOST_UNACCOUNTED else ()
+
+
+def _is_flooded(log: Path) -> bool:
+    try:
+        return log.stat().st_size > MOST_LOG_BYTES
+    except OSError:
+        return False
 
 
 def _tail(log: Path, size: int = 8192) -> str:

@@ -26,6 +26,7 @@ MOST_COMPOSED_FROM = 3
 """Micro-steps of a shortened step: a first, an interior and a last one."""
 CLOSE_CONTENDER = 2
 """What cannot be told from the best is measured to so many times the precision, while there is patience."""
+MOST_OTHER_SHAPES = 6
 FEWEST_PER_SHAPE = 2
 """Timed steps of a shape that hardly counts; two tell a spread."""
 
@@ -58,11 +59,13 @@ class Schedule:
         plan: MeasuringPlan,
         accelerator: Accelerator,
         batches: StepBatches,
+        to_time: Sequence[tuple[MicroBatch, float]],
         accumulation_steps: int,
         *,
-        whole: bool,
         note: Callable[[Phase], None],
     ) -> None:
+        """``to_time`` are micro-batches and the shares they stand for; empty for whole steps."""
+        whole = not to_time
         self._plan = plan
         self._accelerator = accelerator
         self._batches = batches
@@ -70,7 +73,7 @@ class Schedule:
         self.micro_steps = accumulation_steps if whole else min(accumulation_steps, MOST_COMPOSED_FROM)
         self._note = note
         self._mean_load = batches.mean_load
-        self._to_time = [] if whole else sorted(batches.to_time(), key=lambda pair: -pair[1])
+        self._to_time = sorted(to_time, key=lambda pair: -pair[1])
         self._balanced = batches.in_balanced_order() if whole else []
         self._whole_steps = itertools.cycle(self._balanced)
         self._planned: deque[PlannedStep] = deque()
@@ -78,6 +81,7 @@ class Schedule:
         self._drawn: deque[PlannedStep] = deque()
         self._num_windows = 0
         self._is_warm = False
+        self._has_met_others = False
         self._real_steps = 0
         self._window_began = 0.0
         self._window_loads: list[float] = []
@@ -217,6 +221,7 @@ class Schedule:
             for _ in range(self._steps_for(step.load, share)):
                 self._plan_step(self._alike(micro_batch, window=self._num_windows))
             self._num_windows += 1
+        self._plan_other_shapes()
         self._end_round()
 
     def _plan_whole_steps(self) -> None:
@@ -227,10 +232,27 @@ class Schedule:
         self._num_windows += 1
         self._end_round()
 
+    def _plan_other_shapes(self) -> None:
+        """Once in a short trial: steps of other shapes, untimed, as a training meets them all.
+
+        Kernels that are made for a shape stay in memory, and odd shapes leave gaps in the heap.
+        """
+        if self._has_met_others:
+            return
+        self._has_met_others = True
+        others = self._batches.of_other_shapes([micro_batch for micro_batch, _ in self._to_time], MOST_OTHER_SHAPES)
+        for start in range(0, len(others), self.micro_steps):
+            micro_batches = others[start : start + self.micro_steps]
+            micro_batches += others[: self.micro_steps - len(micro_batches)]
+            micro_batches += micro_batches[:1] * (self.micro_steps - len(micro_batches))
+            load = self._batches.load(micro_batches) * self._accumulation_steps / self.micro_steps / self._mean_load
+            self._plan_step(PlannedStep(micro_batches=micro_batches, shape=None, load=load))
+
     def _end_round(self) -> None:
         """With the worst again, unless that is what was timed."""
         for number, worst in enumerate(self._batches.worst):
-            if any(self._batches.shape(worst) != shape for shape in self._shapes(self._planned[-1])):
+            last = self._planned[-1]
+            if last.window is None or any(self._batches.shape(worst) != shape for shape in self._shapes(last)):
                 self._plan_step(self._with_worst(number))
         self._planned[-1].ends_round = True
 

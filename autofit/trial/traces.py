@@ -72,24 +72,25 @@ class TraceKeeper:
         for path in missing:
             path.unlink(missing_ok=True)
         try:
-            self._wait(workshop.launcher(job.environment), files, missing)
+            self._wait(workshop.launcher(job.environment), files, missing, workshop)
         except LaunchError as error:
-            self._wait(workshop.fall_back(str(error)), files, missing)
+            self._wait(workshop.replacement(str(error)), files, missing, workshop)
         for path in missing:
             document = _read(path)
             if document is not None:
                 self._documents[path] = document
 
-    def _wait(self, launcher: Launcher, files: JobFiles, missing: dict[Path, TraceRequest]) -> None:
+    def _wait(self, launcher: Launcher, files: JobFiles, missing: dict[Path, TraceRequest], workshop: Workshop) -> None:
         launcher.start(files.job)
         began = time.monotonic()
+        most_seconds = workshop.seconds_left(MOST_SECONDS)
         done = 0
         while launcher.wait(0.1) is None:
             now = sum(path.exists() for path in missing)
             if now > done:
                 done = now
                 self._progress(done, len(missing))
-            if time.monotonic() - began > MOST_SECONDS:
+            if time.monotonic() - began > most_seconds:
                 launcher.kill()
                 launcher.wait(5)
                 return

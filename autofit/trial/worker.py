@@ -72,9 +72,10 @@ def run_job(job_path: Path) -> Result:
 
             result = TrialResult(outcome=Outcome.OOM, reason=str(error))
         except Exception as error:  # every failure of a trial is a row with its reason
+            is_near_cap = accelerator.is_near_cap()
             accelerator.release()
             traceback.print_exc()
-            outcome, reason = classify_exception(error)
+            outcome, reason = classify_exception(error, is_near_cap=is_near_cap)
             result = TrialResult(outcome=outcome, reason=reason)
         accelerator.release()
     write_document(files.result, result)

@@ -20,7 +20,8 @@ class Workers:
     """Starts the trial server when something has to run, and not before.
 
     ``folder`` takes jobs and logs, ``kept`` what is of use to other jobs: traces and the device's rates. ``announce``
-    is called with a sentence where workers cannot be started as usual. To be closed.
+    is called with a sentence where workers cannot be started as usual. No worker runs beyond ``deadline``
+    (``time.monotonic``). To be closed.
     """
 
     def __init__(
@@ -31,8 +32,10 @@ class Workers:
         announce: Announce,
         *,
         most_seconds: float = MOST_SECONDS,
+        deadline: float | None = None,
     ) -> None:
         self._record = record
+        self._deadline = deadline
         self._folder = folder
         self._kept = kept
         self._announce = announce
@@ -43,7 +46,7 @@ class Workers:
         """Where the workers are started."""
         if self._workshop is None:
             device = self._record.device
-            self._workshop = Workshop(device.kind, device.index, self._folder, self._announce)
+            self._workshop = Workshop(device.kind, device.index, self._folder, self._announce, deadline=self._deadline)
         return self._workshop
 
     def probe(self) -> Situation:

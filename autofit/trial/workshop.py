@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -9,19 +10,21 @@ from typing import Protocol
 from autofit.catalogue.models import ModelSource
 from autofit.device import Device
 from autofit.errors import AutofitError, UserError
+from autofit.host import NATIVE_CACHES
 from autofit.situation import Limits, Situation
 from autofit.trial.launcher import FreshInterpreters, Launcher, LaunchError, TrialServer, worker_environment
 from autofit.trial.protocol import Job, JobFiles, ProbeJob, ProbeResult, Result, read_result, write_document
 from autofit.workload import Workload
 
 PROBE_SECONDS = 180.0
+MOST_RESTARTS = 3
 
 
 class Workshop:
     """Where workers of one device are started: the trial server, or fresh interpreters as the announced fallback.
 
     ``announce`` is called with a sentence when the fallback is taken. ``launcher`` replaces both: the
-    seam where tests put workers of their own.
+    seam where tests put workers of their own. No worker is waited for beyond ``deadline`` (``time.monotonic``).
     """
 
     def __init__(
@@ -31,21 +34,31 @@ class Workshop:
         folder: Path,
         announce: Announce,
         launcher: Launcher | None = None,
+        deadline: float | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self._deadline = deadline
+        self._restarts = 0
         self.torch_device = "cpu" if device_kind == "cpu" else f"{device_kind}:0"
-        visible = "" if device_kind == "cpu" else str(device_index)
-        self._environment = worker_environment(visible)
+        visible, extra = ("", NATIVE_CACHES) if device_kind == "cpu" else (str(device_index), None)
+        self._environment = worker_environment(visible, extra)
         self._announce = announce
         self._server: TrialServer | None = None
         self._launcher: Launcher | None = launcher
         if launcher is not None:
             return
+        self._start_server()
+
+    def _start_server(self) -> None:
         try:
-            self._server = TrialServer(self._environment, self.torch_device, folder / "server.log")
+            self._server = TrialServer(self._environment, self.torch_device, self.folder / "server.log")
         except LaunchError as error:
             self._fall_back(str(error))
+
+    def seconds_left(self, most: float) -> float:
+        """``most``, or the time to the deadline where that is sooner."""
+        return most if self._deadline is None else min(most, max(0.0, self._deadline - time.monotonic()))
 
     def launcher(self, environment: dict[str, str]) -> Launcher:
         """Where to start the next worker. Variables that torch reads when it is imported need a fresh one."""
@@ -70,16 +83,27 @@ class Workshop:
         launcher = self.launcher(environment)
         try:
             launcher.start(files.job)
-            code = launcher.wait(seconds)
+            code = launcher.wait(self.seconds_left(seconds))
         except LaunchError as error:
-            launcher = self.fall_back(str(error))
+            launcher = self.replacement(str(error))
             launcher.start(files.job)
-            code = launcher.wait(seconds)
+            code = launcher.wait(self.seconds_left(seconds))
         if code is None:
             launcher.kill()
             launcher.wait(5)
         how = "did not answer in time" if code is None else f"ended with exit code {code}"
         return read_result(files.result), f"{how}; its log: {files.log}"
+
+    def replacement(self, reason: str) -> Launcher:
+        """A launcher in place of one that stopped working: a server that was running is started again, a few times."""
+        if self._server is None or self._launcher is not self._server or self._restarts == MOST_RESTARTS:
+            return self.fall_back(reason)
+        self._restarts += 1
+        self._announce(f"Starting the trial server again: {reason}.")
+        self._server.close()
+        self._server = self._launcher = None
+        self._start_server()
+        return self.launcher({})
 
     def fall_back(self, reason: str) -> Launcher:
         """Give the server up for good."""
