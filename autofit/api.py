@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +21,9 @@ from autofit.driver.observer import Observer
 from autofit.driver.strategy import make_strategy
 from autofit.equivalence import Comparison, check_equivalence
 from autofit.errors import NothingFitsError, UserError
-from autofit.explanation import Explanation
+from autofit.explanation import Explanation, neighbours_of
 from autofit.explanation import explain as explain_trials
+from autofit.locks import held
 from autofit.method import Adapter
 from autofit.outcome import Outcome
 from autofit.ranking import rank
@@ -112,6 +115,7 @@ def search(
     Raises UserError for a request that cannot be carried out, NothingFitsError where every
     configuration failed, AutofitError where a worker cannot be had.
     """
+    began = time.monotonic()
     watcher = observer or Observer()
     request = SpaceRequest.of(numerics, fix, allow, forbid)
     limit = Budget(
@@ -142,9 +146,12 @@ def search(
         trust_remote_code=trust_remote_code,
     ).record()
     opened = open_study(storage or default_storage(), record, study, fresh=fresh)
-    workers = _workers(opened, watcher.say, timeout)
+    deadline = None if limit.seconds is None else began + max(0.0, limit.seconds - opened.spent_seconds)
+    workers = _workers(opened, watcher.say, timeout, deadline)
     stopped, interrupted = "it was interrupted", True
+    locks = contextlib.ExitStack()
     try:
+        _lock(locks, opened, watcher)
         situation = opened.situation
         if situation is None:
             watcher.say("Looking at the device and the model (the first start imports torch).")
@@ -179,21 +186,49 @@ def search(
             observer=watcher,
             foresight=foresight,
             baseline=None if baseline is None else read_baseline(baseline, situation),
+            began=began,
         ).run()
         interrupted = False
-        if rank(opened.trials()).best is None:
+        best = rank(opened.trials()).best
+        if best is None:
             raise NothingFitsError(least_need(workers, situation, space, opened.trials(), plan, stopped=stopped))
+        if foresight is not None and best.trial.config in space:
+            nearby = [best.trial.config, *neighbours_of(space, best.trial.config)]
+            opened.keep_predicted(foresight.expected(nearby))
     except KeyboardInterrupt:
         if opened.situation is None:
             raise
     finally:
         workers.close()
+        locks.close()
+    opened.keep_stopped(stopped)
     return result_of(opened, stopped=stopped, interrupted=interrupted, run=run)
+
+
+def _lock(locks: contextlib.ExitStack, study: Study, watcher: Observer) -> None:
+    """Keep other searches off the study, and say so where one measures on the same device.
+
+    Raises UserError where the study is being searched already.
+    """
+    other = locks.enter_context(held(study.log_folder / "search.lock"))
+    if other is not None:
+        raise UserError(
+            f"Study '{study.name}' is being searched by process {other}: wait until it ends, or give this search a "
+            "--study of its own."
+        )
+    device = study.record.device
+    other = locks.enter_context(held(home() / "locks" / f"{device.kind}-{device.index}.lock"))
+    if other is not None:
+        watcher.say(
+            f"Process {other} is searching on the same device: each disturbs what the other measures. For figures to "
+            "rely on, run one after the other."
+        )
 
 
 def load(study: str | None = None, *, storage: str | None = None) -> SearchResult:
     """A stored study's result; the newest one's where no name is given. Raises UserError where there is none."""
-    return result_of(load_study(storage or default_storage(), study))
+    opened = load_study(storage or default_storage(), study)
+    return result_of(opened, stopped=opened.stopped)
 
 
 def result_of(study: Study, *, stopped: str = "", interrupted: bool = False, run: Run | None = None) -> SearchResult:
@@ -218,7 +253,7 @@ def explain(study: str | None = None, *, storage: str | None = None) -> Explanat
     opened = load_study(storage or default_storage(), study)
     if opened.situation is None:
         raise UserError(f"Study '{opened.name}' was begun, but nothing was tried yet.")
-    return explain_trials(opened.situation, opened.request, opened.trials())
+    return explain_trials(opened.situation, opened.request, opened.trials(), opened.predicted)
 
 
 def replay(study: str | None, number: int, *, storage: str | None = None) -> tuple[Trial, RunResult, str]:
@@ -307,8 +342,12 @@ def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False
         return workers.probe()
 
 
-def _workers(study: Study, announce: Announce, most_seconds: float = MOST_SECONDS) -> Workers:
-    return Workers(study.record, study.log_folder, home() / "traces", announce, most_seconds=most_seconds)
+def _workers(
+    study: Study, announce: Announce, most_seconds: float = MOST_SECONDS, deadline: float | None = None
+) -> Workers:
+    return Workers(
+        study.record, study.log_folder, home() / "traces", announce, most_seconds=most_seconds, deadline=deadline
+    )
 
 
 def _what_is_left_out(space: SearchSpace, model: str) -> str:

@@ -29,6 +29,8 @@ _OPTIMIZERS = {
     "adamw_hf": "adamw_torch",
 }
 """Names of transformers for the same optimizer."""
+_NOT_MEASURED = ("deepspeed", "fsdp", "fsdp_config", "parallelism_config")
+"""Settings that spread a training over devices: ignoring them would measure something else."""
 _MODEL_NAMES = ("dtype", "torch_dtype", "attn_implementation")
 DEFAULT_MICRO_BATCH, DEFAULT_ACCUMULATION = 8, 1
 
@@ -47,6 +49,12 @@ def read_baseline(path: str | Path, situation: Situation) -> TrainConfig:
     model: dict[str, Any] = dict(content.get("model_kwargs") or {})
     model |= {name: given.pop(name) for name in _MODEL_NAMES if name in given}
     settings: dict[str, Any] = {_NEWER_NAMES.get(name, name): value for name, value in (given | model).items()}
+    unknown = [name for name in _NOT_MEASURED if settings.get(name)]
+    if unknown:
+        raise UserError(
+            f"--baseline {path} sets {unknown[0]}, which autofit does not measure: compare with the same settings "
+            "without it, or measure them yourself."
+        )
     settings["optim"] = _optimizer(settings.get("optim"))
     settings["dtype"] = str(settings.get("dtype") or "float32").removeprefix("torch.")
     settings.setdefault("attn_implementation", "sdpa")

@@ -14,7 +14,9 @@ from autofit.driver.observation import Observation
 from autofit.driver.sampler import AutofitSampler
 from autofit.errors import UserError
 from autofit.knobs import KNOBS
+from autofit.measurement import compare
 from autofit.outcome import Outcome
+from autofit.prediction import Expected
 from autofit.ranking import Ranked, evidence_by_config, rank
 from autofit.situation import Situation
 from autofit.space import Refusal, SearchSpace, SpaceRequest
@@ -22,6 +24,8 @@ from autofit.train_config import KnobValue, TrainConfig
 from autofit.trials import Trial
 
 LESS_MEMORY = 0.9
+MOST_SPREAD = 0.3
+"""An estimate whose interval is wider than this says nothing."""
 MICRO_BATCH = "micro_batch_size"
 
 
@@ -30,9 +34,9 @@ class Neighbour:
     """The recommendation with one knob changed.
 
     ``slower`` is how much longer a step takes, as a share, and ``more_bytes`` how much more it needs; ``spread`` is
-    half the 95 % interval of ``slower``. ``basis`` is ``measured``, ``estimated`` (from the trials of others, by the
-    additive model of ``surrogate``), ``ruled out``, ``not valid``, or the outcome where it was tried and did not run.
-    ``reason`` says why.
+    half the 95 % interval of ``slower``. ``basis`` is ``measured`` (``reason`` says in how many interleaved rounds),
+    ``estimated`` (from the trials of others, by the additive model of ``surrogate``), ``predicted`` (before any trial),
+    ``unknown``, ``ruled out``, ``not valid``, or the outcome where it was tried and did not run. ``reason`` says why.
     """
 
     knob: str
@@ -88,8 +92,25 @@ class Explanation:
         return plain
 
 
-def explain(situation: Situation, request: SpaceRequest, trials: Sequence[Trial]) -> Explanation:
-    """Explain the recommendation of ``trials`` in a space. Raises UserError where nothing was measured."""
+def neighbours_of(space: SearchSpace, config: TrainConfig) -> list[TrainConfig]:
+    """The configurations of a space that differ from one in one knob, or by one step of the micro-batch."""
+    sizes = space.micro_batch_sizes
+    place = sizes.index(config.micro_batch_size)
+    near = [space.at_micro_batch(config, sizes[each]) for each in (place - 1, place + 1) if 0 <= each < len(sizes)]
+    others = [config.replace(**{row.name: value}) for row in KNOBS for value in space.choices[row.name]]
+    return [each for each in (*near, *others) if each != config and each in space]
+
+
+def explain(
+    situation: Situation,
+    request: SpaceRequest,
+    trials: Sequence[Trial],
+    predicted: dict[TrainConfig, Expected] | None = None,
+) -> Explanation:
+    """Explain the recommendation of ``trials`` in a space; ``predicted`` stands in where the trials do not tell.
+
+    Raises UserError where nothing was measured.
+    """
     space = SearchSpace(situation, request)
     best = rank(trials).best
     if best is None:
@@ -101,7 +122,7 @@ def explain(situation: Situation, request: SpaceRequest, trials: Sequence[Trial]
     varied = [name for name, values in space.choices.items() if len(values) > 1]
     return Explanation(
         best=best,
-        neighbours=tuple(_neighbours(space, best, evidence)),
+        neighbours=tuple(_neighbours(space, best, evidence, predicted or {})),
         refusals=tuple(refusals),
         settled=tuple((name, values[0]) for name, values in space.choices.items() if name not in varied),
         less_memory=_with_less_memory(situation, trials, best),
@@ -110,8 +131,10 @@ def explain(situation: Situation, request: SpaceRequest, trials: Sequence[Trial]
     )
 
 
-def _neighbours(space: SearchSpace, best: Ranked, evidence: dict[TrainConfig, Trial]) -> Iterator[Neighbour]:
-    estimates = _Estimates(space, evidence)
+def _neighbours(
+    space: SearchSpace, best: Ranked, evidence: dict[TrainConfig, Trial], predicted: dict[TrainConfig, Expected]
+) -> Iterator[Neighbour]:
+    estimates = _Estimates(space, evidence, predicted)
     chosen = best.trial.config
     sizes = space.micro_batch_sizes
     place = sizes.index(chosen.micro_batch_size)
@@ -145,14 +168,15 @@ def _neighbour(
     ours = best.measurement
     if trial is not None and trial.measurement is not None:
         theirs = trial.measurement
-        ratio = theirs.step_seconds / ours.step_seconds
+        against = compare(theirs, ours)
         return Neighbour(
             knob=knob,
             value=value,
             basis="measured",
-            slower=ratio - 1,
-            spread=ratio * math.hypot(theirs.uncertainty, ours.uncertainty),
+            slower=against.ratio - 1,
+            spread=against.spread if math.isfinite(against.spread) else None,
             more_bytes=theirs.memory.needed - ours.memory.needed,
+            reason=against.label,
         )
     if trial is not None:
         return Neighbour(knob=knob, value=value, basis=trial.outcome.value, reason=trial.reason)
@@ -167,21 +191,35 @@ def _neighbour(
             spread=spread,
             reason=f"trial {larger.number}, which needs no more, ran out of memory",
         )
+    if spread <= MOST_SPREAD:
+        return Neighbour(
+            knob=knob,
+            value=value,
+            basis="estimated",
+            slower=slower,
+            spread=spread,
+            more_bytes=round(ours.memory.needed * (math.exp(more) - 1)),
+        )
+    expected, expected_best = (estimates.predicted.get(each) for each in (config, best.trial.config))
+    if expected is None or expected_best is None:
+        return Neighbour(knob=knob, value=value, basis="unknown", reason="the trials so far do not tell")
     return Neighbour(
         knob=knob,
         value=value,
-        basis="estimated",
-        slower=slower,
-        spread=spread,
-        more_bytes=round(ours.memory.needed * (math.exp(more) - 1)),
+        basis="predicted",
+        slower=expected.seconds / expected_best.seconds - 1,
+        more_bytes=expected.total_bytes - expected_best.total_bytes,
     )
 
 
 class _Estimates:
     """What the trials say of configurations that were not run."""
 
-    def __init__(self, space: SearchSpace, evidence: dict[TrainConfig, Trial]) -> None:
+    def __init__(
+        self, space: SearchSpace, evidence: dict[TrainConfig, Trial], predicted: dict[TrainConfig, Expected]
+    ) -> None:
         self._space = space
+        self.predicted = predicted
         self._evidence = evidence
         self._encoded = EncodedSpace(space)
         observations = {
@@ -211,5 +249,5 @@ def _with_less_memory(situation: Situation, trials: Sequence[Trial], best: Ranke
     fitting = next((each for each in ranked if each.measurement.memory.needed <= usable), None)
     slower = None
     if fitting is not None:
-        slower = fitting.measurement.step_seconds / best.measurement.step_seconds - 1
+        slower = compare(fitting.measurement, best.measurement).ratio - 1
     return OtherMemory(usable_bytes=usable, trial=None if fitting is None else fitting.trial, slower=slower)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 import signal
 
+from autofit.errors import printable
 from autofit.outcome import Outcome
 from autofit.units import format_bytes
 
@@ -132,4 +133,5 @@ def _last_line(text: str) -> str:
 
 
 def _shortened(line: str) -> str:
+    line = printable(line)
     return line if len(line) <= 300 else f"{line[:297]}..."

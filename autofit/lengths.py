@@ -22,11 +22,14 @@ FEWEST_FROZEN_BATCHES = 64
 class SampleLengths:
     """A histogram: distinct lengths in tokens, ascending, and how many samples have each.
 
-    Random sampling makes samples of one length exchangeable, so the histogram says all that matters.
+    Random sampling makes samples of one length exchangeable, so the histogram says all that matters. ``cut_samples``
+    were longer than the longest allowed and lost ``cut_tokens`` together.
     """
 
     lengths: tuple[int, ...]
     counts: tuple[int, ...]
+    cut_samples: int = 0
+    cut_tokens: int = 0
 
     def __post_init__(self) -> None:
         if not self.lengths:
@@ -45,9 +48,22 @@ class SampleLengths:
     @classmethod
     def of(cls, lengths: Iterable[int], *, longest: int | None = None) -> SampleLengths:
         """Count ``lengths``, each cut to ``longest``; empty samples are left out. Raises UserError for none."""
-        counter = Counter(length if longest is None else min(length, longest) for length in lengths if length > 0)
+        counter: Counter[int] = Counter()
+        cut_samples = cut_tokens = 0
+        for length in lengths:
+            if length < 1:
+                continue
+            kept = length if longest is None else min(length, longest)
+            counter[kept] += 1
+            cut_samples += kept < length
+            cut_tokens += length - kept
         ordered = sorted(counter.items())
-        return cls(lengths=tuple(length for length, _ in ordered), counts=tuple(count for _, count in ordered))
+        return cls(
+            lengths=tuple(length for length, _ in ordered),
+            counts=tuple(count for _, count in ordered),
+            cut_samples=cut_samples,
+            cut_tokens=cut_tokens,
+        )
 
     @property
     def all_equal(self) -> bool:
@@ -117,8 +133,16 @@ class SampleLengths:
     def describe(self) -> str:
         """One line: count, median, p90, p99, longest."""
         if self.all_equal:
-            return f"every sample {self.longest} tokens"
+            return f"every sample {self.longest} tokens{self._cut()}"
         return (
             f"{self.num_samples:,} samples: median {self.quantile(0.5)} tokens, p90 {self.quantile(0.9)}, "
-            f"p99 {self.quantile(0.99)}, longest {self.longest}"
+            f"p99 {self.quantile(0.99)}, longest {self.longest}{self._cut()}"
         )
+
+    def _cut(self) -> str:
+        """What truncation took, as a sentence's end; empty where it took nothing."""
+        if not self.cut_samples:
+            return ""
+        share = self.cut_tokens / (self.cut_tokens + self.mean * self.num_samples)
+        samples = "sample" if self.cut_samples == 1 else "samples"
+        return f" ({self.cut_samples:,} {samples} cut to {self.longest}, {share:.1%} of all tokens dropped)"

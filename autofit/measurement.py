@@ -9,12 +9,16 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 # Two-sided 95 % quantiles of Student's t for 1 to 10 degrees of freedom (any statistics table); the
 # normal quantile is within 3 % of the exact one beyond that.
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
+
+
+DISTURBED_CORES = 0.25
+"""A run is disturbed when others kept more than this part of a core busy: it is repeated while rounds are left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +59,16 @@ class StepSeconds:
 
 @dataclass(frozen=True, kw_only=True)
 class DeviceLoad:
-    """What the device's own sensors said at one moment. None where it does not say."""
+    """What the device's own sensors said at one moment. None where it does not say.
+
+    ``others_seconds`` counts up the CPU time that other processes, or other guests of the host, took since the start.
+    """
 
     sm_clock_mhz: int | None = None
     temperature_celsius: int | None = None
     power_watts: float | None = None
     throttle_reasons: int | None = None
+    others_seconds: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +104,12 @@ class Window:
         """Seconds of each step at the full accumulation, brought to the mean step's load."""
         loads = self.step_loads or (1.0,) * len(self.steps)
         return tuple(step.composed(accumulation_steps) / load for step, load in zip(self.steps, loads, strict=True))
+
+    @property
+    def cores_taken(self) -> float | None:
+        """CPU cores that others kept busy meanwhile, on average; None where nothing counts them."""
+        before, after = self.load_before.others_seconds, self.load_after.others_seconds
+        return None if before is None or after is None else max(0.0, after - before) / self.wall_seconds
 
     @property
     def unaccounted_share(self) -> float:
@@ -148,8 +162,9 @@ class Measurement:
     at the full effective batch of one process, ``padded_tokens_per_step`` all that is computed on. ``losses`` holds one
     entry per micro-step, None where not finite.
     ``late_compilations`` counts graphs that torch.compile made after warm-up, inside the timed steps.
-    ``evaluation_batch_size`` is the largest that was run with the optimizer state alive. ``round_seconds`` are the
-    step seconds of each of several runs that were made turn by turn with others; empty for a single run.
+    ``evaluation_batch_size`` is the largest that was run with the optimizer state alive. ``rounds`` are the numbers of
+    the interleaved rounds that are pooled in it, with the step seconds of each and the cores that others kept busy in
+    it; empty for a single run.
     """
 
     micro_batch_size: int
@@ -167,7 +182,22 @@ class Measurement:
     evaluation_seconds: float
     build_seconds: float
     late_compilations: int = 0
+    rounds: tuple[int, ...] = ()
     round_seconds: tuple[float, ...] = ()
+    round_cores_taken: tuple[float, ...] = ()
+
+    @property
+    def undisturbed_rounds(self) -> set[int]:
+        """Rounds in which others kept at most a small part of a core busy."""
+        cores_by_round = zip(self.rounds, self.round_cores_taken, strict=True)
+        return {number for number, cores in cores_by_round if cores <= DISTURBED_CORES}
+
+    @property
+    def cores_taken(self) -> float:
+        """CPU cores that others kept busy during the timed windows, on average; 0 where nothing counts them."""
+        counted = [(window.cores_taken, window.wall_seconds) for window in self.windows]
+        known = [(cores, seconds) for cores, seconds in counted if cores is not None]
+        return sum(c * s for c, s in known) / sum(s for _, s in known) if known else 0.0
 
     @property
     def samples(self) -> tuple[float, ...]:
@@ -185,10 +215,12 @@ class Measurement:
 
         Over several rounds it is at least what the rounds differ by: a machine drifts more between runs than within.
         """
-        within = expected_step(self.windows, self.shape_shares, self.accumulation_steps)[1]
-        if len(self.round_seconds) < 2:
-            return within
-        return max(within, self.round_spread)
+        return self.sampling_error if len(self.rounds) < 2 else max(self.sampling_error, self.round_spread)
+
+    @property
+    def sampling_error(self) -> float:
+        """Half the 95 % interval that the timed samples alone give, as a share of a step."""
+        return expected_step(self.windows, self.shape_shares, self.accumulation_steps)[1]
 
     @property
     def round_spread(self) -> float:
@@ -216,10 +248,9 @@ class Measurement:
         return self.tokens_per_step * self.processes / self.step_seconds
 
 
-def pooled(measurements: Sequence[Measurement]) -> Measurement:
-    """Several runs of one configuration as one measurement: all their windows, and the largest of each peak."""
-    if len(measurements) == 1:
-        return measurements[0]
+def pooled(runs: Mapping[int, Measurement]) -> Measurement:
+    """Several runs of one configuration, by round, as one measurement: all their windows, the largest of each peak."""
+    measurements = list(runs.values())
     last = measurements[-1]
     memory = last.memory
     for each in measurements[:-1]:
@@ -231,17 +262,48 @@ def pooled(measurements: Sequence[Measurement]) -> Measurement:
         memory=memory,
         evaluation_batch_size=min(each.evaluation_batch_size for each in measurements),
         late_compilations=sum(each.late_compilations for each in measurements),
+        rounds=tuple(runs),
         round_seconds=tuple(each.step_seconds for each in measurements),
+        round_cores_taken=tuple(each.cores_taken for each in measurements),
     )
 
 
-def ratio_of_rounds(first: Measurement, second: Measurement) -> tuple[float, float] | None:
-    """How many times as long a step of ``first`` takes as one of ``second``: the median over the rounds that both ran,
-    and half of what the rounds differ by. None where fewer than two rounds can be compared."""
-    ratios = [a / b for a, b in zip(first.round_seconds, second.round_seconds, strict=False)]
-    if len(ratios) < 2:
-        return None
-    return statistics.median(ratios), (max(ratios) - min(ratios)) / 2
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """How many times as long a step of one measurement takes as one of another.
+
+    ``rounds`` counts the interleaved rounds that both ran; over those, ``ratio`` is the median and ``spread`` half of
+    what the ratios differ by. With one such round, or none (0: separate single runs, which drift tells apart worst),
+    ``spread`` is half the 95 % interval that the runs' own samples give; infinite where they give none.
+    """
+
+    ratio: float
+    spread: float
+    rounds: int
+
+    @property
+    def label(self) -> str:
+        """What it rests on, for people."""
+        if self.rounds == 0:
+            return "single runs"
+        return "1 round" if self.rounds == 1 else f"{self.rounds} rounds"
+
+
+def compare(first: Measurement, second: Measurement) -> Comparison:
+    """Seconds of ``first`` over those of ``second``, over the rounds that both ran where there are any.
+
+    Disturbed rounds count only where there are no others.
+    """
+    ours = dict(zip(first.rounds, first.round_seconds, strict=True))
+    theirs = dict(zip(second.rounds, second.round_seconds, strict=True))
+    common = ours.keys() & theirs.keys()
+    quiet = common & first.undisturbed_rounds & second.undisturbed_rounds
+    ratios = [ours[number] / theirs[number] for number in quiet or common]
+    ratio = statistics.median(ratios) if ratios else first.step_seconds / second.step_seconds
+    spread = ratio * math.hypot(first.sampling_error, second.sampling_error)
+    if len(ratios) > 1:
+        spread = (max(ratios) - min(ratios)) / 2
+    return Comparison(ratio=ratio, spread=spread, rounds=len(ratios))
 
 
 def expected_step(

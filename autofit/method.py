@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from autofit.errors import UserError
 
 METHODS = ("full", "lora", "qlora")
+PACKAGES_OF: dict[str, tuple[str, ...]] = {"full": (), "lora": ("peft",), "qlora": ("peft", "bitsandbytes")}
+"""Packages that each method needs."""
 FROZEN_DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class Verdict(StrEnum):
@@ -13,6 +14,13 @@ class Verdict(StrEnum):
     FITS = "fits"
     BORDERLINE = "borderline"
     NO = "does not fit"
+
+
+class Expected(NamedTuple):
+    """The two figures of a prediction that are kept of configurations that were not tried."""
+
+    seconds: float
+    total_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)

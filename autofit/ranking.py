@@ -1,42 +1,59 @@
-"""From trials to a ranking and a recommendation: who is fastest, by how much, and within what noise."""
+"""Ranking: which configuration is fastest, by how much, on what evidence, and which one is recommended."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from autofit.knobs import KNOBS, numerics_of
-from autofit.measurement import Measurement, pooled, ratio_of_rounds
+from autofit.measurement import Comparison, Measurement, compare, pooled
 from autofit.numerics import Numerics
 from autofit.outcome import Outcome
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 
 LARGEST_TIE = 0.05
-"""Times closer than this, and within both trials' uncertainty, are called equal."""
-_AGAINST = (Outcome.OOM, Outcome.INVALID)
-_TELLING = (Outcome.OK, *_AGAINST)
+"""Times closer than this, and within the noise of both, are called equal."""
+NO_EVIDENCE = (Outcome.SKIPPED, Outcome.INTERRUPTED)
 LARGEST_REFERENCE_MICRO_BATCH = 8
 """TrainingArguments' per_device_train_batch_size when nobody sets it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranked:
-    """A measured configuration in its place. ``speedup`` is over the reference, None where there is none."""
+    """A measured configuration in its place.
+
+    ``against_reference`` is the reference's step over its own (how many times as fast it is), None where there is no
+    reference; ``is_confirmed`` whether it ran whole effective batches to the end.
+    """
 
     rank: int
     trial: Trial
     measurement: Measurement
     numerics: tuple[Numerics, ...]
-    speedup: float | None
+    against_reference: Comparison | None
     is_reference: bool
     tied_with_first: bool
+
+    @property
+    def speedup(self) -> float | None:
+        """How many times as fast as the reference it is."""
+        return None if self.against_reference is None else self.against_reference.ratio
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether its whole accumulation ran."""
+        return self.measurement.whole
 
 
 @dataclass(frozen=True, kw_only=True)
 class Ranking:
-    """The measured configurations, fastest first, and the others with their reasons."""
+    """The measured configurations, fastest first, and the others with their reasons.
+
+    The recommendation is the fastest that ran whole, where any did: what only a short trial says is faster comes
+    before it in the order, and is not recommended.
+    """
 
     ranked: tuple[Ranked, ...]
     failed: tuple[Trial, ...]
@@ -44,65 +61,85 @@ class Ranking:
 
     @property
     def best(self) -> Ranked | None:
-        """The recommendation: the first that is in the space that was searched."""
-        return next((each for each in self.ranked if each.trial.role != "outside"), None)
+        """The recommendation: the first that is in the space that was searched, and confirmed where any is."""
+        inside = [each for each in self.ranked if each.trial.role != "outside"]
+        return next((each for each in inside if each.is_confirmed), next(iter(inside), None))
 
 
 def rank(trials: Sequence[Trial]) -> Ranking:
-    """Rank the best evidence per configuration; ties inside the noise go to the more exact, then the simpler."""
+    """Rank the evidence per configuration; ties inside the noise go to the more exact, then the simpler."""
     evidence = evidence_by_config(trials)
     measured = [trial for trial in evidence.values() if trial.measurement is not None]
-    measured.sort(key=_step_seconds)
-    fastest = next((trial for trial in measured if trial.role != "outside"), None)
+    seconds = comparable_seconds(measured)
+    measured.sort(key=lambda trial: seconds[trial.config])
+    inside = [trial for trial in measured if trial.role != "outside"]
+    fastest = next((trial for trial in inside if _measured(trial).whole), next(iter(inside), None))
+    tied: list[Trial] = []
     if fastest is not None:
-        tied = [trial for trial in measured if trial.role != "outside" and _tied(trial, fastest)]
+        # What has not run whole cannot take the place of what has.
+        peers = [trial for trial in inside if _measured(trial).whole == _measured(fastest).whole]
+        tied = [trial for trial in peers if is_tied(trial, fastest)]
         tied.sort(key=lambda trial: (_looseness(trial.config), _distance_from_reference(trial.config)))
-        faster = [
-            trial for trial in measured if trial.role == "outside" and _step_seconds(trial) < _step_seconds(fastest)
-        ]
-        measured = [*faster, *tied, *(trial for trial in measured if trial not in tied and trial not in faster)]
-    else:
-        tied = []
+        place = measured.index(fastest)
+        rest = [trial for trial in measured if trial not in tied]
+        before = [trial for trial in measured[:place] if trial not in tied]
+        measured = [*before, *tied, *rest[len(before) :]]
     baselines = [trial for trial in measured if trial.role]
     reference = baselines[-1] if baselines else find_reference(measured)
-    ranked = []
-    for number, trial in enumerate(measured, start=1):
-        assert trial.measurement is not None
-        ranked.append(
-            Ranked(
-                rank=number,
-                trial=trial,
-                measurement=trial.measurement,
-                numerics=numerics_of(trial.values),
-                speedup=None if reference is None else _speedup(reference, trial),
-                is_reference=trial is reference,
-                tied_with_first=trial in tied,
-            )
+    ranked = tuple(
+        Ranked(
+            rank=number,
+            trial=trial,
+            measurement=_measured(trial),
+            numerics=numerics_of(trial.values),
+            against_reference=None if reference is None else compare(_measured(reference), _measured(trial)),
+            is_reference=trial is reference,
+            tied_with_first=trial in tied,
         )
+        for number, trial in enumerate(measured, start=1)
+    )
     failed = tuple(trial for trial in evidence.values() if trial.measurement is None)
-    return Ranking(ranked=tuple(ranked), failed=failed, reference=reference)
+    return Ranking(ranked=ranked, failed=failed, reference=reference)
 
 
-def evidence_by_config(trials: Sequence[Trial]) -> dict[TrainConfig, Trial]:
-    """The best evidence per configuration: its runs at whole accumulation together where there are any, else the last.
+def evidence_by_config(trials: Iterable[Trial]) -> dict[TrainConfig, Trial]:
+    """The evidence per configuration: its whole runs together where there are any, else the last trial.
 
-    A confirmation that only took too long, or broke, says nothing against what was measured before; one that ran out
-    of memory, or had a loss that is not finite, says all, whatever other runs did.
+    A whole run that failed, for whatever reason, says all: what did not get through its own work once is not measured,
+    whatever other runs did.
     """
     evidence: dict[TrainConfig, Trial] = {}
-    rounds: dict[TrainConfig, list[Measurement]] = defaultdict(list)
+    rounds: dict[TrainConfig, dict[int, Measurement]] = defaultdict(dict)
     for trial in trials:
         known = evidence.get(trial.config)
-        if known is not None and known.measurement is not None and trial.outcome not in _TELLING:
+        if known is not None and trial.outcome in NO_EVIDENCE:
             continue
-        if known is not None and known.whole and known.outcome in _AGAINST:
+        if known is not None and known.whole and known.measurement is None:
             continue
         if trial.whole and trial.measurement is not None:
-            rounds[trial.config].append(trial.measurement)
+            number = len(rounds[trial.config]) if trial.round is None else trial.round
+            rounds[trial.config][number] = trial.measurement
             evidence[trial.config] = replace(trial, measurement=pooled(rounds[trial.config]))
         elif known is None or trial.whole or not known.whole:
             evidence[trial.config] = trial
     return evidence
+
+
+def comparable_seconds(measured: Sequence[Trial]) -> dict[TrainConfig, float]:
+    """Seconds of a step of each configuration, freed of what the rounds differ by.
+
+    Configurations that ran different rounds are compared by way of the one that ran most: its own seconds times the
+    ratio over the rounds that both ran. What shares no round with it keeps its own seconds.
+    """
+    if not measured:
+        return {}
+    common = max(measured, key=lambda trial: len(_measured(trial).rounds))
+    seconds = {}
+    for trial in measured:
+        against = compare(_measured(trial), _measured(common))
+        own = _measured(trial).step_seconds
+        seconds[trial.config] = against.ratio * _measured(common).step_seconds if against.rounds else own
+    return seconds
 
 
 def find_reference(measured: Sequence[Trial]) -> Trial | None:
@@ -122,25 +159,21 @@ def find_reference(measured: Sequence[Trial]) -> Trial | None:
     return min(largest.values(), key=_step_seconds, default=None)
 
 
-def _speedup(reference: Trial, trial: Trial) -> float:
-    """Over the reference in the rounds that both ran turn by turn, where there are such."""
-    assert trial.measurement is not None and reference.measurement is not None
-    ratio = ratio_of_rounds(reference.measurement, trial.measurement) if reference is not trial else None
-    return _step_seconds(reference) / _step_seconds(trial) if ratio is None else ratio[0]
+def is_tied(trial: Trial, fastest: Trial) -> bool:
+    """Whether a configuration is as fast as the fastest, as far as the noise lets it be told."""
+    if trial is fastest:
+        return True
+    against = compare(_measured(trial), _measured(fastest))
+    return against.ratio - 1 <= min(LARGEST_TIE, against.spread)
 
 
-def _tied(trial: Trial, fastest: Trial) -> bool:
-    assert trial.measurement is not None and fastest.measurement is not None
-    ratio = ratio_of_rounds(trial.measurement, fastest.measurement)
-    if ratio is not None and trial is not fastest:
-        return ratio[0] - 1 <= min(LARGEST_TIE, ratio[1])
-    noise = min(LARGEST_TIE, trial.measurement.uncertainty + fastest.measurement.uncertainty)
-    return _step_seconds(trial) <= _step_seconds(fastest) * (1 + noise)
+def _measured(trial: Trial) -> Measurement:
+    assert trial.measurement is not None
+    return trial.measurement
 
 
 def _step_seconds(trial: Trial) -> float:
-    assert trial.measurement is not None
-    return trial.measurement.step_seconds
+    return _measured(trial).step_seconds
 
 
 def _looseness(config: TrainConfig) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autofit.knobs import KNOBS, numerics_of
+from autofit.measurement import DISTURBED_CORES, Comparison, compare
 from autofit.outcome import Outcome
 from autofit.ranking import Ranked, Ranking
 from autofit.recipe import recipe_for
@@ -26,7 +27,7 @@ NOISY = 0.05
 class Recommendation:
     """``training_arguments`` holds everything but ``output_dir``; ``model_kwargs`` go to ``from_pretrained``.
 
-    ``collator`` and the rest are as in Recipe.
+    ``collator`` and the rest are as in Recipe. ``warning`` is a sentence where it is not confirmed, else empty.
     """
 
     trial: int
@@ -38,6 +39,12 @@ class Recommendation:
     adapter: dict[str, Any] | None
     quantization: dict[str, Any] | None
     reasons: tuple[str, ...]
+    warning: str = ""
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether it ran whole effective batches to the end."""
+        return not self.warning
 
 
 def recommend(ranking: Ranking, trials: Sequence[Trial], situation: Situation) -> Recommendation | None:
@@ -60,6 +67,7 @@ def recommend(ranking: Ranking, trials: Sequence[Trial], situation: Situation) -
         adapter=recipe.adapter,
         quantization=recipe.quantization,
         reasons=tuple(_reasons(best, ranking, trials, situation)),
+        warning=_unconfirmed(best),
     )
 
 
@@ -77,7 +85,8 @@ def _reasons(best: Ranked, ranking: Ranking, trials: Sequence[Trial], situation:
         )
     if situation.model.has_experts:
         reasons.append("experts were routed at random, by fresh weights: trained routing can be less even, and slower")
-    reasons.extend(_tie_reason(ranking))
+    reasons.extend(_tie_reason(best, ranking))
+    reasons.extend(_maybe_faster(best, ranking))
     reasons.extend(_measuring_reason(best, trials))
     return [reason for reason in reasons if reason]
 
@@ -86,31 +95,36 @@ def _against_reference(best: Ranked, ranking: Ranking) -> str:
     reference = ranking.reference
     if reference is None:
         return "there is no reference to compare with: TrainingArguments' defaults were not measured or did not fit"
-    if reference.role:
-        return _against_baseline(best, reference)
+    against = best.against_reference
+    assert reference.measurement is not None and against is not None
+    name = "your baseline" if reference.role else "TrainingArguments' defaults"
     if best.is_reference:
-        return "TrainingArguments' defaults, in this precision, are already the fastest of what was tried"
-    assert reference.measurement is not None and best.speedup is not None
+        if reference.role:
+            return "your baseline is the fastest that was measured"
+        return f"TrainingArguments' defaults in {best.trial.config['precision']} are the fastest that was measured"
     config = reference.config
-    return (
-        f"{best.speedup:.2f}x the speed of TrainingArguments' defaults in their fastest precision "
+    text = (
+        f"{against.ratio:.2f}x{_spread(against)} the speed of {name} "
         f"({config.micro_batch_size} x {config.accumulation_steps}, {config['precision']}: "
-        f"{format_seconds(reference.measurement.step_seconds)} a step)"
+        f"{format_seconds(reference.measurement.step_seconds)} a step; {_evidence(against, best, reference)})"
     )
-
-
-def _against_baseline(best: Ranked, baseline: Trial) -> str:
-    if best.is_reference:
-        return "your baseline is already the fastest of what was tried"
-    assert baseline.measurement is not None and best.speedup is not None
-    config = baseline.config
-    seconds = format_seconds(baseline.measurement.step_seconds)
-    text = f"{best.speedup:.2f}x the speed of your baseline ({config.micro_batch_size} x {config.accumulation_steps}, "
-    text += f"{config['precision']}: {seconds} a step)"
-    if baseline.role == "outside":
-        classes = ", ".join(numerics.label for numerics in numerics_of(baseline.values))
+    if reference.role == "outside":
+        classes = ", ".join(numerics.label for numerics in numerics_of(reference.values))
         text += f", which is of a looser numerics class ({classes}): --numerics aggressive searches that class too"
     return text
+
+
+def _spread(against: Comparison) -> str:
+    return f" ±{against.spread / against.ratio:.0%}" if math.isfinite(against.spread) else ""
+
+
+def _evidence(against: Comparison, one: Ranked, other: Trial) -> str:
+    """What a comparison rests on: interleaved rounds, or single runs and whether those were extrapolated."""
+    if against.rounds:
+        return f"measured in {against.label} side by side"
+    assert other.measurement is not None
+    is_composed = not (one.measurement.whole and other.measurement.whole)
+    return f"{against.label}, not side by side" + (", extrapolated from short trials" if is_composed else "")
 
 
 def _batch_reason(best: Ranked, ranking: Ranking) -> str:
@@ -118,35 +132,53 @@ def _batch_reason(best: Ranked, ranking: Ranking) -> str:
     same = [each for each in ranking.ranked if each.trial.config.combination() == config.combination()]
     too_large = [each for each in _failed_of_memory(ranking) if each.combination() == config.combination()]
     larger = [each.micro_batch_size for each in too_large]
-    sizes = sorted(each.trial.config.micro_batch_size for each in same)
+    others = [_against(each, best) for each in same if each is not best]
     text = f"micro-batch {config.micro_batch_size} x {config.accumulation_steps} accumulation"
-    if len(sizes) > 1:
-        text += f" is the fastest of the micro-batches measured with these settings ({', '.join(map(str, sizes))})"
+    if others:
+        text += f": with the other settings as they are, {'; '.join(others)}"
     if larger:
-        text += f"{';' if len(sizes) > 1 else ':'} {min(larger)} does not fit"
-    return text if len(sizes) > 1 or larger else ""
+        text += f"; {min(larger)} does not fit" if others else f": {min(larger)} does not fit"
+    return text if others or larger else ""
 
 
 def _knob_reason(name: str, best: Ranked, ranking: Ranking) -> list[str]:
-    """Per other value of a knob: how far behind its fastest configuration is, and what memory it makes of it."""
-    chosen = best.trial.config[name]
-    parts = []
-    fastest: dict[object, Ranked] = {}
-    for each in ranking.ranked:
-        value = each.trial.config[name]
-        known = fastest.get(value)
-        if known is None or each.measurement.step_seconds < known.measurement.step_seconds:
-            fastest[value] = each
-    for other_value, other in fastest.items():
-        if other_value == chosen:
-            continue
-        slower = other.measurement.step_seconds / best.measurement.step_seconds - 1
-        memory = other.measurement.memory.needed - best.measurement.memory.needed
-        more = f"{format_bytes(abs(memory))} {'more' if memory > 0 else 'less'}"
-        parts.append(f"{other_value} at its fastest is {_speed(slower)} and takes {more}")
-    failed = {trial.config[name]: trial for trial in ranking.failed if trial.config[name] not in fastest}
-    parts += [f"{value}: {trial.outcome.meaning}" for value, trial in failed.items() if value != chosen]
-    return [f"{name}={chosen}: {'; '.join(parts)}"] if parts else []
+    """What each other value of a knob makes of the same configuration, where exactly that was run."""
+    chosen = best.trial.config
+    parts = [
+        f"{each.trial.config[name]} is {_slower(each, best)} and needs {_more_memory(each, best)}"
+        for each in ranking.ranked
+        if _differs_only_in(name, each.trial.config, chosen)
+    ]
+    parts += [
+        f"{trial.config[name]}: {trial.outcome.meaning}"
+        for trial in ranking.failed
+        if _differs_only_in(name, trial.config, chosen)
+    ]
+    return [f"{name}={chosen[name]}: {'; '.join(parts)}"] if parts else []
+
+
+def _differs_only_in(name: str, config: TrainConfig, other: TrainConfig) -> bool:
+    return config != other and config.replace(**{name: other[name]}) == other
+
+
+def _against(each: Ranked, best: Ranked) -> str:
+    return f"{each.trial.config.micro_batch_size} is {_slower(each, best)}"
+
+
+def _slower(each: Ranked, best: Ranked) -> str:
+    """How much slower a configuration is than the recommendation, and what that rests on."""
+    against = compare(each.measurement, best.measurement)
+    slower = against.ratio - 1
+    if against.rounds == 0 and not math.isfinite(against.spread):
+        return f"{_speed(slower)} (single runs)"
+    if abs(slower) <= against.spread:
+        return f"as fast within the noise ({against.label}, {slower:+.0%} ±{against.spread:.0%})"
+    return f"{_speed(slower)} ({against.label}, ±{against.spread:.0%})"
+
+
+def _more_memory(each: Ranked, best: Ranked) -> str:
+    memory = each.measurement.memory.needed - best.measurement.memory.needed
+    return f"{format_bytes(abs(memory))} {'more' if memory > 0 else 'less'}"
 
 
 def _speed(slower: float) -> str:
@@ -161,13 +193,16 @@ def _compile_reason(best: Ranked, ranking: Ranking) -> list[str]:
     """After how many optimizer steps compiling has paid for itself."""
     if best.trial.config["compile"] == "off":
         return []
-    without = [each for each in ranking.ranked if each.trial.config["compile"] == "off"]
+    without = next(
+        (each for each in ranking.ranked if _differs_only_in("compile", each.trial.config, best.trial.config)), None
+    )
     took = best.measurement.starting_seconds
     text = f"compiling takes {format_seconds(took)} at the start"
-    if without:
-        saved = without[0].measurement.step_seconds - best.measurement.step_seconds
+    if without is not None:
+        against = compare(without.measurement, best.measurement)
+        saved = (against.ratio - 1) * best.measurement.step_seconds
         if saved > 0:
-            text += f", which pays after {math.ceil(took / saved):,} optimizer steps"
+            text += f", which pays after {math.ceil(took / saved):,} optimizer steps ({against.label})"
     if best.measurement.late_compilations:
         text += f"; {best.measurement.late_compilations} graphs were compiled again in the timed steps"
     return [text]
@@ -195,12 +230,16 @@ def _memory_reason(best: Ranked, situation: Situation) -> str:
     )
 
 
-def _tie_reason(ranking: Ranking) -> list[str]:
-    tied = [each for each in ranking.ranked if each.tied_with_first]
-    if len(tied) < 2:
+def _tie_reason(best: Ranked, ranking: Ranking) -> list[str]:
+    others = [each for each in ranking.ranked if each.tied_with_first and each is not best]
+    if not others:
         return []
-    others = ", ".join(str(each.rank) for each in tied[1:])
-    return [f"rank {others} {'is' if len(tied) == 2 else 'are'} as fast within the noise; the plainer one comes first"]
+    ranks = ", ".join(str(each.rank) for each in others)
+    labels = {compare(each.measurement, best.measurement).label for each in others}
+    return [
+        f"rank {ranks} {'is' if len(others) == 1 else 'are'} tied within noise ({', '.join(sorted(labels))}); "
+        "the simpler configuration is recommended"
+    ]
 
 
 def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
@@ -217,21 +256,47 @@ def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
     if measurement.whole and short is not None:
         difference = short.step_seconds / measurement.step_seconds - 1
         reasons.append(
-            f"measured over the whole accumulation; the short trial had composed it to within {abs(difference):.1%}"
+            f"measured over the whole accumulation; the short trial's estimate was {abs(difference):.1%} "
+            f"{'lower' if difference < 0 else 'higher'}"
         )
-    elif not measurement.whole:
-        reasons.append("its step was composed from a shortened accumulation; no budget was left to run it whole")
     reasons.extend(best.trial.notes)
-    rounds = len(measurement.round_seconds)
+    rounds = len(measurement.rounds)
     if rounds > 1:
-        spread = measurement.round_spread
-        reasons.append(f"run {rounds} times, turn by turn with the others; its runs differ by ±{spread:.1%}")
-    if measurement.uncertainty > NOISY:
+        reasons.append(f"its {rounds} interleaved rounds differ by ±{measurement.round_spread:.1%}")
+    if measurement.cores_taken > DISTURBED_CORES:
         reasons.append(
-            f"this machine is noisy: the mean step is known to {measurement.uncertainty:.0%} only; "
-            "close everything else and run it again with --fresh to be surer"
+            f"other processes kept {measurement.cores_taken:.1f} CPU cores busy while it was measured: "
+            "its time is likely shorter on a quiet machine"
+        )
+    if measurement.uncertainty > NOISY:
+        known = f"±{measurement.uncertainty:.0%} only" if measurement.uncertainty < 1 else "its order of magnitude only"
+        reasons.append(
+            f"this machine is noisy: the mean step is known to {known}; close other programs and run it again with "
+            "--fresh for a surer figure"
         )
     return reasons
+
+
+def _unconfirmed(best: Ranked) -> str:
+    """A sentence where the recommendation has not run whole effective batches, else empty."""
+    if best.is_confirmed:
+        return ""
+    return (
+        "NOT CONFIRMED: it ran only a short trial and its step is extrapolated from that; the budget ended before it "
+        "could run whole effective batches. The same command with a larger --budget confirms it."
+    )
+
+
+def _maybe_faster(best: Ranked, ranking: Ranking) -> list[str]:
+    """What only a short trial says is faster."""
+    faster = [each for each in ranking.ranked[: best.rank - 1] if each.trial.role != "outside"]
+    if not faster:
+        return []
+    ranks = ", ".join(str(each.rank) for each in faster)
+    return [
+        f"rank {ranks} may be faster by a short trial, and {'has' if len(faster) == 1 else 'have'} not run whole: "
+        "a larger --budget tells"
+    ]
 
 
 def _failed_of_memory(ranking: Ranking) -> list[TrainConfig]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from pathlib import Path
 
 import msgspec
@@ -13,12 +14,16 @@ from autofit.device import Device
 from autofit.situation import Limits, Situation
 from autofit.workload import Workload
 
-FORMAT = 2
+MOST_LETTERS = 80
+FORMAT = 3
 """Raised where stored documents change shape: a study of another format is of another autofit."""
 
 
 class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a study is of. ``situation`` is there once a worker has looked at the device."""
+    """What a study is of. ``situation`` is there once a worker has looked at the device.
+
+    ``environment`` are the variables that were set and change what is measured, such as OMP_NUM_THREADS.
+    """
 
     model: ModelSource
     workload: Workload
@@ -27,6 +32,7 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
     limits: Limits
     trust_remote_code: bool = False
     seed: int = 0
+    environment: dict[str, str] = {}
     situation: Situation | None = None
     format: int = FORMAT
 
@@ -41,6 +47,7 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
             self.versions,
             self.limits,
             self.seed,
+            self.environment,
             self.format,
         )
         return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:8]
@@ -48,8 +55,11 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def default_name(self) -> str:
         """Readable, and unique by its identity."""
-        model = self.workload.model.rstrip("/").split("/")[-1]
-        return f"{model}-b{self.workload.effective_batch}-s{self.workload.sequence_length}-{self.identity}"
+        workload = self.workload
+        # No name needs quoting in a shell.
+        model = re.sub(r"[^A-Za-z0-9._-]+", "_", workload.model.rstrip("/").split("/")[-1]).lstrip("-")[:MOST_LETTERS]
+        method = "" if workload.method == "full" else f"-{workload.method}"
+        return f"{model}{method}-b{workload.effective_batch}-s{workload.sequence_length}-{self.identity}"
 
 
 def home() -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +12,17 @@ from autofit.data.token_counts import lengths_of_data, lengths_of_file
 from autofit.detect import find_device
 from autofit.errors import UserError
 from autofit.lengths import SampleLengths
-from autofit.method import METHODS, Adapter
+from autofit.method import METHODS, PACKAGES_OF, Adapter
 from autofit.record import StudyRecord, home
 from autofit.situation import Limits
 from autofit.tasks import Task, task_named, task_of
 from autofit.units import parse_bytes, parse_share
-from autofit.versions import installed_versions
+from autofit.versions import installed_versions, set_variables
 from autofit.workload import Workload
 
 DEFAULT_SEQUENCE_LENGTH = 1024
+LARGEST_SEED = 2**32
+"""numpy takes seeds of 32 bits, and transformers seeds it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +52,9 @@ class JobRequest:
 
     def record(self) -> StudyRecord:
         """Find the model's configuration, the samples' lengths and the device. Raises UserError."""
+        if not 0 <= self.seed < LARGEST_SEED:
+            raise UserError(f"--seed must be from 0 to {LARGEST_SEED - 1}, not {self.seed}.")
+        self._check_packages()
         source = resolve_model(self.model, trust_remote_code=self.trust_remote_code)
         task = task_of(source.config, source.head) if self.task is None else task_named(self.task)
         workload = Workload(
@@ -75,7 +81,14 @@ class JobRequest:
             limits=limits,
             trust_remote_code=self.trust_remote_code,
             seed=self.seed,
+            environment=set_variables(),
         )
+
+    def _check_packages(self) -> None:
+        """Raises UserError where the method needs a package that is not installed: before anything is built."""
+        for package in PACKAGES_OF.get(self.method, ()):
+            if importlib.util.find_spec(package) is None:
+                raise UserError(f"--method {self.method} needs {package}: pip install {package}.")
 
     def _adapter(self) -> Adapter | None:
         if self.method not in METHODS:

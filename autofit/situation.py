@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 from autofit.device import Device, Libraries
 from autofit.errors import UserError
+from autofit.method import PACKAGES_OF
 from autofit.units import format_bytes
 from autofit.workload import Workload
 
@@ -76,8 +77,7 @@ class Situation:
 
     def __post_init__(self) -> None:
         self.limits.check(self.device)
-        needs = {"full": (), "lora": ("peft",), "qlora": ("peft", "bitsandbytes")}[self.workload.method]
-        for package in needs:
+        for package in PACKAGES_OF[self.workload.method]:
             if package in self.libraries.missing:
                 raise UserError(f"--method {self.workload.method}: {self.libraries.missing[package]}.")
         longest = self.model.max_positions

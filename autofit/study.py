@@ -6,13 +6,17 @@ Optuna is told that the trial ended, so a process killed in between loses at mos
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
+import sqlite3
+from collections.abc import Mapping
 from pathlib import Path
 
 import msgspec
 import optuna
 import psutil
+import sqlalchemy
 import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.storages import BaseStorage, RDBStorage
@@ -21,12 +25,16 @@ from optuna.trial import TrialState
 from autofit.errors import UserError
 from autofit.knobs import BATCH_KNOBS, KNOBS
 from autofit.outcome import Outcome
+from autofit.prediction import Expected
 from autofit.record import FORMAT, StudyRecord, home
 from autofit.situation import Situation
 from autofit.space import SpaceRequest
-from autofit.train_config import TrainConfig
+from autofit.train_config import KnobValue, TrainConfig
 from autofit.trials import Trial
+from autofit.workload import divisors
 
+OPTUNA_TABLE = "studies"
+MOST_ORPHANS = 3
 MOST_ELSEWHERE = 5
 """Other studies that are looked at before a search begins."""
 _STATES = {Outcome.OK: TrialState.COMPLETE, Outcome.SLOWER: TrialState.PRUNED}
@@ -47,7 +55,7 @@ class Study:
 
     def __init__(self, inner: optuna.Study, storage_url: str) -> None:
         self._inner = inner
-        self.storage_url = storage_url
+        self.storage_url = without_password(storage_url)
 
     @property
     def name(self) -> str:
@@ -83,6 +91,26 @@ class Study:
     def keep_request(self, request: SpaceRequest) -> None:
         """Store what a search is of."""
         self._inner.set_user_attr("request", msgspec.to_builtins(request))
+
+    @property
+    def predicted(self) -> dict[TrainConfig, Expected]:
+        """What was predicted of the recommendation and its neighbours, before any trial."""
+        stored = self._inner.user_attrs.get("predicted", [])
+        return {TrainConfig(values): Expected(seconds, size) for values, seconds, size in stored}
+
+    def keep_predicted(self, predicted: Mapping[TrainConfig, Expected]) -> None:
+        """Store predictions of the recommendation and its neighbours."""
+        rows = [[dict(config), each.seconds, each.total_bytes] for config, each in predicted.items()]
+        self._inner.set_user_attr("predicted", rows)
+
+    @property
+    def stopped(self) -> str:
+        """Why the last search of it ended, as a sentence's end; empty where none has."""
+        return str(self._inner.user_attrs.get("stopped", ""))
+
+    def keep_stopped(self, reason: str) -> None:
+        """Store why a search ended."""
+        self._inner.set_user_attr("stopped", reason)
 
     @property
     def spent_seconds(self) -> float:
@@ -129,14 +157,32 @@ class Study:
         self._inner.tell(number, state=TrialState.FAIL)
 
     def reap(self) -> None:
-        """Give up trials that a process of this host began and did not live to finish."""
+        """Give up trials that a process of this host began and did not live to finish.
+
+        A configuration under which that happened several times is not tried again: it may be what ends the process.
+        """
         for entry in self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
             process, host = entry.user_attrs.get("process"), entry.user_attrs.get("host")
             if host == socket.gethostname() and process is not None and not psutil.pid_exists(int(process)):
                 if "trial" in entry.user_attrs:
                     self.finish(msgspec.convert(entry.user_attrs["trial"], Trial))
                 elif entry.state is TrialState.RUNNING:
-                    self.give_up(entry.number)
+                    self._bury(entry)
+
+    def _bury(self, entry: optuna.trial.FrozenTrial) -> None:
+        storage: BaseStorage = self._inner._storage
+        storage.set_trial_user_attr(entry._trial_id, "orphan", True)
+        orphans = [
+            each
+            for each in self._inner.get_trials(deepcopy=False)
+            if each.params == entry.params and "orphan" in each.user_attrs
+        ]
+        if len(orphans) < MOST_ORPHANS:
+            self.give_up(entry.number)
+            return
+        reason = f"the search itself was killed {len(orphans)} times while this ran"
+        values: dict[str, KnobValue] = dict(entry.params)
+        self.finish(Trial(number=entry.number, values=values, outcome=Outcome.CRASHED, reason=reason, whole=True))
 
     def _entry(self, number: int) -> optuna.trial.FrozenTrial:
         return next(entry for entry in self._inner.get_trials(deepcopy=False) if entry.number == number)
@@ -148,6 +194,7 @@ def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh
     Raises UserError where the name belongs to a study of something else, or the storage is not one.
     """
     storage = _storage(storage_url)
+    assert storage is not None
     name = name or record.default_name
     existing = name in optuna.study.get_all_study_names(storage)
     if existing and fresh:
@@ -156,7 +203,8 @@ def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh
     inner = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="minimize")
     if "record" not in inner.user_attrs:
         if existing:
-            raise UserError(f"'{name}' in {storage_url} was not made by autofit; choose another --study.")
+            shown = without_password(storage_url)
+            raise UserError(f"'{name}' in {shown} was not made by autofit; choose another --study.")
         inner.set_user_attr("record", msgspec.to_builtins(record))
     study = Study(inner, storage_url)
     if study.record.identity != record.identity:
@@ -170,7 +218,9 @@ def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh
 
 def load_study(storage_url: str, name: str | None) -> Study:
     """A stored study by name; the newest one where no name is given. Raises UserError where there is none."""
-    storage = _storage(storage_url)
+    storage, storage_url = _storage(storage_url, must_exist=True), without_password(storage_url)
+    if storage is None:
+        raise UserError(f"There is no study in {storage_url} yet; run 'autofit MODEL --effective-batch N' first.")
     every = [each for each in optuna.get_all_study_summaries(storage) if "record" in each.user_attrs]
     current = [each for each in every if each.user_attrs["record"].get("format") == FORMAT]
     summaries = every if name is not None else current
@@ -211,23 +261,56 @@ def measured_elsewhere(study: Study) -> list[tuple[TrainConfig, float, str]]:
     return found
 
 
-def _storage(url: str) -> RDBStorage:
+def without_password(url: str) -> str:
+    """A storage URL as it may be shown."""
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return url
+
+
+def _storage(url: str, *, must_exist: bool = False) -> RDBStorage | None:
+    """The storage at a URL; None where ``must_exist`` and it holds nothing. Nothing is written into another's database.
+
+    Raises UserError where it cannot be used.
+    """
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     try:
-        return RDBStorage(url)
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, ValueError, ImportError) as error:
-        first_line = (str(error).splitlines() or ["unknown"])[0]
+        tables = _tables(url)
+        if tables and OPTUNA_TABLE not in tables:
+            raise ValueError(f"the database belongs to another program: it holds the table '{sorted(tables)[0]}'")
+        return None if must_exist and not tables else RDBStorage(url)
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError, RuntimeError, ValueError, ImportError) as error:
+        first_line = (str(error).splitlines() or ["unknown"])[0].replace(url, without_password(url))
         raise UserError(
-            f"{url} is not a storage of studies ({first_line}); give a URL such as sqlite:///studies.db."
+            f"{without_password(url)} is not a storage of studies ({first_line}); give a URL such as "
+            "sqlite:///studies.db."
         ) from None
+
+
+def _tables(url: str) -> set[str]:
+    """The tables of a database, which is only read; empty where there is none yet."""
+    place = sqlalchemy.make_url(url)
+    if place.get_backend_name() == "sqlite":
+        if not place.database or not Path(place.database).exists():
+            return set()
+        with contextlib.closing(
+            sqlite3.connect(f"{Path(place.database).absolute().as_uri()}?mode=ro", uri=True)
+        ) as file:
+            return {name for (name,) in file.execute("select name from sqlite_master where type = 'table'")}
+    engine = sqlalchemy.create_engine(place)
+    try:
+        return set(sqlalchemy.inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
 
 
 def _distributions(config: TrainConfig) -> dict[str, BaseDistribution]:
     """One distribution per knob, the same for every trial of a study, as Optuna asks for."""
     micro_batch_size, accumulation_steps = config.micro_batch_size, config.accumulation_steps
     total = micro_batch_size * accumulation_steps
-    divisors = [size for size in range(1, total + 1) if total % size == 0]
-    distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(divisors) for name in BATCH_KNOBS}
+    sizes = divisors(total)
+    distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(sizes) for name in BATCH_KNOBS}
     for row in KNOBS:
         distributions[row.name] = CategoricalDistribution([choice.value for choice in row.choices])
     return distributions

@@ -15,11 +15,11 @@ class Trial:
     """One row of a study.
 
     ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other outcome. ``whole``
-    says that the trial ran the whole accumulation: one round of confirming a configuration that an earlier trial
-    measured short. ``notes`` are sentences worth showing. ``prediction`` is what was expected of it before it was run,
-    None where nothing was. ``role`` is ``baseline`` for what the user trains with now, and ``outside`` for a baseline
-    that is not in the space of the search, being of a looser numerics class for example: it is shown and compared with,
-    and never recommended.
+    says that the trial ran the whole accumulation, to confirm a configuration that an earlier trial measured short;
+    ``round`` is the interleaved round it ran in: whole trials of one round ran side by side. ``notes`` are sentences
+    worth showing. ``prediction`` is what was expected of it before it ran, None where nothing was. ``role`` is
+    ``baseline`` for what the user trains with now, and ``outside`` for a baseline that is not in the space of the
+    search, being of a looser numerics class for example: it is shown and compared with, and never recommended.
     """
 
     number: int
@@ -28,6 +28,7 @@ class Trial:
     reason: str = ""
     measurement: Measurement | None = None
     whole: bool = False
+    round: int | None = None
     log_path: str | None = None
     wall_seconds: float = 0.0
     notes: tuple[str, ...] = ()

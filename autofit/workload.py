@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from autofit.errors import UserError
 from autofit.lengths import SampleLengths
 from autofit.method import METHODS, Adapter
 from autofit.tasks import task_named
+
+LARGEST_BATCH = 2**20
+"""Samples; nobody trains on more at once, and the list of a batch's samples is kept in memory."""
+
+
+def divisors(total: int) -> list[int]:
+    """Every number that divides ``total``, ascending."""
+    low = [number for number in range(1, math.isqrt(total) + 1) if total % number == 0]
+    return sorted({*low, *(total // number for number in low)})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +40,8 @@ class Workload:
 
     def __post_init__(self) -> None:
         assert self.method in METHODS and (self.adapter is None) == (self.method == "full"), "adapters have settings"
-        if self.effective_batch < 1:
-            raise UserError(f"--effective-batch must be at least 1, not {self.effective_batch}.")
+        if not 1 <= self.effective_batch <= LARGEST_BATCH:
+            raise UserError(f"--effective-batch must be from 1 to {LARGEST_BATCH:,}, not {self.effective_batch:,}.")
         if self.sequence_length < 2 and task_named(self.task).reads == "tokens":
             raise UserError(f"Samples need at least 2 tokens, not {self.sequence_length}.")
         if self.effective_batch % self.processes:
@@ -53,4 +63,4 @@ class Workload:
     def batch_pairs(self) -> tuple[tuple[int, int], ...]:
         """Every exact (micro-batch, accumulation steps), smallest micro-batch first."""
         total = self.samples_per_process
-        return tuple((size, total // size) for size in range(1, total + 1) if total % size == 0)
+        return tuple((size, total // size) for size in divisors(total))

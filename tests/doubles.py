@@ -147,6 +147,7 @@ def make_trial(
     whole: bool = True,
     jitter: float = 0.0,
     needed: int = GIB,
+    number_of_round: int | None = None,
     **changes: Any,
 ) -> Trial:
     config = make_config(**changes)
@@ -168,6 +169,7 @@ def make_trial(
         reason=reason or ("" if outcome is Outcome.OK else "it failed"),
         measurement=measurement,
         whole=whole,
+        round=number_of_round,
         wall_seconds=1.0,
     )
 

@@ -5,7 +5,7 @@ import pytest
 from autofit.knobs import KNOBS
 from autofit.numerics import Numerics
 from autofit.outcome import Outcome
-from autofit.ranking import find_reference, rank
+from autofit.ranking import NO_EVIDENCE, find_reference, rank
 from tests.doubles import make_trial
 
 
@@ -97,19 +97,44 @@ def test_the_reference_differs_in_no_knob_but_precision() -> None:
                 assert find_reference([make_trial(0, **{row.name: choice.value})]) is None
 
 
-def test_a_confirmation_that_took_too_long_takes_nothing_away_from_what_was_measured() -> None:
-    measured = make_trial(0, whole=False)
-    for outcome in (Outcome.TIMEOUT, Outcome.CRASHED, Outcome.ERROR):
-        assert rank([measured, make_trial(1, outcome=outcome)]).best is not None
-    for outcome in (Outcome.OOM, Outcome.INVALID):
-        assert rank([measured, make_trial(1, outcome=outcome)]).best is None
+@pytest.mark.parametrize("outcome", [each for each in Outcome if each not in NO_EVIDENCE and each is not Outcome.OK])
+def test_a_whole_run_that_failed_takes_its_configuration_out_whatever_it_failed_of(outcome: Outcome) -> None:
+    failed = make_trial(1, outcome=outcome, reason="could not create a primitive")
+    for trials in ([make_trial(0, whole=False), failed], [make_trial(0), failed, make_trial(2)]):
+        ranking = rank(trials)
+        assert ranking.best is None and ranking.failed == (failed,)
+
+
+@pytest.mark.parametrize("outcome", NO_EVIDENCE)
+def test_what_was_not_run_to_its_end_by_no_fault_of_its_own_takes_nothing_away(outcome: Outcome) -> None:
+    assert rank([make_trial(0, whole=False), make_trial(1, outcome=outcome)]).best is not None
+
+
+def test_what_ran_whole_is_recommended_before_what_a_short_trial_says_is_faster() -> None:
+    trials = [make_trial(0, seconds=1.0), make_trial(1, seconds=0.5, whole=False, attention="eager")]
+    ranking = rank(trials)
+    assert [each.trial.number for each in ranking.ranked] == [1, 0]
+    assert ranking.best is not None and ranking.best.trial.number == 0 and ranking.best.is_confirmed
+
+
+def test_a_speed_up_is_over_the_rounds_that_both_ran() -> None:
+    trials = [
+        make_trial(0, seconds=2.0, number_of_round=0),
+        make_trial(1, seconds=1.0, number_of_round=0, attention="eager"),
+        # The machine was faster later, and only the second one ran.
+        make_trial(2, seconds=0.5, number_of_round=1, attention="eager"),
+    ]
+    best = rank(trials).best
+    assert best is not None and best.speedup == pytest.approx(2.0)
+    assert best.against_reference is not None and best.against_reference.rounds == 1
 
 
 def test_rounds_turn_by_turn_tell_apart_what_drift_would_hide() -> None:
     trials = []
     for number, drift in enumerate((1.0, 1.2, 0.9)):
-        trials.append(make_trial(2 * number, seconds=1.00 * drift))
-        trials.append(make_trial(2 * number + 1, seconds=1.03 * drift, attention="eager"))
+        trials.append(make_trial(2 * number, seconds=1.00 * drift, number_of_round=number))
+        slower = make_trial(2 * number + 1, seconds=1.03 * drift, attention="eager", number_of_round=number)
+        trials.append(slower)
     ranking = rank(trials)
     assert [each.tied_with_first for each in ranking.ranked] == [True, False]
     assert ranking.best is not None and ranking.best.trial.config["attention"] == "sdpa"

@@ -16,10 +16,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from autofit.errors import UserError
+from autofit.errors import UserError, printable
 
 # A hub look-up without a network retries for 23 s (huggingface_hub 2.4); one plain request tells first.
 NETWORK_PATIENCE_SECONDS = 4.0
+MOST_LETTERS = 1000
+MOST_CONFIG_BYTES = 4 * 1024**2
+"""A configuration is stored with every study; the largest known ones have some 100 KB."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,6 +94,8 @@ def built_in_models() -> dict[str, dict[str, Any]]:
 
 
 def _from_folder(name: str) -> ModelSource | None:
+    if len(name) > MOST_LETTERS or not name.isprintable():
+        raise UserError(f"'{printable(name[:60])}...' is neither a folder nor a model's hub name.")
     folder = Path(name).expanduser()
     if not folder.is_dir():
         if name.startswith((".", "/", "~")):
@@ -159,8 +164,11 @@ def _answers(url: str) -> bool:
 
 def _read_config(path: Path) -> dict[str, Any]:
     try:
+        size = path.stat().st_size
+        if size > MOST_CONFIG_BYTES:
+            raise UserError(f"{path} has {size:,} bytes: too large for a model's configuration.")
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as JSON ({error}).") from None
     if not isinstance(config, dict) or "model_type" not in config:
         raise UserError(f"{path} has no 'model_type'; it is not a transformers configuration.")

@@ -9,7 +9,7 @@ from autofit.cli.options import Parser, add_job_options, add_memory_options, add
 
 
 def main(words: list[str]) -> int:
-    """Print the estimate; the exit code."""
+    """Print the estimate; the exit code: 0 where it may fit, else 3."""
     parser = Parser(
         prog="autofit estimate",
         description="Explain what one configuration needs on a card, from a training step traced without data. "
@@ -25,6 +25,8 @@ def main(words: list[str]) -> int:
     add_output_options(parser)
     options = parser.parse_args(words)
     from autofit import planning
+    from autofit.cli.plan import NOTHING_FITS
+    from autofit.prediction import Verdict
     from autofit.report.progress import show_progress
 
     with show_progress(quiet=options.quiet) as progress:
@@ -37,12 +39,13 @@ def main(words: list[str]) -> int:
             fix=pairs("--fix", options.fix),
             progress=progress,
         )
+    code = NOTHING_FITS if found.prediction.verdict is Verdict.NO else 0
     if options.json:
         sys.stdout.write(json.dumps(found.document(), indent=2) + "\n")
-        return 0
+        return code
     from autofit.report.console import output_console
     from autofit.report.plan import estimate_report
 
     console = output_console()
     console.print(estimate_report(found, width=console.width))
-    return 0
+    return code

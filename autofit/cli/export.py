@@ -14,9 +14,10 @@ def main(words: list[str]) -> int:
     parser = Parser(prog="autofit export", description="Write what a stored study recommends.")
     parser.add_argument("exports", nargs="+", metavar="FORMAT=PATH", help=f"formats: {', '.join(EXPORTERS)}")
     parser.add_argument("--study", metavar="NAME", help="its name (default: the newest)")
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     add_study_options(parser)
     options = parser.parse_args(words)
-    exports = [parse_export(text) for text in options.exports]
+    exports = [parse_export(text, force=options.force) for text in options.exports]
     from autofit.api import load
 
     result = load(options.study, storage=options.storage)

@@ -6,12 +6,15 @@ Exit codes: 0 done; 1 something broke; 2 the request cannot be carried out; 3 no
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import io
+import os
 import signal
 import sys
 from types import FrameType
 
-from autofit.errors import AutofitError
+from autofit.errors import AutofitError, printable
 
 SUBCOMMANDS = ("show", "explain", "export", "verify", "doctor", "plan", "estimate")
 INTERRUPTED = 130
@@ -21,31 +24,79 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command line; its exit code. Usage errors raise SystemExit(2), as argparse does."""
     words = sys.argv[1:] if arguments is None else arguments
     signal.signal(signal.SIGTERM, _interrupt)
+    _prepare_streams()
     try:
-        return _run(words)
+        code = _run(words)
+        sys.stdout.flush()
     except AutofitError as error:
         if "--debug" in words:
             raise
-        print(f"autofit: {error}", file=sys.stderr)
+        _tell(f"autofit: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         if "--debug" in words:
             raise
-        print("autofit: interrupted before anything was measured.", file=sys.stderr)
+        _tell("autofit: interrupted before anything was measured.")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has stopped reading; that is theirs to decide.
-        sys.stderr.close()
+        _drop_stdout()
         return 0
+    except OSError as error:
+        if "--debug" in words:
+            raise
+        _drop_stdout()
+        place = f" '{error.filename}'" if error.filename else ""
+        _tell(
+            f"autofit: {error.strerror or error}{place}: free space or choose another place (AUTOFIT_HOME, --storage)."
+        )
+        return 1
     except Exception as error:
         if "--debug" in words:
             raise
-        print(
-            f"autofit: {type(error).__name__}: {error}\n"
-            "This is a fault in autofit; run it again with --debug for the trace, and please report it.",
-            file=sys.stderr,
+        sentence = _of_the_storage(error)
+        _tell(
+            sentence
+            or f"autofit: {type(error).__name__}: {error}\n"
+            "This is a fault in autofit; run it again with --debug for the trace, and please report it."
         )
         return 1
+    return code
+
+
+def _prepare_streams() -> None:
+    """Letters that a stream cannot write become question marks; a closed stream takes everything."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - for good
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def _drop_stdout() -> None:
+    """What is left in stdout's buffer cannot be written: Python would try again at its end, and complain."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):
+        print(printable(text), file=sys.stderr)
+
+
+def _of_the_storage(error: Exception) -> str | None:
+    """A sentence where the study's database failed: a full disk, a file that was removed or is read-only."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if type(cause).__module__.startswith(("sqlalchemy", "sqlite3")):
+            reason = str(getattr(cause, "orig", cause)).splitlines()[0]
+            return (
+                f"autofit: the study could not be stored ({reason}): free space, or choose another place with "
+                "AUTOFIT_HOME or --storage. What was stored before is kept."
+            )
+        cause = cause.__cause__ or cause.__context__
+    return None
 
 
 def _run(words: list[str]) -> int:

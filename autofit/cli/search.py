@@ -48,7 +48,7 @@ def main(words: list[str]) -> int:
         raise UserError("--price needs --samples: how many samples the run has.")
     from autofit.export import parse_export, write_export
 
-    exports = [parse_export(text) for text in options.export]
+    exports = [parse_export(text, force=options.force) for text in options.export]
     from autofit import api
     from autofit.report.live import watch
     from autofit.result import Run
@@ -119,10 +119,10 @@ def parser() -> argparse.ArgumentParser:
     search = made.add_argument_group("the search")
     add_space_options(search)
     search.add_argument(
-        "--no-prediction", action="store_true", help="trace nothing beforehand: run what would be skipped, too"
+        "--no-prediction", action="store_true", help="do not predict; also run configurations that would be skipped"
     )
     search.add_argument(
-        "--sampler", default="autofit", choices=SAMPLERS, help="who proposes what to try (default: autofit's own)"
+        "--sampler", default="autofit", choices=SAMPLERS, help="sampler that proposes configurations (default: autofit)"
     )
     search.add_argument(
         "--baseline",
@@ -134,7 +134,9 @@ def parser() -> argparse.ArgumentParser:
     search.add_argument(
         "--trial-timeout", default="10m", metavar="TIME", help="end a trial that hangs this long (default: 10m)"
     )
-    search.add_argument("--seed", type=int, default=0, metavar="N", help="of the model's weights and tokens")
+    search.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed for weights and tokens (default: 0)"
+    )
     kept = made.add_argument_group("the study")
     kept.add_argument("--study", metavar="NAME", help="its name (default: made from the job and the device)")
     kept.add_argument("--fresh", action="store_true", help="forget what was measured and begin anew")
@@ -143,11 +145,16 @@ def parser() -> argparse.ArgumentParser:
     shown.add_argument(
         "--export", action="append", default=[], metavar="FORMAT=PATH", help="training-arguments=..., json=..."
     )
+    shown.add_argument("--force", action="store_true", help="overwrite exported files that exist")
     shown.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else there")
     shown.add_argument("--quiet", action="store_true", help="no progress on stderr")
-    shown.add_argument("--samples", type=whole_number, metavar="N", help="samples of the whole run: tells its hours")
-    shown.add_argument("--epochs", type=positive_number, default=1.0, metavar="N", help="of the whole run (default: 1)")
-    shown.add_argument("--price", type=positive_number, metavar="P", help="of an hour: tells the run's cost")
+    shown.add_argument("--samples", type=whole_number, metavar="N", help="samples in the whole run; adds its duration")
+    shown.add_argument(
+        "--epochs", type=positive_number, default=1.0, metavar="N", help="epochs in the whole run (default: 1)"
+    )
+    shown.add_argument(
+        "--price", type=positive_number, metavar="P", help="price per GPU-hour; adds the cost of the run"
+    )
     return made
 
 

@@ -36,4 +36,4 @@ def print_result(result: SearchResult, *, as_json: bool, everything: bool = Fals
     from autofit.report.text import final_report
 
     console = output_console()
-    console.print(final_report(result, width=console.width, everything=everything))
+    console.print(final_report(result, width=console.width, everything=everything), crop=False)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import csv
 import json
+import numbers
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from autofit.errors import UserError
+from autofit.errors import UserError, printable
 
 DEFAULT_FIELDS = ("text", "content", "sentence")
 """Looked for in this order where no field is named."""
@@ -34,7 +35,9 @@ def read_samples(path: Path, fields: tuple[str, ...] = ()) -> Iterator[Sample]:
         raise UserError(f"{path} is none of {', '.join(_READERS)}, nor a folder saved by datasets.")
     try:
         yield from _READERS[ending](path, fields)
-    except (csv.Error, ValueError, OSError) as error:
+    except UserError:
+        raise
+    except (csv.Error, ValueError, OSError, RecursionError) as error:
         raise UserError(f"{path} cannot be read as {ending[1:]}: {error}") from None
 
 
@@ -47,8 +50,18 @@ def _lines(path: Path, fields: tuple[str, ...]) -> Iterator[Sample]:
 
 def _json_lines(path: Path, fields: tuple[str, ...]) -> Iterator[Sample]:
     with path.open(encoding="utf-8") as file:
-        rows = (json.loads(line) for line in file if line.strip())
-        yield from _from_rows(path, rows, fields)
+        yield from _from_rows(path, _decoded(file), fields)
+
+
+def _decoded(lines: Iterable[str]) -> Iterator[Any]:
+    """The rows of JSON lines. Raises ValueError that names the line."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            yield json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"line {number}: {error}") from None
 
 
 def _json_list(path: Path, fields: tuple[str, ...]) -> Iterator[Sample]:
@@ -95,20 +108,29 @@ def _saved_dataset(path: Path) -> Iterable[Any]:
 
 def _from_rows(path: Path, rows: Iterable[Any], fields: tuple[str, ...]) -> Iterator[Sample]:
     chosen: tuple[str, ...] = ()
-    for row in rows:
+    for number, row in enumerate(rows, start=1):
         if isinstance(row, str):
             yield row
             continue
         if not isinstance(row, dict):
-            raise UserError(f"{path} has a sample that is neither text nor an object: {str(row)[:60]}")
+            raise UserError(f"{path}, sample {number} is neither text nor an object: {printable(str(row)[:60])}")
         chosen = chosen or _fields_of(path, row, fields)
-        missing = [name for name in chosen if name not in row]
+        missing = [name for name in chosen if row.get(name) is None]
         if missing:
-            raise UserError(f"{path} has a sample without '{missing[0]}'; it has {', '.join(map(str, row))}.")
+            how = "is null" if missing[0] in row else f"is missing; it has {', '.join(map(str, row))}"
+            raise UserError(f"{path}, sample {number}: '{missing[0]}' {how}.")
         if chosen == (TOKEN_FIELD,):
-            yield len(row[TOKEN_FIELD])
+            yield _num_tokens(path, number, row[TOKEN_FIELD])
         else:
             yield "\n".join(_text(row[name]) for name in chosen)
+
+
+def _num_tokens(path: Path, number: int, token_ids: Any) -> int:
+    """How many token ids a sample has. Raises UserError for what are none."""
+    is_list = hasattr(token_ids, "__len__") and not isinstance(token_ids, (str, dict))
+    if not is_list or not all(isinstance(each, numbers.Integral) and int(each) >= 0 for each in token_ids):
+        raise UserError(f"{path}, sample {number}: '{TOKEN_FIELD}' is no list of token ids.")
+    return len(token_ids)
 
 
 def _fields_of(path: Path, row: dict[str, Any], fields: tuple[str, ...]) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CHUNK = 1000
+FORMAT = 2
+"""Counts up where the kept counts change shape."""
 
 
 def lengths_of_data(
@@ -111,5 +113,5 @@ def _fingerprint(
     files = [path] if path.is_file() else sorted(path.rglob("*"))
     states = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
     code = None if tokenizer is None else hashlib.sha256(tokenizer.read_bytes()).hexdigest()
-    text = json.dumps([states, fields, max_length, per_word, code])
+    text = json.dumps([FORMAT, states, fields, max_length, per_word, code])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

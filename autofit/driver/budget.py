@@ -13,6 +13,8 @@ FIRST_TRIAL_SECONDS = 10.0
 """A guess for a trial's cost before the first one ended."""
 COMPILING_SECONDS = 90.0
 """A guess for a trial that compiles, before one has: 40 to 60 s for a small model on two cores."""
+CONFIRMING_SHARE = 1 / 3
+"""Of the budget, at most: a search that confirms more than it looks has seen too little to confirm."""
 WHOLE_STEPS = 5.5
 """Optimizer steps of a confirmation: two or three of warm-up, three timed."""
 
@@ -24,6 +26,12 @@ class Budget:
     seconds: float | None
     trials: int | None
 
+    @property
+    def is_spent(self) -> str:
+        """The end of a sentence: why a search stops when its time is up."""
+        assert self.seconds is not None
+        return f"the {_minutes(self.seconds)} of --budget are spent"
+
     def reason_to_stop(
         self,
         spent_seconds: float,
@@ -33,16 +41,17 @@ class Budget:
     ) -> str | None:
         """A sentence when another trial would not leave enough for the confirmations, else None.
 
-        ``to_confirm`` has a trial for each run that is still to come; the runs of one configuration count once.
+        ``to_confirm`` has evidence for each run that is still to come; the runs of one configuration count once.
+        At most a third of the budget is kept for them.
         """
         unconfirmed = {trial.config for trial in to_confirm if not trial.whole}
         if self.trials is not None and num_counted(trials) + len(unconfirmed) >= self.trials:
             return f"the {self.trials} trials of --max-trials are used"
-        if self.seconds is not None:
-            next_trial = statistics.median(trial.wall_seconds for trial in trials) if trials else FIRST_TRIAL_SECONDS
-            last_ones = sum(confirmation_seconds(trial, least_micro_batches) for trial in to_confirm)
-            if spent_seconds + next_trial + last_ones > self.seconds and trials:
-                return f"the {_minutes(self.seconds)} of --budget are spent"
+        if self.seconds is not None and trials:
+            wanted = sum(confirmation_seconds(trial, least_micro_batches) for trial in to_confirm)
+            kept = min(wanted, CONFIRMING_SHARE * self.seconds)
+            if spent_seconds + _usual_seconds(trials) + kept > self.seconds:
+                return self.is_spent
         return None
 
     def allows_compiling(self, spent_seconds: float, trials: Sequence[Trial]) -> bool:
@@ -52,11 +61,38 @@ class Budget:
         compiled = [trial.wall_seconds for trial in trials if trial.config.get("compile", "off") != "off"]
         return spent_seconds + max(compiled, default=COMPILING_SECONDS) <= self.seconds
 
-    def allows_confirmation(self, spent_seconds: float, num_trials: int) -> bool:
-        """Whether a confirmation may still start; time already reserved for it may run over a little."""
-        if self.trials is not None and num_trials >= self.trials:
+    def allows_trial(self, spent_seconds: float, trials: Sequence[Trial]) -> bool:
+        """Whether one more short trial may start, as long as they usually take."""
+        if self.trials is not None and num_counted(trials) >= self.trials:
             return False
-        return self.seconds is None or spent_seconds < 1.25 * self.seconds
+        return self.seconds is None or spent_seconds + _usual_seconds(trials) <= self.seconds
+
+    def affordable_round(
+        self,
+        finalists: Sequence[Trial],
+        spent_seconds: float,
+        trials: Sequence[Trial],
+        least_micro_batches: int = 0,
+    ) -> tuple[Trial, ...]:
+        """All of ``finalists`` where a round of them is within the budget, and confirming within its third of it.
+
+        While nothing has run whole yet, the fastest one alone, where it can: a recommendation has to run whole once.
+        """
+        lacking = {trial.config for trial in finalists if not trial.whole}
+        if self.trials is not None and num_counted(trials) + len(lacking) > self.trials:
+            return ()
+        if self.seconds is None:
+            return tuple(finalists)
+        left = self.seconds - spent_seconds
+        confirming = sum(trial.wall_seconds for trial in trials if trial.whole)
+        round_seconds = sum(confirmation_seconds(trial, least_micro_batches) for trial in finalists)
+        share_left = CONFIRMING_SHARE * self.seconds - confirming
+        if round_seconds <= min(left, share_left):
+            return tuple(finalists)
+        if any(trial.whole and trial.measurement is not None for trial in trials):
+            return ()
+        fastest = min(finalists, key=lambda trial: _measured(trial).step_seconds)
+        return (fastest,) if confirmation_seconds(fastest, least_micro_batches) <= left else ()
 
 
 def num_counted(trials: Sequence[Trial]) -> int:
@@ -66,11 +102,22 @@ def num_counted(trials: Sequence[Trial]) -> int:
 
 def confirmation_seconds(trial: Trial, least_micro_batches: int = 0) -> float:
     """What running a trial's whole accumulation will take, by its own measurement."""
-    measurement = trial.measurement
-    assert isinstance(measurement, Measurement)
+    if trial.whole:
+        return trial.wall_seconds
+    measurement = _measured(trial)
     around = trial.wall_seconds - sum(window.wall_seconds for window in measurement.windows)
     steps = max(WHOLE_STEPS, least_micro_batches / measurement.accumulation_steps)
     return max(0.0, around) + steps * measurement.step_seconds
+
+
+def _usual_seconds(trials: Sequence[Trial]) -> float:
+    """What a short trial takes."""
+    return statistics.median([trial.wall_seconds for trial in trials if not trial.whole] or [FIRST_TRIAL_SECONDS])
+
+
+def _measured(trial: Trial) -> Measurement:
+    assert trial.measurement is not None
+    return trial.measurement
 
 
 def _minutes(seconds: float) -> str:

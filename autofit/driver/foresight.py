@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from autofit.outcome import Outcome
 from autofit.predict.needs import CannotPredictError
 from autofit.predict.predictor import Predictor
-from autofit.prediction import Prediction
+from autofit.prediction import Expected, Prediction
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 
@@ -39,6 +39,15 @@ class Foresight:
         predictor = self._ready()
         predictor.prepare(configs)
         return [self._or_say(functools.partial(predictor.plain, config)) for config in configs]
+
+    def expected(self, configs: Sequence[TrainConfig]) -> dict[TrainConfig, Expected]:
+        """The plain predictions that say both bytes and seconds, as they are kept."""
+        found = zip(configs, self.plain(configs), strict=True)
+        return {
+            config: Expected(each.likely_seconds, each.total_bytes)
+            for config, each in found
+            if each is not None and each.likely_seconds is not None
+        }
 
     def likely_seconds(self, configs: Sequence[TrainConfig], trials: Sequence[Trial]) -> list[float]:
         """A figure for each, to put them in order by; infinite where nothing is known. They are traced side by side."""

@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from functools import cached_property
 
 from autofit.outcome import Outcome
-from autofit.ranking import evidence_by_config
+from autofit.ranking import NO_EVIDENCE, evidence_by_config
 from autofit.space import SearchSpace
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
@@ -16,7 +16,8 @@ class History:
     """The trials of a study that were run and lie in a space. Immutable: a new trial makes a new history.
 
     ``put_off`` are configurations that are not to be proposed now; ``ruled_out`` those that are predicted not to fit.
-    What an earlier search skipped counts for nothing: this one may predict otherwise, or not at all.
+    What an earlier search skipped counts for nothing: this one may predict otherwise, or not at all. Nor does a trial
+    that the end of a budget interrupted.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class History:
         self.space = space
         self._put_off = put_off
         self._ruled_out = ruled_out
-        self.trials = tuple(trial for trial in trials if trial.outcome is not Outcome.SKIPPED and trial.config in space)
+        self.trials = tuple(trial for trial in trials if trial.outcome not in NO_EVIDENCE and trial.config in space)
         self._evidence = evidence_by_config(self.trials)
 
     def outcome(self, config: TrainConfig) -> Outcome | None:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 import msgspec
 
-from autofit.driver.budget import Budget, num_counted
+from autofit.driver.budget import Budget
 from autofit.driver.foresight import Foresight
 from autofit.driver.history import History
 from autofit.driver.observer import Observer
+from autofit.driver.rounds import next_round, rounds_to_come
 from autofit.driver.starts import descend, reference_configs
 from autofit.driver.strategy import Strategy
 from autofit.outcome import Outcome
 from autofit.prediction import Prediction, Verdict
-from autofit.ranking import rank
 from autofit.recipe import recipe_for
 from autofit.situation import Situation
 from autofit.space import SearchSpace
@@ -27,15 +26,11 @@ from autofit.trial.runner import Runner
 from autofit.trials import Trial
 from autofit.units import format_bytes
 
-MOST_FINALISTS = 3
 WORTH_WAITING_FOR = 1.1
 """What is borderline is tried at the end where it is predicted to take at most this many times what the best takes."""
 SHAPES_FOR_AN_ALLOCATOR = 100
-ROUNDS, MOST_ROUNDS = 3, 6
 ROUND_SECONDS = {"cpu": 2.0, "cuda": 12.0}
 """Timed seconds of one round of a finalist."""
-LOADED_SECONDS, STEADY = 60.0, 0.01
-"""A cool card is faster than a warm one: rounds go on until a minute was timed, or two in a row agree within this."""
 
 
 class Search:
@@ -58,8 +53,10 @@ class Search:
         observer: Observer,
         foresight: Foresight | None = None,
         baseline: TrainConfig | None = None,
+        began: float | None = None,
     ) -> None:
-        """``baseline`` is what the user trains with now: measured first, whatever is predicted of it, and in the end
+        """``began`` is the moment (``time.monotonic``) from which the budget is counted; now where it is not given.
+        ``baseline`` is what the user trains with now: measured first, whatever is predicted of it, and in the end
         beside the finalists."""
         self._baseline = baseline
         self._foresight = foresight
@@ -76,11 +73,13 @@ class Search:
         self._runner: Runner | None = None
         self._trials = list(study.trials())
         self._spent_before = study.spent_seconds
-        self._began = time.monotonic()
+        self._began = time.monotonic() if began is None else began
         self._noted = 0.0
         self._no_time: set[TrainConfig] = set()
         self._given_up: set[TrainConfig] = set()
         self._ruled_out: set[TrainConfig] = set()
+        self._tried_now = False
+        self._is_cut_short = False
 
     def run(self) -> str:
         """Search until nothing is worth trying or the budget is spent; the reason, as a sentence's end.
@@ -104,10 +103,13 @@ class Search:
             self._try(self._baseline, self._plan, self._prediction(self._baseline), role)
         while True:
             history = self._history()
-            reason = self._budget.reason_to_stop(
-                self._spent, history.trials, rounds_to_come(history.trials), self._least_micro_batches
-            )
+            if self._is_cut_short:
+                return self._budget.is_spent
+            to_confirm = rounds_to_come(history.trials, self._situation.device.kind)
+            reason = self._budget.reason_to_stop(self._spent, history.trials, to_confirm, self._least_micro_batches)
             if reason is not None:
+                if not self._tried_now and self._spent_before:
+                    reason += " by earlier runs of this study: a larger one goes on where they ended"
                 return reason
             config = self._strategy.propose(history) or self._next_late_one(history)
             if config is None:
@@ -187,36 +189,37 @@ class Search:
         self._observer.ended(trial, self._trials)
 
     def _confirm(self) -> None:
-        """Run the finalists' whole accumulation, turn by turn: what is reported is then measured, not composed.
+        """Run the finalists' whole accumulation in interleaved rounds: what is reported is measured, not composed.
 
-        One run each, then one each again in the opposite order, and so on: what a machine drifts by falls on all
-        alike. Who is a finalist is asked anew after each run.
+        A round runs as a whole or not at all. Who is a finalist is asked anew before each; what failed is none.
         """
         plain = self._missing_reference()
-        if plain is not None and self._budget.allows_confirmation(self._spent, num_counted(self._history().trials)):
+        if plain is not None and self._budget.allows_trial(self._spent, self._history().trials):
             plan = with_plan(self._plan, slower_than_seconds=self._history().best_seconds)
             self._try(plain, plan, self._prediction(plain))
-        while True:
-            in_space = self._compared()
-            left = rounds_left(in_space, self._situation.device.kind)
-            if not left:
+        while not self._is_cut_short:
+            compared = self._compared()
+            coming = next_round(compared, self._situation.device.kind)
+            if coming is None:
                 return
-            trial = left[0]
-            # A further round of the same is no further trial.
-            counted = 0 if trial.whole else num_counted(in_space)
-            if not self._budget.allows_confirmation(self._spent, counted):
-                return
-            self._try(
-                trial.config,
-                with_plan(
-                    self._plan,
-                    whole=True,
-                    least_micro_batches=self._least_micro_batches,
-                    patience_seconds=ROUND_SECONDS.get(self._situation.device.kind, ROUND_SECONDS["cuda"]),
-                ),
-                trial.prediction,
-                role=trial.role,
+            affordable = self._budget.affordable_round(
+                coming.finalists, self._spent, compared, self._least_micro_batches
             )
+            if not affordable:
+                return
+            for trial in affordable:
+                self._run_whole(trial, coming.number)
+                if self._is_cut_short:
+                    return
+
+    def _run_whole(self, trial: Trial, number: int) -> None:
+        plan = with_plan(
+            self._plan,
+            whole=True,
+            least_micro_batches=self._least_micro_batches,
+            patience_seconds=ROUND_SECONDS.get(self._situation.device.kind, ROUND_SECONDS["cuda"]),
+        )
+        self._try(trial.config, plan, trial.prediction, role=trial.role, number_of_round=number)
 
     def _compared(self) -> list[Trial]:
         """The trials of the space, and those of the baseline."""
@@ -241,7 +244,12 @@ class Search:
         return SHAPES_FOR_AN_ALLOCATOR if several_shapes and self._situation.device.kind != "cpu" else 0
 
     def _try(
-        self, config: TrainConfig, plan: MeasuringPlan, prediction: Prediction | None = None, role: str = ""
+        self,
+        config: TrainConfig,
+        plan: MeasuringPlan,
+        prediction: Prediction | None = None,
+        role: str = "",
+        number_of_round: int | None = None,
     ) -> None:
         if self._runner is None:
             self._runner = self._make_runner()
@@ -259,6 +267,7 @@ class Search:
             reason=result.reason,
             measurement=result.measurement,
             whole=plan.whole,
+            round=number_of_round,
             log_path=result.log_path,
             wall_seconds=result.wall_seconds,
             notes=result.notes,
@@ -268,55 +277,14 @@ class Search:
         self._study.finish(trial)
         self._note_spending()
         self._trials.append(trial)
+        self._tried_now = True
+        self._is_cut_short = trial.outcome is Outcome.INTERRUPTED
         self._observer.ended(trial, self._trials)
 
     def _note_spending(self) -> None:
         spent = time.monotonic() - self._began
         self._study.spend(spent - self._noted)
         self._noted = spent
-
-
-def finalists(trials: Sequence[Trial]) -> list[Trial]:
-    """About to be reported: the first, those tied with it, the reference.
-
-    The fastest of many single measurements is the luckiest one, so each has to show it again, beside the others.
-    """
-    ranking = rank(trials)
-    if ranking.best is None:
-        return []
-    chosen = [ranked.trial for ranked in ranking.ranked if ranked.tied_with_first][:MOST_FINALISTS]
-    if ranking.reference is not None and ranking.reference not in chosen:
-        chosen.append(ranking.reference)
-    return chosen
-
-
-def rounds_left(trials: Sequence[Trial], device_kind: str) -> list[Trial]:
-    """The finalists that have to run another round, the next to run first."""
-    ran = Counter(trial.config for trial in trials if trial.whole)
-    left = [trial for trial in finalists(trials) if not _is_confirmed(trial, ran[trial.config], device_kind)]
-    if not left:
-        return []
-    fewest = min(ran[trial.config] for trial in left)
-    next_ones = [trial for trial in left if ran[trial.config] == fewest]
-    return next_ones if fewest % 2 == 0 else next_ones[::-1]
-
-
-def rounds_to_come(trials: Sequence[Trial]) -> list[Trial]:
-    """A trial for each run that confirming the finalists will take, as far as can be known."""
-    ran = Counter(trial.config for trial in trials if trial.whole)
-    return [trial for trial in finalists(trials) for _ in range(ROUNDS - ran[trial.config])]
-
-
-def _is_confirmed(trial: Trial, rounds: int, device_kind: str) -> bool:
-    """Enough rounds, and on an accelerator either a minute under load or rounds that no longer differ."""
-    measured = trial.measurement
-    if rounds < ROUNDS or measured is None:
-        return rounds >= ROUNDS
-    if device_kind == "cpu" or rounds >= MOST_ROUNDS:
-        return True
-    last = measured.round_seconds[-2:]
-    is_steady = len(last) == 2 and abs(last[0] / last[1] - 1) <= STEADY
-    return is_steady or sum(window.wall_seconds for window in measured.windows) >= LOADED_SECONDS
 
 
 def with_plan(plan: MeasuringPlan, **changes: object) -> MeasuringPlan:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,30 +18,46 @@ EXPORTERS: dict[str, Callable[[Result], str]] = {
 """Format -> a function from a result to a file's text. It opens no file."""
 
 
-def parse_export(text: str) -> tuple[str, Path]:
+def parse_export(text: str, *, force: bool = False) -> tuple[str, Path]:
     """``FORMAT=PATH`` -> both, checked now so that an hour of measuring does not end in a typing error.
 
-    Raises UserError for an unknown format or a path that cannot be written.
+    Raises UserError for an unknown format, a path that cannot be written, and a file that is there already, unless
+    ``force`` allows to overwrite it.
     """
     name, separator, path_text = text.partition("=")
     if name not in EXPORTERS or not separator or not path_text:
         raise UserError(f"--export takes FORMAT=PATH with a format of {', '.join(EXPORTERS)}; not '{text}'.")
     path = Path(path_text).expanduser()
-    folder = path.parent
-    if path.is_dir() or not folder.is_dir():
-        what = "is a folder" if path.is_dir() else f"lies in {folder}, which is no folder"
-        raise UserError(f"--export {name}: {path} {what}; give a file in a folder that exists.")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise UserError(f"--export {name}: {path} may not be written by you; choose another path.")
+    if path.is_dir():
+        raise UserError(f"--export {name}: '{path}' is a directory; give a file in it.")
+    if not path.parent.is_dir():
+        raise UserError(f"--export {name}: no directory '{path.parent}': create it or choose another path.")
+    if path.is_file() and not force:
+        raise UserError(f"--export {name}: '{path}' exists; choose another path, or overwrite it with --force.")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise UserError(f"--export {name}: '{path}' is not writable; choose another path.")
     return name, path
 
 
 def write_export(result: Result, name: str, path: Path) -> None:
-    """Write one format. Raises UserError where there is nothing to export, or the disk refuses."""
+    """Write one format. Raises UserError where there is nothing to export, or the disk refuses.
+
+    A file is replaced as a whole, through a link where the path is one; anything else (a pipe, a device) is written to.
+    """
     text = EXPORTERS[name](result)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    target = path.resolve()
     try:
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        if target.exists() and not target.is_file():
+            with target.open("w", encoding="utf-8") as file:
+                file.write(text)
+            return
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            temporary.write_text(text, encoding="utf-8")
+            if target.exists():
+                shutil.copymode(target, temporary)
+            temporary.replace(target)
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        raise UserError(f"{path} could not be written: {error.strerror}.") from None
+        raise UserError(f"'{path}' could not be written: {error.strerror}.") from None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pprint
+import textwrap
 from typing import Any
 
 from autofit.errors import UserError
@@ -22,7 +23,7 @@ Measured: @STEP@ per optimizer step of @EFFECTIVE_BATCH@ samples, @MEMORY@ neede
 on @DEVICE@
 with @LIBRARIES@.
 Data: @SAMPLES@.
-
+@WARNING@
 Import ``training_arguments``, ``load_model`` and ``data_collator`` from here@OR_RUN@
 
 Learning rate, schedule, epochs and seed are yours to set: pass them to ``training_arguments``. With a
@@ -78,7 +79,17 @@ _RUN = """, or run it as it is:
 
 _MAIN = '''
 
-def samples_of(text: str, tokenizer) -> list[dict]:
+def texts_of(path: Path, field: str) -> list[str]:
+    """The texts of a file: the named field of every line of a .jsonl file, else the lines of a plain text file."""
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if path.suffix == ".jsonl":
+        return [json.loads(line)[field] for line in lines]
+    if path.suffix in (".json", ".csv", ".tsv", ".parquet"):
+        raise SystemExit(f"{path}: give plain text or .jsonl, or load your data set in a program of your own.")
+    return lines
+
+
+def samples_of(texts: list[str], tokenizer) -> list[dict]:
     """@SAMPLES_DOC@"""
 @SAMPLES_CODE@
 
@@ -86,13 +97,14 @@ def samples_of(text: str, tokenizer) -> list[dict]:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train on a text file with the measured settings.")
     parser.add_argument("--text", required=True, type=Path, help="@TEXT_HELP@")
+    parser.add_argument("--field", default="text", help="the field of a .jsonl file that holds the text")
     parser.add_argument("--model", default=MODEL, help="a folder or hub name with weights and a tokenizer")
     parser.add_argument("--output-dir", default="output")
     parser.add_argument("--max-steps", type=int, default=-1, help="stop after this many optimizer steps")
     options = parser.parse_args()
     arguments = training_arguments(options.output_dir, max_steps=options.max_steps)
-    tokenizer = AutoTokenizer.from_pretrained(options.model)
-    samples = samples_of(options.text.read_text(encoding="utf-8"), tokenizer)
+    tokenizer = AutoTokenizer.from_pretrained(options.model@TRUST@)
+    samples = samples_of(texts_of(options.text, options.field), tokenizer)
     if not samples:
         raise SystemExit(f"{options.text} has not one sample in it: @NO_SAMPLE@.")
     trainer = Trainer(
@@ -111,14 +123,13 @@ if __name__ == "__main__":
 '''
 
 _BLOCKS = """\
-    tokens = tokenizer(text)["input_ids"]
+    tokens = tokenizer("\\n".join(texts))["input_ids"]
     starts = range(0, len(tokens) - MAX_LENGTH + 1, MAX_LENGTH)
     blocks = [tokens[start : start + MAX_LENGTH] for start in starts]
     return [{"input_ids": block, "attention_mask": [1] * MAX_LENGTH@LABELS@} for block in blocks]"""
 
 _LINES = """\
-    lines = [line for line in text.splitlines() if line.strip()]
-    encoded = [tokenizer(line, truncation=True, max_length=MAX_LENGTH)["input_ids"] for line in lines]
+    encoded = [tokenizer(text, truncation=True, max_length=MAX_LENGTH)["input_ids"] for text in texts]
     return [{"input_ids": line, "attention_mask": [1] * len(line)@LABELS@} for line in encoded]"""
 
 
@@ -131,18 +142,24 @@ def serialize(result: Result) -> str:
     task = task_named(workload.task)
     runs = task.labels in ("tokens", "masked")
     values = {
-        "MAIN": _main(task, workload) if runs else "",
+        "MAIN": _main(task, workload, trust_remote_code=result.record.trust_remote_code) if runs else "",
         "OR_RUN": _RUN if runs else ".",
         "OWN_CODE": _own_code(task, recommendation),
         "MODEL": _in_docstring(workload.model),
         "VERSION": __version__,
+        "WARNING": f"\n{textwrap.fill(recommendation.warning, 110)}\n" if recommendation.warning else "",
         "STEP": format_seconds(best.measurement.step_seconds),
         "MEMORY": format_bytes(best.measurement.memory.needed),
         "DEVICE": _in_docstring(device.name),
         "LIBRARIES": ", ".join(f"{name} {version}" for name, version in result.record.versions.items()),
         "SAMPLES": "images" if task.reads == "images" else workload.lengths.describe(),
         "IMPORTS": _imports(task, recommendation, runs=runs),
-        "LOAD_MODEL": _load_model(task, recommendation, counts_items=result.situation.model.counts_items),
+        "LOAD_MODEL": _load_model(
+            task,
+            recommendation,
+            counts_items=result.situation.model.counts_items,
+            trust_remote_code=result.record.trust_remote_code,
+        ),
         "DATA_COLLATOR": _data_collator(task, recommendation),
         "MODEL_REPR": repr(workload.model),
         "MAX_LENGTH": str(workload.sequence_length),
@@ -165,7 +182,7 @@ def _imports(task: Task, recommendation: Recommendation, *, runs: bool) -> str:
     if varlen:
         standard += ["inspect", "itertools"]
     if runs:
-        standard.append("argparse")
+        standard += ["argparse", "json"]
     lines = [f"import {name}" for name in sorted(standard)]
     lines += ["from pathlib import Path"] if runs else []
     lines += ["from typing import Any"] if varlen or own_collator else []
@@ -215,9 +232,11 @@ PAD_LINE = "model.config.pad_token_id = model.config.pad_token_id or 0"
 LOSS_LINE = "model.accepts_loss_kwargs = False"
 
 
-def _load_model(task: Task, recommendation: Recommendation, *, counts_items: bool) -> str:
-    quantized = ", quantization_config=BitsAndBytesConfig(**QUANTIZATION)" if recommendation.quantization else ""
-    lines = [f"model = {task.auto_class}.from_pretrained(name, **MODEL_KWARGS{quantized})"]
+def _load_model(task: Task, recommendation: Recommendation, *, counts_items: bool, trust_remote_code: bool) -> str:
+    keywords = ", trust_remote_code=True" if trust_remote_code else ""
+    if recommendation.quantization:
+        keywords += ", quantization_config=BitsAndBytesConfig(**QUANTIZATION)"
+    lines = [f"model = {task.auto_class}.from_pretrained(name, **MODEL_KWARGS{keywords})"]
     if task.name == "sequence-classification":
         lines += ["# A causal model reads its class off the last token that is not this one.", PAD_LINE]
     if not counts_items:
@@ -247,14 +266,15 @@ def _data_collator(task: Task, recommendation: Recommendation) -> str:
     return f"return {recommendation.collator}({', '.join([pad, *keywords])})"
 
 
-def _main(task: Task, workload: Workload) -> str:
+def _main(task: Task, workload: Workload, *, trust_remote_code: bool) -> str:
     fixed = workload.lengths.all_equal
     values = {
         "SAMPLES_CODE": _BLOCKS if fixed else _LINES,
         "SAMPLES_DOC": "The text as samples of MAX_LENGTH tokens each; the rest of it is dropped."
         if fixed
-        else "Every line of the text as a sample of at most MAX_LENGTH tokens.",
-        "TEXT_HELP": "a file of plain text" if fixed else "a file of plain text, one sample a line",
+        else "Every text as a sample of at most MAX_LENGTH tokens.",
+        "TEXT_HELP": "plain text or .jsonl" if fixed else "plain text with one sample a line, or .jsonl",
+        "TRUST": ", trust_remote_code=True" if trust_remote_code else "",
         "NO_SAMPLE": "it is shorter than {MAX_LENGTH} tokens" if fixed else "it has no line of text",
         "LABELS": "" if task.labels == "masked" else f', "labels": {"block" if fixed else "line"}',
     }

@@ -50,7 +50,7 @@ ATTENTION = Knob(
     reference="sdpa",
     choices=(
         _choice("sdpa", "torch's scaled_dot_product_attention"),
-        _choice("flash_attention_2", "the flash-attn package"),
+        _choice("flash_attention_2", "the flash-attn package", needs_cuda("flash_attention_2", (8, 0))),
         _choice("flash_attention_3", "the flash-attn-3 package", needs_cuda("flash_attention_3", (8, 0))),
         _choice("flash_attention_4", "the flash-attn-4 package", needs_cuda("flash_attention_4", (9, 0))),
         _choice("torch_varlen", "torch's variable-length flash attention", _nothing_is_flattened, _old_card),

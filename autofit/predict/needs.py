@@ -215,7 +215,7 @@ class Needs:
             return trace
         whole = with_update(trace, self._trace(self._update_request(config)))
         if whole is None:
-            raise CannotPredictError("the optimizer's update was traced over other weights than the step")
+            raise CannotPredictError("its optimizer step could not be matched with its forward and backward pass")
         return whole
 
     def _trace(self, request: TraceRequest) -> StepTrace:

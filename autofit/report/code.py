@@ -15,20 +15,22 @@ def training_arguments_call(arguments: dict[str, Any], *, output_dir: str) -> st
     return "TrainingArguments(\n" + "\n".join(lines) + "\n)"
 
 
-def model_call(workload: Workload, model_kwargs: dict[str, Any]) -> str:
-    """``AutoModelFor...from_pretrained(...)``."""
-    lines = [f"    {name}={value!r}," for name, value in model_kwargs.items()]
+def model_call(workload: Workload, recommendation: Recommendation, *, trust_remote_code: bool) -> str:
+    """``AutoModelFor...from_pretrained(...)``, with 4-bit weights and the model's own code where they are wanted."""
+    lines = [f"    {name}={value!r}," for name, value in recommendation.model_kwargs.items()]
+    if trust_remote_code:
+        lines.append("    trust_remote_code=True,")
+    if recommendation.quantization is not None:
+        lines.append(f"    quantization_config=BitsAndBytesConfig({_keywords(recommendation.quantization)}),")
     opening = f"{task_named(workload.task).auto_class}.from_pretrained(\n    {workload.model!r},\n"
     return opening + "\n".join(lines) + "\n)"
 
 
 def method_lines(recommendation: Recommendation) -> list[str]:
-    """What the model call needs beside it: 4-bit weights, adapters, the data collator where it is not the usual one."""
+    """What the model call needs beside it: adapters, the data collator where it is not the usual one."""
     lines = []
     if recommendation.model_kwargs.get("attn_implementation") == "torch_varlen":
         lines.append("# torch_varlen is not transformers' own: the exported file has it")
-    if recommendation.quantization is not None:
-        lines.append(f"quantization_config=BitsAndBytesConfig({_keywords(recommendation.quantization)})")
     if recommendation.adapter is not None:
         lines.append(f"get_peft_model(model, LoraConfig({_keywords(recommendation.adapter)}))")
     if recommendation.collator == "DataCollatorWithFlattening":

@@ -30,8 +30,18 @@ def document(result: Result) -> dict[str, Any]:
         "ranking": [ranked.trial.number for ranked in result.ranking.ranked],
         # Over all rounds of a configuration, as the table says; a trial's own figures are one round's.
         "ranked_step_seconds": [ranked.measurement.step_seconds for ranked in result.ranking.ranked],
+        "ranked_confirmed": [ranked.is_confirmed for ranked in result.ranking.ranked],
+        "ranked_speedup": [
+            None if ranked.against_reference is None else msgspec.to_builtins(ranked.against_reference)
+            for ranked in result.ranking.ranked
+        ],
         "reference": None if reference is None else reference.number,
-        "recommendation": None if recommendation is None else msgspec.to_builtins(recommendation),
+        "recommendation": None
+        if recommendation is None
+        else {
+            **msgspec.to_builtins(recommendation),
+            "confirmed": recommendation.is_confirmed,
+        },
         "run": None if result.run is None else _run(result),
     }
     # Tuples become lists here, as they would on the way through a file.
@@ -47,6 +57,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "outcome": trial.outcome.value,
         "reason": trial.reason,
         "whole": trial.whole,
+        "round": trial.round,
         "notes": list(trial.notes),
         "wall_seconds": trial.wall_seconds,
         "log_path": trial.log_path,

@@ -47,7 +47,7 @@ def _slower(each: Neighbour) -> str:
     if each.slower is None:
         return "-"
     spread = "" if each.spread is None else f" ±{100 * each.spread:.0f}"
-    return f"{100 * each.slower:+.0f}{spread} %"
+    return f"{100 * each.slower:+.0f}{spread} %".replace("-0", "+0")
 
 
 def _more(each: Neighbour) -> str:

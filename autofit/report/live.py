@@ -16,7 +16,7 @@ from rich.text import Text
 
 from autofit.driver.observer import Observer
 from autofit.ranking import rank
-from autofit.report.text import describe
+from autofit.report.text import count_trials, describe
 from autofit.situation import Situation
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
@@ -49,7 +49,7 @@ class Watcher(Observer):
         self.trials = list(trials)
         self.num_configs = num_configs
         self.budget_seconds = budget_seconds
-        known = f"; {len(trials)} trials are known" if trials else ""
+        known = f"; {count_trials(trials)} before" if trials else ""
         self.say(f"Study {study}: {num_configs} configurations{known}.")
         self.trials_changed()
 
@@ -119,7 +119,7 @@ class LivePanel(Watcher):
     def _progress(self) -> RenderableType:
         spent = time.monotonic() - self.began
         line = Table.grid(padding=(0, 1))
-        count = Text(f"{len(self.trials)} trials, {format_seconds(spent)}")
+        count = Text(f"{len(self.trials)} trial{'' if len(self.trials) == 1 else 's'}, {format_seconds(spent)}")
         if self.budget_seconds is None:
             line.add_row(count)
         else:

@@ -72,7 +72,7 @@ def estimate_report(found: Estimate, *, width: int) -> RenderableType:
     ]
     if prediction.paged_bytes:
         lines.append(f"{format_bytes(prediction.paged_bytes)} of optimizer state may be paged out and are not counted.")
-    if prediction.step_seconds and found.card.rates is not None:
+    if prediction.step_seconds and found.card.rates is not None and prediction.verdict is not Verdict.NO:
         lines.append(f"A step takes {_range(prediction.step_seconds)} (a range: this card was not measured).")
     lines += [f"Note: {note}." for note in prediction.notes]
     return Group(

@@ -11,6 +11,7 @@ from rich.text import Text
 from autofit.knobs import KNOBS, Knob
 from autofit.ranking import Ranked
 from autofit.result import Result
+from autofit.tasks import task_named
 from autofit.units import format_bytes, format_rate, format_seconds
 
 _PREDICTED = ("predicted a step", "predicted needs")
@@ -42,18 +43,19 @@ def _wide(result: Result, rows: tuple[Ranked, ...]) -> Table:
     for title in [*_figure_titles(result), *(_PREDICTED if predicted else ())]:
         table.add_column(title.replace(" a ", " a\n").replace("s/s", "s\n/s"), justify="right", no_wrap=True)
     table.add_column("numerics", overflow="fold")
+    table.add_column("measured", no_wrap=True)
     for each in rows:
         settings = [str(each.trial.config[row.name]) for row in telling]
         figures = [*_figures(each, result), *(_predicted(each) if predicted else ())]
-        cells = [str(each.rank), _split(each), *settings, *figures, _numerics(each)]
-        table.add_row(*cells, style="bold" if each.rank == 1 else "")
+        cells = [_place(each, result), _split(each), *settings, *figures, _numerics(each), _evidence(each)]
+        table.add_row(*cells, style="bold" if each is result.ranking.best else "")
     return table
 
 
 def _narrow(result: Result, rows: tuple[Ranked, ...], width: int) -> RenderableType:
     telling = _telling_knobs(result)
     lines = [["#", "micro x acc", *_figure_titles(result)]]
-    lines += [[str(each.rank), _split(each), *_figures(each, result)] for each in rows]
+    lines += [[_place(each, result), _split(each), *_figures(each, result)] for each in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     if sum(widths) + 2 * (len(widths) - 1) > width:
         # What is free follows from what is needed.
@@ -66,13 +68,14 @@ def _narrow(result: Result, rows: tuple[Ranked, ...], width: int) -> RenderableT
             cell.ljust(width) if place == 1 else cell.rjust(width)
             for place, (cell, width) in enumerate(zip(line, widths, strict=True))
         ]
-        first = number == 1
-        text.append(Text("  ".join(aligned), style="bold" if number <= 1 else "", no_wrap=True))
+        each = rows[number - 1]
+        first = number > 0 and each is result.ranking.best
+        text.append(Text("  ".join(aligned), style="bold" if first or not number else "", no_wrap=True))
         if number:
-            each = rows[number - 1]
             settings = " ".join(_word(row, str(each.trial.config[row.name])) for row in telling)
             indent = " " * (widths[0] + 2)
-            text.append(Text(f"{indent}{settings} ({_numerics(each)})", style="" if first else "dim"))
+            said = f"{indent}{settings} ({_numerics(each)}; {_evidence(each)})"
+            text.append(Text(said, style="" if first else "dim"))
             if each.trial.prediction is not None:
                 text.append(Text("{}predicted {}, {}".format(indent, *_predicted(each)), style="dim"))
     return Group(Text(""), *text, Text(""))
@@ -89,8 +92,12 @@ def _telling_knobs(result: Result) -> list[Knob]:
 
 
 def _figure_titles(result: Result) -> list[str]:
-    pads = not result.record.workload.lengths.all_equal
-    return [title for title in _FIGURES if pads or title != "padding"]
+    left_out = set()
+    if result.record.workload.lengths.all_equal:
+        left_out.add("padding")
+    if task_named(result.record.workload.task).reads == "images":
+        left_out.add("tokens/s")
+    return [title for title in _FIGURES if title not in left_out]
 
 
 def _split(each: Ranked) -> str:
@@ -101,16 +108,30 @@ def _split(each: Ranked) -> str:
 def _figures(each: Ranked, result: Result) -> list[str]:
     measurement = each.measurement
     free = result.situation.limits.memory_bytes - measurement.memory.needed
-    padding = [] if result.record.workload.lengths.all_equal else [f"{measurement.padding_share:.0%}"]
-    return [
-        format_seconds(measurement.step_seconds),
-        format_rate(measurement.samples_per_second),
-        format_rate(measurement.tokens_per_second),
-        *padding,
-        format_bytes(measurement.memory.needed),
-        format_bytes(free),
-        "-" if each.speedup is None else ("ref" if each.is_reference else f"{each.speedup:.2f}x"),
-    ]
+    cells = {
+        "time a step": format_seconds(measurement.step_seconds),
+        "samples/s": format_rate(measurement.samples_per_second),
+        "tokens/s": format_rate(measurement.tokens_per_second),
+        "padding": f"{measurement.padding_share:.0%}",
+        "needs": format_bytes(measurement.memory.needed),
+        "free": format_bytes(free),
+        "speed-up": "-" if each.speedup is None else ("ref" if each.is_reference else f"{each.speedup:.2f}x"),
+    }
+    return [cells[title] for title in _figure_titles(result)]
+
+
+def _place(each: Ranked, result: Result) -> str:
+    """Its rank, with a star where the recommendation is not the first."""
+    is_starred = each is result.ranking.best and each.rank != 1
+    return f"*{each.rank}" if is_starred else str(each.rank)
+
+
+def _evidence(each: Ranked) -> str:
+    """How often it ran whole; a short trial's step is extrapolated."""
+    if not each.is_confirmed:
+        return "short"
+    rounds = len(each.measurement.rounds)
+    return "whole" if rounds < 2 else f"{rounds} rounds"
 
 
 def _any_predicted(rows: tuple[Ranked, ...]) -> bool:
@@ -134,6 +155,27 @@ def _word(row: Knob, value: str) -> str:
     return f"{row.label}-{value}" if row.label else value
 
 
+def describe_reference(result: Result) -> str:
+    """The reference in words; of several precisions only what was measured in several is the fastest."""
+    reference = result.ranking.reference
+    assert reference is not None
+    precisions = {
+        each.trial.config["precision"]
+        for each in result.ranking.ranked
+        if all(each.trial.config[row.name] == row.reference for row in KNOBS if row.name != "precision")
+    }
+    if len(precisions) > 1:
+        return f"TrainingArguments' defaults in their fastest precision ({reference.config['precision']})"
+    return f"TrainingArguments' defaults in {reference.config['precision']}"
+
+
+def _why_not(result: Result, best: Ranked) -> str:
+    before = result.ranking.ranked[: best.rank - 1]
+    if all(each.trial.role == "outside" for each in before):
+        return "is your baseline, of a looser numerics class"
+    return "did not run whole"
+
+
 def _explanation(result: Result, shown: int) -> str:
     sentences = []
     hidden = len(result.ranking.ranked) - shown
@@ -142,12 +184,17 @@ def _explanation(result: Result, shown: int) -> str:
     same = [row for row in KNOBS if row not in _telling_knobs(result)]
     if same:
         rest = ", ".join(f"{row.name}={row.reference}" for row in same)
-        sentences.append(f"In every row: {rest}.")
+        sentences.append(f"Same in every row: {rest}.")
     if _any_predicted(result.ranking.ranked):
-        sentences.append("predicted: before it was run, after what the trials before it taught.")
+        sentences.append("predicted: before the trial ran, calibrated on earlier trials.")
     reference = result.ranking.reference
     if reference is not None and reference.role:
         sentences.append("ref: your baseline.")
     elif reference is not None:
-        sentences.append("ref: TrainingArguments' defaults in their fastest precision, micro-batch up to 8.")
+        sentences.append(f"ref: {describe_reference(result)}, micro-batch up to 8.")
+    best = result.ranking.best
+    if best is not None and best.rank != 1:
+        sentences.append(f"*: recommended; what ranks before it {_why_not(result, best)}.")
+    if any(not each.is_confirmed for each in result.ranking.ranked[:shown]):
+        sentences.append("short: extrapolated from a short trial, not run whole.")
     return " ".join(sentences)

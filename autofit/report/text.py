@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import io
+import shlex
+import textwrap
 from collections import defaultdict
+from collections.abc import Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from autofit.errors import printable
 from autofit.knobs import KNOBS
+from autofit.outcome import Outcome
 from autofit.report.code import method_lines, model_call, training_arguments_call
 from autofit.report.document import document
 from autofit.report.table import ranked_table
@@ -61,15 +66,29 @@ def _heading(result: Result) -> Text:
     workload, device = result.record.workload, result.situation.device
     limits = result.situation.limits
     line = Text()
-    line.append(workload.model, style="bold")
+    line.append(printable(workload.model), style="bold")
     line.append(
-        f"  {workload.task}, effective batch {workload.effective_batch}, {_samples(workload)}, "
+        f"  {workload.task}{_method(workload)}, effective batch {workload.effective_batch}, {_samples(workload)}, "
         f"on {device.name}, limit {format_bytes(limits.memory_bytes)} less {limits.headroom:.0%}"
     )
     if result.stopped:
-        count = len(result.trials)
-        line.append(f"\n{count} trials; stopped because {result.stopped}.", style="dim")
+        line.append(f"\n{count_trials(result.trials)}; stopped because {result.stopped}.", style="dim")
     return line
+
+
+def _method(workload: Workload) -> str:
+    adapter = workload.adapter
+    names = {"lora": "LoRA", "qlora": "QLoRA"}
+    return "" if adapter is None else f", {names[workload.method]} of rank {adapter.rank}"
+
+
+def count_trials(trials: Sequence[Trial]) -> str:
+    """How many configurations were tried, and how many runs confirmed them."""
+    ran = [trial for trial in trials if trial.outcome is not Outcome.SKIPPED]
+    whole = sum(trial.whole for trial in ran)
+    tried = len({trial.config for trial in ran})
+    text = f"{tried} configuration{'' if tried == 1 else 's'} tried"
+    return text + (f", {whole} whole run{'' if whole == 1 else 's'} to confirm" if whole else "")
 
 
 def _samples(workload: Workload) -> str:
@@ -101,23 +120,36 @@ def _recommendation(result: Result) -> list[RenderableType]:
     recommendation = result.recommendation
     if recommendation is None:
         return []
-    code = Group(
-        Text(training_arguments_call(recommendation.training_arguments, output_dir="output")),
-        Text(model_call(result.record.workload, recommendation.model_kwargs)),
-        *(Text(line) for line in method_lines(recommendation)),
-        *(Text(f"export {name}={value}") for name, value in recommendation.environment.items()),
+    record = result.record
+    code = "\n".join(
+        [
+            *(f"export {name}={shlex.quote(value)}" for name, value in recommendation.environment.items()),
+            training_arguments_call(recommendation.training_arguments, output_dir="output"),
+            model_call(record.workload, recommendation, trust_remote_code=record.trust_remote_code),
+            *method_lines(recommendation),
+        ]
     )
     reasons = Group(*(_bullet(reason) for reason in recommendation.reasons))
-    parts: list[RenderableType] = [
+    parts: list[RenderableType] = []
+    if recommendation.warning:
+        parts += [Text(recommendation.warning, style="bold"), Text("")]
+    parts += [
         Text("Use this", style="bold"),
-        Padding(code, (0, 0, 1, 2)),
+        pasteable(textwrap.indent(code, "  ")),
+        Text(""),
         Text("Because", style="bold"),
         Padding(reasons, (0, 0, 1, 0)),
     ]
     if result.run is not None:
         parts += [Text(_run_line(result)), Text("")]
-    parts.append(Text(f"Export: autofit export training-arguments=train_args.py --study {result.study}", style="dim"))
+    command = f"autofit export training-arguments=train_args.py --study {shlex.quote(result.study)}"
+    parts.append(pasteable(f"Export: {command}", style="dim"))
     return parts
+
+
+def pasteable(text: str, style: str = "") -> Text:
+    """Text that is neither wrapped nor filled up to the terminal's width."""
+    return Text(text, style=style, no_wrap=True, overflow="ignore")
 
 
 def _bullet(reason: str) -> RenderableType:
@@ -130,8 +162,9 @@ def _bullet(reason: str) -> RenderableType:
 
 def _run_line(result: Result) -> str:
     facts = document(result)["run"]
+    assert result.run is not None
     seconds = facts["hours"] * 3600
     line = f"The whole run: {facts['steps']:,} optimizer steps, {format_seconds(seconds)} of steps alone"
     if facts["cost"] is not None:
-        line += f", {facts['cost']:,.2f} at {result.run.price_per_hour if result.run else 0:g} an hour"
+        line += f", cost {facts['cost']:,.2f} (in the currency of --price, {result.run.price_per_hour:g} per hour)"
     return line + "."

@@ -17,7 +17,14 @@ import torch
 
 from autofit import nvml
 from autofit.device import Device
-from autofit.host import host_memory_bytes, is_near_limit, memory_fields, peak_of_segment, processor_name
+from autofit.host import (
+    host_memory_bytes,
+    is_near_limit,
+    memory_fields,
+    peak_of_segment,
+    processor_name,
+    seconds_of_others,
+)
 from autofit.measurement import DeviceLoad, Memory
 from autofit.trial.protocol import MemoryPlan
 
@@ -160,7 +167,7 @@ class Processor:
         return None
 
     def load(self) -> DeviceLoad:
-        return DeviceLoad()
+        return DeviceLoad(others_seconds=seconds_of_others())
 
     def alloc_retries(self) -> int:
         return 0

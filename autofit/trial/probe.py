@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import import_utils
 
 from autofit.device import Libraries
+from autofit.errors import printable
 from autofit.knobs.attention import FLASH
 from autofit.recipe import adapter_kwargs
 from autofit.situation import ModelFacts
@@ -25,6 +26,9 @@ from autofit.trial.accelerator import accelerator_for
 from autofit.trial.build import build_model, load_config, with_adapter
 from autofit.trial.protocol import ProbeJob, ProbeResult
 from autofit.versions import installed_versions
+
+MOST_LINES = 4
+"""Of an exception's text: strict configurations name the field in the first line and the reason below it."""
 
 
 def probe(job: ProbeJob) -> ProbeResult:
@@ -36,8 +40,8 @@ def probe(job: ProbeJob) -> ProbeResult:
     try:
         model = _model_facts(job, task_named(job.workload.task))
     except Exception as error:  # whatever a model's own code raises becomes the user's sentence
-        first_line = (str(error).splitlines() or [""])[0]
-        return ProbeResult(refusal=f"{job.model.name} cannot be built: {type(error).__name__}: {first_line}")
+        reason = " ".join(line.strip() for line in str(error).splitlines()[:MOST_LINES] if line.strip())
+        return ProbeResult(refusal=f"{job.model.name} cannot be built: {type(error).__name__}: {printable(reason)}")
     return ProbeResult(device=device, libraries=_libraries(job.device), model=model)
 
 
@@ -58,7 +62,7 @@ def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
         num_parameters=sum(weight.numel() for weight in model.parameters()),
         embedding_parameters=sum(embeddings.values()),
         vocabulary_size=int(getattr(text_config, "vocab_size", 0) or 0),
-        max_positions=job.model.positions or getattr(text_config, "max_position_embeddings", None),
+        max_positions=job.model.positions or _positive(getattr(text_config, "max_position_embeddings", None)),
         supports_checkpointing=supports_checkpointing,
         attention=_attention_of(model, job.device),
         checkpointable_layers=layers if supports_checkpointing and layers else None,
@@ -69,6 +73,10 @@ def _model_facts(job: ProbeJob, task: Task) -> ModelFacts:
         drops_attention=_drops_attention(model),
         trainable_parameters=_trainable_parameters(job, model),
     )
+
+
+def _positive(number: Any) -> int | None:
+    return number if isinstance(number, int) and number > 0 else None
 
 
 def _trainable_parameters(job: ProbeJob, model: Any) -> int:

@@ -24,6 +24,7 @@ from autofit.situation import ModelFacts
 from autofit.workload import Workload
 
 FORMAT = 1
+SCRATCH = ".scratch"
 
 SLOWER_FACTOR = 3.0
 """A step this many times slower than the best is surely slower: noise moves steps by a few percent, and all warm steps
@@ -208,13 +209,14 @@ Phase = Literal["start", "build", "train", "first_micro_step", "first_step", "wa
 
 
 class JobFiles:
-    """The files of one job: the same stem, four endings."""
+    """The files of one job: the same stem, four endings. ``scratch`` is a folder for temporary files."""
 
     def __init__(self, job_path: Path) -> None:
         self.job = job_path
         self.result = job_path.with_suffix(".result.json")
         self.phases = job_path.with_suffix(".phases")
         self.log = job_path.with_suffix(".log")
+        self.scratch = job_path.with_suffix(SCRATCH)
 
 
 def write_document(path: Path, document: Any) -> None:

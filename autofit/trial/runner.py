@@ -7,6 +7,7 @@ does not come back. Not covered: a worker in uninterruptible sleep inside a driv
 from __future__ import annotations
 
 import math
+import shutil
 import signal
 import time
 from dataclasses import dataclass, replace
@@ -154,6 +155,7 @@ class ProcessRunner:
             launcher.kill()
             launcher.wait(5)
             raise
+        shutil.rmtree(files.scratch, ignore_errors=True)
         if isinstance(ended, int):
             ended = self._conclude(ended, files, kills_before, is_near_cap=watch.is_near_cap)
         ended = self._judge_paging(ended, job)

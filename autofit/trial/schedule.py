@@ -26,7 +26,10 @@ MOST_COMPOSED_FROM = 3
 """Micro-steps of a shortened step: a first, an interior and a last one."""
 CLOSE_CONTENDER = 2
 """What cannot be told from the best is measured to so many times the precision, while there is patience."""
-MOST_OTHER_SHAPES = 6
+OTHER_SAMPLES, FEWEST_OTHERS, MOST_OTHERS = 64, 6, 32
+"""Micro-batches of other shapes that a short trial runs untimed: as many as these samples make, within the two bounds.
+With 6 of them a BERT's need was 150 to 160 MiB short and 243 whole (2 x 8, lengths from 8 to 248), with 16 it was 188,
+with 32 it was 232; what is left is the heap's own chance."""
 FEWEST_PER_SHAPE = 2
 """Timed steps of a shape that hardly counts; two tell a spread."""
 
@@ -240,7 +243,9 @@ class Schedule:
         if self._has_met_others:
             return
         self._has_met_others = True
-        others = self._batches.of_other_shapes([micro_batch for micro_batch, _ in self._to_time], MOST_OTHER_SHAPES)
+        timed = [micro_batch for micro_batch, _ in self._to_time]
+        most = max(FEWEST_OTHERS, min(MOST_OTHERS, OTHER_SAMPLES // len(timed[0])))
+        others = self._batches.of_other_shapes(timed, most)
         for start in range(0, len(others), self.micro_steps):
             micro_batches = others[start : start + self.micro_steps]
             micro_batches += others[: self.micro_steps - len(micro_batches)]

@@ -7,7 +7,9 @@ so that a trial replayed by hand takes the same path.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
+import tempfile
 import time
 import traceback
 from pathlib import Path
@@ -37,6 +39,9 @@ def run_job(job_path: Path) -> Result:
         note_phase(files.phases, phase, time.monotonic())
 
     note("start")
+    # Beside the job, where whoever started it clears up after a worker that was killed.
+    files.scratch.mkdir(exist_ok=True)
+    tempfile.tempdir = str(files.scratch)
     job = read_job(job_path)
     os.environ.update(job.environment)
     # Imported here: by hand, the environment above must be there before torch is; in a fork it costs nothing.
@@ -79,6 +84,7 @@ def run_job(job_path: Path) -> Result:
             result = TrialResult(outcome=outcome, reason=reason)
         accelerator.release()
     write_document(files.result, result)
+    shutil.rmtree(files.scratch, ignore_errors=True)
     note("done")
     return result
 

@@ -74,13 +74,18 @@ class Workers:
     def predictor(self, situation: Situation) -> Predictor:
         """Predictions for the present device, with its measured rates."""
         record = self._record
-        keeper = TraceKeeper(self._kept, record.versions, self.workshop)
+        keeper = TraceKeeper(self._kept, record.versions, self.workshop, self._tell_of_tracing)
         return Predictor(
             Needs(situation, record.model, keeper, trust_remote_code=record.trust_remote_code),
             situation,
             rates=measured_rates(self._kept, record, situation.device, self.workshop),
             efficiencies=OF_MEASURED_RATES,
         )
+
+    def _tell_of_tracing(self, done: int, total: int) -> None:
+        if done == 0:
+            steps = f"{total} training step{'' if total == 1 else 's'}"
+            self._announce(f"Tracing {steps} without data, to predict memory and time.")
 
     def close(self) -> None:
         """End the trial server and whatever runs."""

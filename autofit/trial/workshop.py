@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from autofit.errors import AutofitError, UserError
 from autofit.host import NATIVE_CACHES
 from autofit.situation import Limits, Situation
 from autofit.trial.launcher import FreshInterpreters, Launcher, LaunchError, TrialServer, worker_environment
-from autofit.trial.protocol import Job, JobFiles, ProbeJob, ProbeResult, Result, read_result, write_document
+from autofit.trial.protocol import SCRATCH, Job, JobFiles, ProbeJob, ProbeResult, Result, read_result, write_document
 from autofit.workload import Workload
 
 PROBE_SECONDS = 180.0
@@ -37,6 +38,8 @@ class Workshop:
         deadline: float | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        for left_behind in folder.glob(f"*{SCRATCH}"):
+            shutil.rmtree(left_behind, ignore_errors=True)
         self.folder = folder
         self._deadline = deadline
         self._restarts = 0

@@ -8,19 +8,20 @@ from pathlib import Path
 import pytest
 
 from autofit.driver.budget import Budget, num_counted
-from autofit.driver.loop import Search, finalists, rounds_left
+from autofit.driver.loop import Search
 from autofit.driver.observer import Observer
+from autofit.driver.rounds import next_round
 from autofit.driver.strategy import make_strategy
 from autofit.outcome import Outcome
 from autofit.ranking import rank
-from autofit.recipe import recipe_for
+from autofit.recipe import Recipe, recipe_for
 from autofit.situation import Situation
 from autofit.space import SearchSpace, SpaceRequest
 from autofit.study import Study, load_study, open_study
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trials import Trial
-from tests.doubles import FormulaRunner, make_situation, make_trial, recipe_key
+from autofit.trial.runner import RunResult
+from tests.doubles import FormulaRunner, make_situation, recipe_key
 from tests.driver.test_strategy import LEFT_OUT, MIB, needed, seconds
 from tests.test_study import make_record
 
@@ -134,7 +135,7 @@ def test_the_first_and_the_reference_are_run_whole(tmp_path: Path) -> None:
     assert ranking.best is not None and ranking.best.measurement.whole
     assert ranking.reference is not None and ranking.reference.measurement is not None
     assert ranking.reference.measurement.whole
-    assert rounds_left(setting.study().trials(), "cpu") == []
+    assert next_round(setting.study().trials(), "cpu") is None
     assert setting.runner.plans[-1].whole and setting.runner.plans[-1].slower_than_seconds is None
 
 
@@ -143,17 +144,6 @@ def test_later_trials_know_the_best_so_far(tmp_path: Path) -> None:
     setting.search()
     first, second = setting.runner.plans[:2]
     assert first.slower_than_seconds is None and second.slower_than_seconds == seconds(setting.runner.asked[0])
-
-
-def test_finalists_are_the_first_its_ties_and_the_reference_while_they_are_composed() -> None:
-    trials = [
-        make_trial(0, seconds=2.0, whole=False),
-        make_trial(1, seconds=1.00, whole=False, jitter=0.05, attention="eager"),
-        make_trial(2, seconds=1.01, whole=False, jitter=0.05, optimizer="adamw_torch"),
-        make_trial(3, seconds=1.5, whole=False, precision="bf16", attention="eager"),
-    ]
-    assert {trial.number for trial in finalists(trials)} == {0, 1, 2}
-    assert finalists([make_trial(0, outcome=Outcome.OOM)]) == []
 
 
 def test_what_must_be_compiled_first_is_put_off_where_the_budget_has_no_time_for_it(tmp_path: Path) -> None:
@@ -200,17 +190,6 @@ def test_finalists_run_turn_by_turn_and_back_again(tmp_path: Path) -> None:
         assert max(counts) - min(counts) <= 1 or whole[place] not in whole[:place]
 
 
-def test_on_an_accelerator_rounds_go_on_until_they_are_steady() -> None:
-    def trials(*rounds: float) -> list[Trial]:
-        return [make_trial(number, seconds=seconds_) for number, seconds_ in enumerate(rounds)]
-
-    assert rounds_left(trials(1.0, 1.0), "cpu") and not rounds_left(trials(1.0, 1.2, 1.4), "cpu")
-    assert rounds_left(trials(1.0, 1.0, 1.1), "cuda")
-    assert not rounds_left(trials(1.0, 1.1, 1.105), "cuda")
-    assert not rounds_left(trials(1.0, 1.1, 1.2, 1.3, 1.4, 1.5), "cuda")
-    assert not rounds_left(trials(10.0, 10.0, 11.0), "cuda")
-
-
 def test_a_baseline_is_measured_first_and_beside_the_finalists(tmp_path: Path) -> None:
     setting = Setting(tmp_path)
     baseline = setting.space.at_micro_batch(setting.space.configs[0], 2)
@@ -233,3 +212,94 @@ def test_a_baseline_of_a_looser_class_is_measured_and_not_recommended(tmp_path: 
     assert ranking.reference is not None and ranking.reference.config == loose
     assert ranking.best is not None and ranking.best.trial.config in setting.space
     assert sum(trial.config == loose for trial in trials) == 4
+
+
+class FailingWhole(FormulaRunner):
+    """Configurations for which ``fails`` is true measure well short, and fail whole."""
+
+    fails: Callable[[TrainConfig], bool] = staticmethod(lambda config: False)
+    outcome = Outcome.ERROR
+
+    def run(self, recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
+        result = super().run(recipe, plan, name)
+        if plan.whole and self.fails(self._configs[recipe_key(recipe)]):
+            return RunResult(outcome=self.outcome, reason="could not create a primitive", wall_seconds=0.1)
+        return result
+
+
+def failing(folder: Path, fails: Callable[[TrainConfig], bool], outcome: Outcome = Outcome.ERROR) -> Setting:
+    setting = Setting(folder)
+    setting.runner.__class__ = FailingWhole
+    setting.runner.fails, setting.runner.outcome = fails, outcome
+    return setting
+
+
+@pytest.mark.parametrize("outcome", [Outcome.ERROR, Outcome.CRASHED, Outcome.TIMEOUT, Outcome.OOM])
+def test_what_fails_its_whole_run_is_run_whole_once_and_the_next_one_is_confirmed(
+    tmp_path: Path, outcome: Outcome
+) -> None:
+    first = Setting(tmp_path)
+    first.search()
+    best = rank(first.study().trials()).best
+    assert best is not None
+    (tmp_path / "other").mkdir()
+    setting = failing(tmp_path / "other", lambda config: config == best.trial.config, outcome)
+    setting.search()
+    plans = zip(setting.runner.asked, setting.runner.plans, strict=True)
+    assert sum(plan.whole for config, plan in plans if config == best.trial.config) == 1
+    ranking = rank(setting.study().trials())
+    assert ranking.best is not None and ranking.best.trial.config != best.trial.config
+    assert ranking.best.is_confirmed and len(ranking.best.measurement.rounds) >= 3
+    failed = {trial.config: trial for trial in ranking.failed}
+    assert failed[best.trial.config].outcome is outcome
+
+
+def test_where_every_whole_run_fails_nothing_is_recommended(tmp_path: Path) -> None:
+    setting = failing(tmp_path, lambda config: True)
+    setting.search()
+    ranking = rank(setting.study().trials())
+    assert ranking.best is None and not ranking.ranked
+
+
+def test_finalists_run_equal_numbers_of_rounds_and_a_round_as_a_whole(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    setting.search()
+    by_round: dict[int | None, set[TrainConfig]] = {}
+    for trial in setting.study().trials():
+        if trial.whole:
+            by_round.setdefault(trial.round, set()).add(trial.config)
+    assert set(by_round) == {0, 1, 2} and len({frozenset(configs) for configs in by_round.values()}) == 1
+
+
+def test_confirming_takes_at_most_a_third_of_a_short_budget(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    setting.search(Budget(seconds=30.0, trials=None))
+    trials = setting.study().trials()
+    assert sum(trial.wall_seconds for trial in trials if trial.whole) <= 10.0
+    assert sum(not trial.whole for trial in trials) >= sum(trial.whole for trial in trials)
+
+
+def test_a_trial_that_the_budget_ends_is_a_row_and_ends_the_search_and_may_run_again(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    run = setting.runner.run
+
+    def cut_short(recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
+        if len(setting.runner.asked) == 2:
+            setting.runner.asked.append(setting.runner._configs[recipe_key(recipe)])
+            return RunResult(outcome=Outcome.INTERRUPTED, reason="the budget ended while it was in phase 'build'")
+        return run(recipe, plan, name)
+
+    setting.runner.run = cut_short
+    assert "--budget" in setting.search(Budget(seconds=1000.0, trials=None))
+    interrupted = setting.study().trials()[-1]
+    assert interrupted.outcome is Outcome.INTERRUPTED and len(setting.runner.asked) == 3
+    setting.search(Budget(seconds=2000.0, trials=None))
+    assert setting.runner.asked.count(interrupted.config) >= 2
+    assert interrupted.config in {each.trial.config for each in rank(setting.study().trials()).ranked}
+
+
+def test_a_budget_that_earlier_runs_spent_says_that_a_larger_one_goes_on(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    setting.search(Budget(seconds=None, trials=2))
+    setting.study().spend(1000.0)
+    assert "a larger one goes on" in setting.search(Budget(seconds=500.0, trials=None))

@@ -1,0 +1,96 @@
+"""Confirmation: which configurations run whole effective batches, side by side, and for how many rounds.
+
+The fastest of many single measurements is the luckiest one, so what may be recommended runs again, whole, in
+interleaved rounds together with what it is compared with. Only what could change the answer is confirmed: the fastest,
+what may be as fast, and the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from autofit.measurement import Measurement
+from autofit.ranking import comparable_seconds, is_tied, rank
+from autofit.trials import Trial
+
+MOST_FINALISTS = 3
+ROUNDS, MOST_ROUNDS = 3, 6
+LOADED_SECONDS, STEADY = 60.0, 0.01
+"""A cool card is faster than a warm one: rounds go on until a minute was timed, or two in a row agree within this."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """The next round: its number, and the evidence of the configurations that run in it, in this order."""
+
+    number: int
+    finalists: tuple[Trial, ...]
+
+
+def finalists(trials: Sequence[Trial]) -> list[Trial]:
+    """Evidence of the configurations to confirm: the fastest, those that may be as fast, and the reference.
+
+    The fastest may have only a short trial that was luckier than what ran whole: then it has to run whole, too.
+    """
+    ranking = rank(trials)
+    measured = [each.trial for each in ranking.ranked if each.trial.role != "outside"]
+    if not measured:
+        return []
+    seconds = comparable_seconds(measured)
+    fastest = min(measured, key=lambda trial: seconds[trial.config])
+    close = sorted((trial for trial in measured if is_tied(trial, fastest)), key=lambda trial: seconds[trial.config])
+    chosen = [fastest, *(trial for trial in close if trial is not fastest)][:MOST_FINALISTS]
+    if ranking.reference is not None and ranking.reference not in chosen:
+        chosen.append(ranking.reference)
+    return chosen
+
+
+def next_round(trials: Sequence[Trial], device_kind: str) -> Round | None:
+    """The round that has to come; None where the finalists are confirmed. Every finalist runs in every round."""
+    chosen = finalists(trials)
+    if not chosen or _is_confirmed(chosen, device_kind):
+        return None
+    numbers = [trial.round for trial in trials if trial.round is not None]
+    number = max(numbers, default=-1) + 1
+    # Back again in every second round: what the machine drifts by falls on all alike.
+    return Round(number=number, finalists=tuple(chosen if number % 2 == 0 else chosen[::-1]))
+
+
+def rounds_to_come(trials: Sequence[Trial], device_kind: str) -> list[Trial]:
+    """Evidence of a finalist for each run that confirming will take, as far as can be known."""
+    chosen = finalists(trials)
+    if not chosen or _is_confirmed(chosen, device_kind):
+        return []
+    if len(chosen) == 1:
+        return chosen
+    return chosen * max(1, ROUNDS - len(_common_rounds(chosen)))
+
+
+def _is_confirmed(chosen: Sequence[Trial], device_kind: str) -> bool:
+    """Enough rounds that all of them ran undisturbed and, on an accelerator, a minute under load or a steady step."""
+    if len(chosen) == 1:
+        # Nothing to compare with: it has to get through its whole work, and that once.
+        return _measured(chosen[0]).whole
+    if max(len(_measured(trial).rounds) for trial in chosen) >= MOST_ROUNDS:
+        return True
+    common = _common_rounds(chosen)
+    if len(common) < ROUNDS:
+        return False
+    return device_kind == "cpu" or all(_is_steady(_measured(trial)) for trial in chosen)
+
+
+def _common_rounds(chosen: Sequence[Trial]) -> set[int]:
+    """Rounds that all of them ran, with nobody disturbing."""
+    return set.intersection(*(_measured(trial).undisturbed_rounds for trial in chosen))
+
+
+def _is_steady(measured: Measurement) -> bool:
+    last = measured.round_seconds[-2:]
+    is_steady = len(last) == 2 and abs(last[0] / last[1] - 1) <= STEADY
+    return is_steady or sum(window.wall_seconds for window in measured.windows) >= LOADED_SECONDS
+
+
+def _measured(trial: Trial) -> Measurement:
+    assert trial.measurement is not None
+    return trial.measurement

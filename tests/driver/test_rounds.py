@@ -1,0 +1,77 @@
+"""Which configurations run whole, side by side, and when they have run enough."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from autofit.driver.rounds import MOST_ROUNDS, finalists, next_round, rounds_to_come
+from autofit.outcome import Outcome
+from autofit.trials import Trial
+from tests.doubles import make_trial
+from tests.test_measurement import disturbed
+
+
+def rounds(*seconds: tuple[float, ...], cores: float = 0.0) -> list[Trial]:
+    """Whole trials of two configurations; an entry for each round."""
+    trials = []
+    for number, pair in enumerate(seconds):
+        for each, attention in zip(pair, ("sdpa", "eager"), strict=False):
+            trial = make_trial(len(trials), seconds=each, attention=attention, number_of_round=number)
+            assert trial.measurement is not None
+            trials.append(dataclasses.replace(trial, measurement=disturbed(trial.measurement, cores)))
+    return trials
+
+
+def test_finalists_are_the_first_its_ties_and_the_reference() -> None:
+    trials = [
+        make_trial(0, seconds=2.0, whole=False),
+        make_trial(1, seconds=1.00, whole=False, jitter=0.05, attention="eager"),
+        make_trial(2, seconds=1.01, whole=False, jitter=0.05, optimizer="adamw_torch"),
+        make_trial(3, seconds=1.5, whole=False, precision="bf16", attention="eager"),
+    ]
+    assert {trial.number for trial in finalists(trials)} == {0, 1, 2}
+    assert finalists([make_trial(0, outcome=Outcome.OOM)]) == []
+
+
+def test_a_short_trial_that_was_faster_than_what_ran_whole_has_to_run_whole_too() -> None:
+    trials = [*rounds((1.0, 1.5), (1.0, 1.5), (1.0, 1.5)), make_trial(9, seconds=0.5, whole=False, precision="bf16")]
+    coming = next_round(trials, "cpu")
+    assert coming is not None and any(trial.number == 9 for trial in coming.finalists)
+
+
+def test_a_lone_candidate_runs_whole_once_and_not_again() -> None:
+    short = make_trial(0, seconds=1.0, whole=False)
+    assert len(rounds_to_come([short], "cpu")) == 1
+    coming = next_round([short], "cpu")
+    assert coming is not None and [trial.number for trial in coming.finalists] == [0]
+    assert next_round([short, make_trial(1, seconds=1.0, number_of_round=0)], "cpu") is None
+
+
+def test_rounds_are_counted_where_all_finalists_ran() -> None:
+    complete = rounds((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))
+    assert next_round(complete, "cpu") is None
+    # The search was killed within the third round: it is repeated as a whole.
+    coming = next_round(complete[:-1], "cpu")
+    assert coming is not None and coming.number == 3 and len(coming.finalists) == 2
+
+
+def test_rounds_that_others_disturbed_are_repeated_up_to_a_limit() -> None:
+    assert next_round(rounds((1.0, 1.0), (1.0, 1.0), (1.0, 1.0), cores=1.0), "cpu") is not None
+    assert next_round(rounds(*[(1.0, 1.0)] * MOST_ROUNDS, cores=1.0), "cpu") is None
+
+
+def test_every_second_round_runs_in_the_opposite_order() -> None:
+    first, second = (next_round(rounds(*[(1.0, 1.0)] * number), "cpu") for number in (1, 2))
+    assert first is not None and second is not None
+    assert [trial.config for trial in first.finalists] == [trial.config for trial in reversed(second.finalists)]
+
+
+def test_on_an_accelerator_rounds_go_on_until_they_are_steady() -> None:
+    def pairs(*seconds: float) -> list[Trial]:
+        return rounds(*((each, each * 1.5) for each in seconds))
+
+    assert next_round(pairs(1.0, 1.2, 1.4), "cpu") is None
+    assert next_round(pairs(1.0, 1.0, 1.1), "cuda") is not None
+    assert next_round(pairs(1.0, 1.1, 1.105), "cuda") is None
+    assert next_round(pairs(1.0, 1.1, 1.2, 1.3, 1.4, 1.5), "cuda") is None
+    assert next_round(pairs(10.0, 10.0, 11.0), "cuda") is None
