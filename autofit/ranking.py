@@ -25,7 +25,7 @@ class Ranked:
     """A measured configuration in its place.
 
     ``against_reference`` is the reference's step over its own (how many times as fast it is), None where there is no
-    reference; ``is_confirmed`` whether it ran whole effective batches to the end.
+    reference.
     """
 
     rank: int
@@ -43,8 +43,8 @@ class Ranked:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether its whole accumulation ran."""
-        return self.measurement.whole
+        """Whether it got through a whole run, and not only through a short trial."""
+        return self.trial.whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,11 +73,11 @@ def rank(trials: Sequence[Trial]) -> Ranking:
     seconds = comparable_seconds(measured)
     measured.sort(key=lambda trial: seconds[trial.config])
     inside = [trial for trial in measured if trial.role != "outside"]
-    fastest = next((trial for trial in inside if _measured(trial).whole), next(iter(inside), None))
+    fastest = next((trial for trial in inside if trial.whole), next(iter(inside), None))
     tied: list[Trial] = []
     if fastest is not None:
         # What has not run whole cannot take the place of what has.
-        peers = [trial for trial in inside if _measured(trial).whole == _measured(fastest).whole]
+        peers = [trial for trial in inside if trial.whole == fastest.whole]
         tied = [trial for trial in peers if is_tied(trial, fastest)]
         tied.sort(key=lambda trial: (_looseness(trial.config), _distance_from_reference(trial.config)))
         place = measured.index(fastest)

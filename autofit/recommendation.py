@@ -281,9 +281,10 @@ def _unconfirmed(best: Ranked) -> str:
     """A sentence where the recommendation has not run whole effective batches, else empty."""
     if best.is_confirmed:
         return ""
+    how = "" if best.measurement.whole else ", and its step is extrapolated from that"
     return (
-        "NOT CONFIRMED: it ran only a short trial and its step is extrapolated from that; the budget ended before it "
-        "could run whole effective batches. The same command with a larger --budget confirms it."
+        f"NOT CONFIRMED: it got through a short trial only{how}; the budget ended before its whole run. The same "
+        "command with a larger --budget confirms it."
     )
 
 

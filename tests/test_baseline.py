@@ -73,3 +73,10 @@ def test_what_cannot_be_a_baseline_is_refused_with_the_reason(tmp_path: Path, te
         read_baseline(written(tmp_path, text), GPU)
     with pytest.raises(UserError, match="cannot be read"):
         read_baseline(tmp_path / "none.json", GPU)
+
+
+@pytest.mark.parametrize("setting", ["deepspeed: ds.json", "fsdp: full_shard"])
+def test_settings_that_would_be_ignored_are_refused(setting: str, tmp_path: Path) -> None:
+    text = f"per_device_train_batch_size: 8\ngradient_accumulation_steps: 4\n{setting}\n"
+    with pytest.raises(UserError, match="does not measure"):
+        read_baseline(written(tmp_path, text, "a.yaml"), GPU)

@@ -8,10 +8,11 @@ from rich.console import Console
 from autofit.errors import UserError
 from autofit.explanation import explain
 from autofit.outcome import Outcome
+from autofit.prediction import Expected
 from autofit.report.explanation import explanation_report
 from autofit.space import SpaceRequest
 from autofit.trials import Trial
-from tests.doubles import GIB, make_situation, make_trial
+from tests.doubles import GIB, make_config, make_situation, make_trial
 from tests.driver.test_strategy import gpu_space, search
 
 REQUEST = SpaceRequest(numerics="exact")
@@ -33,8 +34,17 @@ def test_each_knob_has_what_was_measured_beside_the_recommendation() -> None:
     assert eager.basis == "measured" and eager.slower == pytest.approx(0.5) and eager.more_bytes == GIB
     assert said["micro_batch_size", 16].basis == "oom"
     assert said["micro_batch_size", 4].slower == pytest.approx(0.2)
-    assert said["activation_checkpointing", "every_2nd"].basis == "estimated"
-    assert said["activation_checkpointing", "every_2nd"].spread is not None
+    # Five trials do not tell what this value does, and a figure with an interval of 90 % would say nothing.
+    assert said["activation_checkpointing", "every_2nd"].basis == "unknown"
+    assert said["activation_checkpointing", "every_2nd"].slower is None
+
+
+def test_what_the_trials_do_not_tell_is_said_as_it_was_predicted() -> None:
+    best, other = make_config(), make_config(activation_checkpointing="every_2nd")
+    predicted = {best: Expected(2.0, 4 * GIB), other: Expected(2.5, 3 * GIB)}
+    neighbours = explain(make_situation(), REQUEST, study(), predicted).neighbours
+    said = {(each.knob, each.value): each for each in neighbours}["activation_checkpointing", "every_2nd"]
+    assert said.basis == "predicted" and said.slower == pytest.approx(0.25) and said.more_bytes == -GIB
 
 
 def test_less_memory_changes_the_answer_where_the_best_would_no_longer_fit() -> None:

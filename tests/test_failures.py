@@ -1,3 +1,5 @@
+import signal
+
 import pytest
 
 from autofit.failures import classify_exception, classify_exit, classify_text
@@ -106,3 +108,23 @@ def test_an_exit_without_a_result_is_classified(
 
 def test_a_reason_never_grows_without_bounds() -> None:
     assert len(classify_text("ValueError: " + "x" * 10_000)[1]) == 300
+
+
+PRIMITIVE = RuntimeError("could not create a primitive")
+
+
+def test_a_native_failure_near_the_cap_is_out_of_memory_and_elsewhere_an_error() -> None:
+    assert classify_exception(PRIMITIVE, is_near_cap=True)[0] is Outcome.OOM
+    assert classify_exception(PRIMITIVE)[0] is Outcome.ERROR
+    assert classify_exception(ValueError("wrong shape"), is_near_cap=True)[0] is Outcome.ERROR
+
+
+def test_a_crash_near_the_cap_is_out_of_memory_and_elsewhere_a_crash() -> None:
+    for number in (signal.SIGSEGV, signal.SIGABRT):
+        assert classify_exit(-number, "", False, is_near_cap=True)[0] is Outcome.OOM
+        assert classify_exit(-number, "", False)[0] is Outcome.CRASHED
+    assert classify_exit(3, "", False, is_near_cap=True)[0] is Outcome.CRASHED
+
+
+def test_escape_codes_of_a_log_do_not_reach_the_terminal() -> None:
+    assert "\x1b" not in classify_exit(3, "\x1b[31mred\x1b[0m", False)[1]

@@ -17,7 +17,9 @@ some_lengths = st.lists(st.integers(1, 300), min_size=2, max_size=200)
 
 def test_lengths_are_counted_cut_and_empty_samples_left_out() -> None:
     lengths = SampleLengths.of([3, 9, 0, 3, 50, 70], longest=40)
-    assert lengths == SampleLengths(lengths=(3, 9, 40), counts=(2, 1, 2))
+    assert lengths == SampleLengths(
+        lengths=(3, 9, 40), counts=(2, 1, 2), cut_samples=lengths.cut_samples, cut_tokens=lengths.cut_tokens
+    )
     assert (lengths.num_samples, lengths.longest, lengths.mean) == (5, 40, 19.0)
     with pytest.raises(UserError, match="not one sample"):
         SampleLengths.of([0, 0])
@@ -64,3 +66,10 @@ def test_the_description_names_count_median_and_tail() -> None:
     text = SampleLengths.of([10] * 90 + [50] * 9 + [200]).describe()
     assert text == "100 samples: median 10 tokens, p90 10, p99 50, longest 200"
     assert SampleLengths.fixed(7).describe() == "every sample 7 tokens"
+
+
+def test_what_truncation_takes_is_counted_and_said() -> None:
+    lengths = SampleLengths.of([10, 20, 50, 70], longest=40)
+    assert (lengths.cut_samples, lengths.cut_tokens) == (2, 40)
+    assert "2 samples cut to 40, 26.7% of all tokens dropped" in lengths.describe()
+    assert "cut" not in SampleLengths.of([10, 20, 40], longest=40).describe()

@@ -80,7 +80,8 @@ def test_constraints_that_leave_nothing_are_named() -> None:
 
 
 def test_every_refused_choice_has_its_reason() -> None:
-    reasons = {(each.knob, each.value): each.reason for each in SearchSpace(make_situation(), SpaceRequest()).refusals}
+    situation = make_situation(kind="cuda", capability=(8, 0))
+    reasons = {(each.knob, each.value): each.reason for each in SearchSpace(situation, SpaceRequest()).refusals}
     assert "flash-attn is not installed" in reasons["attention", "flash_attention_2"]
     assert "--numerics aggressive" in reasons["precision", "pure_bf16"]
 

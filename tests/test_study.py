@@ -1,5 +1,9 @@
+import contextlib
 import dataclasses
 import os
+import re
+import socket
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +15,9 @@ from autofit.catalogue.models import ModelSource
 from autofit.errors import UserError
 from autofit.outcome import Outcome
 from autofit.record import StudyRecord
-from autofit.study import Study, load_study, open_study
+from autofit.study import MOST_ORPHANS, Study, _distributions, load_study, open_study, without_password
 from autofit.trials import Trial
+from autofit.versions import set_variables
 from tests.doubles import make_config, make_situation, make_trial
 
 
@@ -152,3 +157,77 @@ def test_the_newest_study_is_the_one_that_is_loaded_without_a_name(storage: str)
     assert load_study(storage, None).name == "second"
     with pytest.raises(UserError, match="there are: first, second"):
         load_study(storage, "third")
+
+
+def test_a_configuration_under_which_the_search_died_several_times_is_not_tried_again(storage: str) -> None:
+    study = open_study(storage, make_record(), None, fresh=False)
+    nobody = subprocess.Popen(["true"])
+    nobody.wait()
+    for died in range(1, MOST_ORPHANS + 1):
+        assert study.trials() == ()
+        study._inner.enqueue_trial(
+            dict(make_config()), user_attrs={"process": nobody.pid, "host": socket.gethostname()}
+        )
+        study._inner.ask(_distributions(make_config()))
+        study.reap()
+        assert len(study.trials()) == (died == MOST_ORPHANS)
+    (trial,) = study.trials()
+    assert trial.outcome is Outcome.CRASHED and trial.config == make_config() and "killed 3 times" in trial.reason
+
+
+def test_another_program_s_database_is_neither_used_nor_changed(tmp_path: Path) -> None:
+    path = tmp_path / "contacts.db"
+    with contextlib.closing(sqlite3.connect(path)) as file:
+        file.execute("create table contacts (name text)")
+        file.commit()
+    before = path.read_bytes()
+    for attempt in (
+        lambda: load_study(f"sqlite:///{path}", None),
+        lambda: open_study(f"sqlite:///{path}", make_record(), None, fresh=False),
+    ):
+        with pytest.raises(UserError, match="belongs to another program: it holds the table 'contacts'"):
+            attempt()
+    assert path.read_bytes() == before
+
+
+def test_asking_for_a_study_makes_no_database(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no study"):
+        load_study(f"sqlite:///{tmp_path / 'none.db'}", None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_password_is_never_shown() -> None:
+    url = "postgresql+psycopg://me:secret@127.0.0.1:1/db"
+    assert "secret" not in without_password(url) and "me" in without_password(url)
+    with pytest.raises(UserError) as caught:
+        load_study(url, None)
+    assert "secret" not in str(caught.value)
+    with pytest.raises(UserError) as caught:
+        open_study("mysql+nothing://me:secret@h/db", make_record(), None, fresh=False)
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "ONEDNN_MAX_CPU_ISA", "CUDA_LAUNCH_BLOCKING", "MALLOC_ARENA_MAX"])
+def test_variables_that_change_speed_make_another_study(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(name, raising=False)
+    without = make_record(environment=set_variables())
+    monkeypatch.setenv(name, "1")
+    assert make_record(environment=set_variables()).identity != without.identity
+
+
+def test_variables_that_only_say_where_something_is_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set_variables()
+    for name in ("CUDA_VISIBLE_DEVICES", "CUDA_HOME", "TORCHINDUCTOR_CACHE_DIR", "AUTOFIT_HOME"):
+        monkeypatch.setenv(name, "1")
+    assert set_variables() == before
+
+
+@pytest.mark.parametrize("folder", ["dollar$(touch x)", "with space", "tab\tand\nline", "-rf", "ünï"])
+def test_a_study_s_name_needs_no_quoting_in_a_shell(folder: str) -> None:
+    workload = dataclasses.replace(make_situation().workload, model=f"./{folder}")
+    name = make_record(workload=workload).default_name
+    assert re.fullmatch(r"[A-Za-z0-9_.][A-Za-z0-9._-]*", name)
+
+
+def test_the_method_is_in_the_name() -> None:
+    assert "-lora-" in make_record(workload=make_situation(method="lora", missing={}).workload).default_name

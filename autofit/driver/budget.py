@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -61,9 +62,9 @@ class Budget:
         compiled = [trial.wall_seconds for trial in trials if trial.config.get("compile", "off") != "off"]
         return spent_seconds + max(compiled, default=COMPILING_SECONDS) <= self.seconds
 
-    def allows_trial(self, spent_seconds: float, trials: Sequence[Trial]) -> bool:
-        """Whether one more short trial may start, as long as they usually take."""
-        if self.trials is not None and num_counted(trials) >= self.trials:
+    def allows_trial(self, spent_seconds: float, trials: Sequence[Trial], left_over: int = 0) -> bool:
+        """Whether one more short trial may start, as long as they usually take, and ``left_over`` after it."""
+        if self.trials is not None and num_counted(trials) + left_over >= self.trials:
             return False
         return self.seconds is None or spent_seconds + _usual_seconds(trials) <= self.seconds
 
@@ -78,21 +79,24 @@ class Budget:
 
         While nothing has run whole yet, the fastest one alone, where it can: a recommendation has to run whole once.
         """
-        lacking = {trial.config for trial in finalists if not trial.whole}
-        if self.trials is not None and num_counted(trials) + len(lacking) > self.trials:
-            return ()
-        if self.seconds is None:
-            return tuple(finalists)
-        left = self.seconds - spent_seconds
+        more_trials = math.inf if self.trials is None else self.trials - num_counted(trials)
+        left = math.inf if self.seconds is None else self.seconds - spent_seconds
         confirming = sum(trial.wall_seconds for trial in trials if trial.whole)
-        round_seconds = sum(confirmation_seconds(trial, least_micro_batches) for trial in finalists)
-        share_left = CONFIRMING_SHARE * self.seconds - confirming
-        if round_seconds <= min(left, share_left):
+        share_left = math.inf if self.seconds is None else CONFIRMING_SHARE * self.seconds - confirming
+
+        def costs(chosen: Sequence[Trial]) -> tuple[int, float]:
+            """Trials that count, and seconds."""
+            seconds = sum(confirmation_seconds(trial, least_micro_batches) for trial in chosen)
+            return len({trial.config for trial in chosen if not trial.whole}), seconds
+
+        counted, seconds = costs(finalists)
+        if counted <= more_trials and seconds <= min(left, share_left):
             return tuple(finalists)
         if any(trial.whole and trial.measurement is not None for trial in trials):
             return ()
         fastest = min(finalists, key=lambda trial: _measured(trial).step_seconds)
-        return (fastest,) if confirmation_seconds(fastest, least_micro_batches) <= left else ()
+        counted, seconds = costs([fastest])
+        return (fastest,) if counted <= more_trials and seconds <= left else ()
 
 
 def num_counted(trials: Sequence[Trial]) -> int:

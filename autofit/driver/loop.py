@@ -193,8 +193,10 @@ class Search:
 
         A round runs as a whole or not at all. Who is a finalist is asked anew before each; what failed is none.
         """
+        if self._is_cut_short:
+            return
         plain = self._missing_reference()
-        if plain is not None and self._budget.allows_trial(self._spent, self._history().trials):
+        if plain is not None and self._budget.allows_trial(self._spent, self._history().trials, left_over=1):
             plan = with_plan(self._plan, slower_than_seconds=self._history().best_seconds)
             self._try(plain, plan, self._prediction(plain))
         while not self._is_cut_short:

@@ -71,7 +71,7 @@ def _is_confirmed(chosen: Sequence[Trial], device_kind: str) -> bool:
     """Enough rounds that all of them ran undisturbed and, on an accelerator, a minute under load or a steady step."""
     if len(chosen) == 1:
         # Nothing to compare with: it has to get through its whole work, and that once.
-        return _measured(chosen[0]).whole
+        return chosen[0].whole
     if max(len(_measured(trial).rounds) for trial in chosen) >= MOST_ROUNDS:
         return True
     common = _common_rounds(chosen)

@@ -196,5 +196,5 @@ def _explanation(result: Result, shown: int) -> str:
     if best is not None and best.rank != 1:
         sentences.append(f"*: recommended; what ranks before it {_why_not(result, best)}.")
     if any(not each.is_confirmed for each in result.ranking.ranked[:shown]):
-        sentences.append("short: extrapolated from a short trial, not run whole.")
+        sentences.append("short: measured in a short trial, not confirmed.")
     return " ".join(sentences)

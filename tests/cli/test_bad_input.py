@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,11 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         (["--effective-batch", "8"], "MODEL"),
         ([MODEL, "--effective-batch", "0"], "at least 1"),
         ([MODEL, "--effective-batch", "-4"], "at least 1"),
+        ([MODEL, "--effective-batch", "1000000000"], "from 1 to 1,048,576"),
+        ([MODEL, "--effective-batch", "8", "--seed", "-1"], "--seed must be from 0"),
+        ([MODEL, "--effective-batch", "8", "--seed", "4294967296"], "--seed must be from 0"),
+        (["x" * 5000, "--effective-batch", "8"], "neither a folder nor a model's hub name"),
+        (["\x1b[31m", "--effective-batch", "8"], "neither a folder nor a model's hub name"),
         ([MODEL, "--effective-batch", "many"], "whole number"),
         ([MODEL, "--effective-batch", "8.5"], "whole number"),
         ([MODEL, "--effective-batch", "8", "--seq-len", "4096"], "longer than the 2048 positions"),
@@ -98,7 +104,7 @@ def test_an_export_path_that_may_not_be_written_is_refused_before_any_trial(
     # Root may write anywhere, so the permission is simulated.
     monkeypatch.setattr("autofit.export.os.access", lambda path, mode: False)
     words = [MODEL, "--effective-batch", "8", "--export", f"json={tmp_path / 'x.json'}"]
-    assert "may not be written" in refused(words, capsys)
+    assert "is not writable" in refused(words, capsys)
 
 
 def test_fix_and_forbid_that_leave_nothing_are_refused(tiny_model: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,3 +124,24 @@ def test_a_trace_is_shown_with_debug_alone(monkeypatch: pytest.MonkeyPatch, caps
     assert "a fault of ours" in errors and "--debug" in errors and "Traceback" not in errors
     with pytest.raises(RuntimeError):
         main([MODEL, "--debug"])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("[" * 20_000, "cannot be read as JSON"), ('{"model_type": "' + "x" * 5_000_000 + '"}', "too large")],
+    ids=["deep", "large"],
+)
+def test_a_configuration_that_is_none_is_one_sentence(
+    content: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "config.json").write_text(content)
+    assert said in refused([str(tmp_path), "--effective-batch", "8"], capsys)
+
+
+def test_packages_that_a_method_needs_are_looked_for_before_anything_is_built(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "peft" else find(name))
+    words = ["plan", MODEL, "--effective-batch", "8", "--method", "lora", "--gpu", "h100"]
+    assert "needs peft: pip install peft" in refused(words, capsys)

@@ -63,7 +63,12 @@ def test_data_that_is_tokenized_already_gives_its_lengths(tmp_path: Path) -> Non
         ("data.jsonl", "{broken", "cannot be read as jsonl"),
         ("data.json", '{"text": "x"}', "is no list of samples"),
         ("data.txt", b"\xff\xfe\x00", "cannot be read as txt"),
-        ("data.jsonl", '{"text": "x"}\n{"other": 1}', "has a sample without 'text'"),
+        ("data.jsonl", '{"text": "x"}\n{"other": 1}', "sample 2: 'text' is missing"),
+        ("data.jsonl", '{"text": "x"}\n\n{broken', "line 3: "),
+        ("data.jsonl", '{"text": null}', "sample 1: 'text' is null"),
+        ("data.jsonl", '{"input_ids": 5}', "sample 1: 'input_ids' is no list of token ids"),
+        ("data.jsonl", '{"input_ids": ["a", null, -3]}', "is no list of token ids"),
+        ("data.json", "[" * 20_000, "cannot be read as json"),
     ],
 )
 def test_what_cannot_be_read_is_one_sentence(

@@ -34,7 +34,7 @@ def test_finalists_are_the_first_its_ties_and_the_reference() -> None:
 
 
 def test_a_short_trial_that_was_faster_than_what_ran_whole_has_to_run_whole_too() -> None:
-    trials = [*rounds((1.0, 1.5), (1.0, 1.5), (1.0, 1.5)), make_trial(9, seconds=0.5, whole=False, precision="bf16")]
+    trials = [*rounds((1.5, 1.0), (1.5, 1.0), (1.5, 1.0)), make_trial(9, seconds=0.5, whole=False, precision="bf16")]
     coming = next_round(trials, "cpu")
     assert coming is not None and any(trial.number == 9 for trial in coming.finalists)
 
@@ -42,6 +42,8 @@ def test_a_short_trial_that_was_faster_than_what_ran_whole_has_to_run_whole_too(
 def test_a_lone_candidate_runs_whole_once_and_not_again() -> None:
     short = make_trial(0, seconds=1.0, whole=False)
     assert len(rounds_to_come([short], "cpu")) == 1
+    whole_by_chance = make_trial(0, seconds=1.0, whole=False, accumulation_steps=1, micro_batch_size=32)
+    assert next_round([whole_by_chance], "cpu") is not None
     coming = next_round([short], "cpu")
     assert coming is not None and [trial.number for trial in coming.finalists] == [0]
     assert next_round([short, make_trial(1, seconds=1.0, number_of_round=0)], "cpu") is None
@@ -68,7 +70,7 @@ def test_every_second_round_runs_in_the_opposite_order() -> None:
 
 def test_on_an_accelerator_rounds_go_on_until_they_are_steady() -> None:
     def pairs(*seconds: float) -> list[Trial]:
-        return rounds(*((each, each * 1.5) for each in seconds))
+        return rounds(*((each * 1.5, each) for each in seconds))
 
     assert next_round(pairs(1.0, 1.2, 1.4), "cpu") is None
     assert next_round(pairs(1.0, 1.0, 1.1), "cuda") is not None

@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
+import msgspec
 import pytest
 from transformers import AutoTokenizer, Trainer
 
 from autofit.errors import UserError
-from autofit.export import EXPORTERS
+from autofit.export import EXPORTERS, parse_export, write_export
 from autofit.export.training_arguments import serialize
 from autofit.lengths import SampleLengths
 from autofit.outcome import Outcome
@@ -114,8 +115,8 @@ def test_the_file_trains_in_the_layout_and_method_that_were_measured(
     compile(script.read_text(), str(script), "exec")
     module = load(script)
     tokenizer = AutoTokenizer.from_pretrained(weights)
-    text = "\n".join("in the beginning was the word " * (1 + number % 4) for number in range(64))
-    samples = module.samples_of(text, tokenizer)
+    texts = ["in the beginning was the word " * (1 + number % 4) for number in range(64)]
+    samples = module.samples_of(texts, tokenizer)
     assert len(samples) == 64 and max(len(sample["input_ids"]) for sample in samples) <= 30
     model = module.load_model()
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -220,3 +221,54 @@ def test_a_study_without_a_measurement_is_a_sentence_for_arguments_and_a_documen
         document = json.loads(EXPORTERS["json"](make_result(*trials)))
         assert document["ranking"] == [] and document["recommendation"] is None
         assert len(document["trials"]) == len(trials)
+
+
+def test_a_jsonl_file_is_read_as_its_texts_and_not_as_its_lines(tmp_path: Path) -> None:
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(make_result(make_trial(), lengths=VERSES)))
+    module = load(script)
+    data = tmp_path / "my.jsonl"
+    data.write_text('{"text": "in the beginning", "answer": "word"}\n\n{"text": "was", "answer": "the"}\n')
+    assert module.texts_of(data, "text") == ["in the beginning", "was"]
+    assert module.texts_of(data, "answer") == ["word", "the"]
+    with pytest.raises(SystemExit, match=r"plain text or \.jsonl"):
+        module.texts_of(data.rename(tmp_path / "my.csv"), "text")
+
+
+def test_a_model_with_code_of_its_own_is_loaded_as_one_that_is_trusted() -> None:
+    result = make_result(make_trial(), lengths=VERSES)
+    trusted = dataclasses.replace(result, record=msgspec.structs.replace(result.record, trust_remote_code=True))
+    assert serialize(trusted).count("trust_remote_code=True") == 2
+    assert "trust_remote_code" not in serialize(result)
+
+
+def test_a_file_of_what_is_not_confirmed_says_so_and_one_of_what_is_does_not() -> None:
+    assert "NOT CONFIRMED" in serialize(make_result(make_trial(whole=False)))
+    assert "NOT CONFIRMED" not in serialize(make_result(make_trial()))
+
+
+def test_a_file_that_exists_is_overwritten_with_force_only(tmp_path: Path) -> None:
+    path = tmp_path / "out.json"
+    path.write_text("mine")
+    with pytest.raises(UserError, match="--force"):
+        parse_export(f"json={path}")
+    assert parse_export(f"json={path}", force=True) == ("json", path)
+
+
+def test_a_link_stays_a_link_and_its_target_is_written(tmp_path: Path) -> None:
+    target, link = tmp_path / "target.json", tmp_path / "link.json"
+    target.write_text("old")
+    target.chmod(0o600)
+    link.symlink_to(target)
+    write_export(make_result(make_trial()), "json", link)
+    assert link.is_symlink() and json.loads(target.read_text())["format"] == 1
+    assert target.stat().st_mode & 0o777 == 0o600
+
+
+def test_what_is_no_regular_file_is_written_to_and_not_replaced(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with subprocess.Popen(["cat", str(pipe)], stdout=subprocess.PIPE) as reader:
+        write_export(make_result(make_trial()), "json", pipe)
+        assert reader.stdout is not None and json.loads(reader.stdout.read())["format"] == 1
+    assert pipe.is_fifo()

@@ -34,6 +34,22 @@ def main(word: str, job: Path) -> None:
     elif word == "segfault":
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGSEGV)
+    elif word == "slow-segfault":
+        time.sleep(0.5)
+        os.kill(os.getpid(), signal.SIGSEGV)
+    elif word == "kill-once":
+        mark = files.job.with_suffix(".killed")
+        if not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        write_document(files.result, good)
+    elif word == "kill-with-scratch":
+        files.scratch.mkdir(exist_ok=True)
+        (files.scratch / "weights").write_bytes(b"0")
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif word == "flood":
+        while True:
+            print("x" * 10_000, flush=True)
     elif word == "garbage":
         files.result.write_bytes(b"\x00\xff this is no result")
     elif word == "half":

@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from autofit.catalogue.models import resolve_model
 from autofit.outcome import Outcome
 from autofit.recipe import recipe_for
 from autofit.trial import runner as runner_module
@@ -25,8 +26,6 @@ SCRIPT = Path(__file__).with_name("scripted_worker.py")
 def scripted(word: str, folder: Path, *, seconds: float = 60.0, **situation: object) -> ProcessRunner:
     launcher = FreshInterpreters(worker_environment(""), (sys.executable, str(SCRIPT), word))
     workshop = Workshop("cpu", 0, folder, lambda sentence: None, launcher=launcher)
-    from autofit.catalogue.models import resolve_model
-
     source = resolve_model("EleutherAI/pythia-70m")
     return ProcessRunner(workshop, make_situation(**situation), source, most_seconds=seconds)  # type: ignore[arg-type]
 
@@ -152,3 +151,44 @@ def test_the_state_of_an_8_bit_adamw_counts_embeddings_at_32_bits() -> None:
 
 def test_no_worker_is_left_after_the_tests() -> None:
     assert not [child for child in psutil.Process().children(recursive=True) if "scripted" in " ".join(child.cmdline())]
+
+
+def test_a_worker_that_was_killed_from_outside_is_run_once_more_before_it_is_blamed(tmp_path: Path) -> None:
+    result = run("kill-once", tmp_path)
+    assert result.outcome is Outcome.OK and (tmp_path / "one.killed").exists()
+    assert run("kill", tmp_path).outcome is Outcome.CRASHED
+
+
+def test_a_worker_that_prints_without_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runner_module, "MOST_LOG_BYTES", 100_000)
+    result = run("flood", tmp_path)
+    assert result.outcome is Outcome.ERROR and "printed more than" in result.reason
+
+
+def test_the_end_of_the_budget_ends_a_worker_and_does_not_blame_it(tmp_path: Path) -> None:
+    launcher = FreshInterpreters(worker_environment(""), (sys.executable, str(SCRIPT), "hang"))
+    deadline = time.monotonic() + 0.5
+    workshop = Workshop("cpu", 0, tmp_path, lambda sentence: None, launcher=launcher, deadline=deadline)
+    runner = ProcessRunner(workshop, make_situation(), resolve_model("EleutherAI/pythia-70m"))
+    result = runner.run(recipe_for(make_config(), make_situation()), MeasuringPlan(), "one")
+    runner.close()
+    assert result.outcome is Outcome.INTERRUPTED and "budget" in result.reason
+    assert time.monotonic() - deadline < 30
+
+
+def test_temporary_files_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
+    run("kill-with-scratch", tmp_path)
+    assert not list(tmp_path.glob("*.scratch"))
+    # Those of a search that was killed go when the next one begins.
+    (tmp_path / "two.scratch").mkdir()
+    run("succeed", tmp_path)
+    assert not list(tmp_path.glob("*.scratch"))
+
+
+def test_a_crash_with_memory_nearly_used_up_is_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = {"peak": 95, "limit": 100}
+    monkeypatch.setattr(runner_module, "data_segment_of", lambda process: (seen["peak"], seen["limit"]))
+    monkeypatch.setattr(runner_module, "is_near_limit", lambda peak, limit, cap: limit - peak <= 10)
+    assert run("slow-segfault", tmp_path).outcome is Outcome.OOM
+    seen["peak"] = 50
+    assert run("slow-segfault", tmp_path).outcome is Outcome.CRASHED
