@@ -13,11 +13,11 @@ from autofit.driver.encoding import EncodedSpace
 from autofit.driver.observation import Observation
 from autofit.driver.sampler import AutofitSampler
 from autofit.errors import UserError
+from autofit.evidence import Evidence
 from autofit.knobs import KNOBS
-from autofit.measurement import compare
 from autofit.outcome import Outcome
 from autofit.prediction import Expected
-from autofit.ranking import Ranked, evidence_by_config, rank
+from autofit.ranking import Ranked, rank
 from autofit.situation import Situation
 from autofit.space import Refusal, SearchSpace, SpaceRequest
 from autofit.train_config import KnobValue, TrainConfig
@@ -117,7 +117,7 @@ def explain(
         raise UserError("Nothing was measured in this study yet, so there is nothing to explain.")
     if best.trial.config not in space:
         raise UserError("The recommendation is not in the space of the last search; run that search again first.")
-    evidence = {config: trial for config, trial in evidence_by_config(trials).items() if config in space}
+    evidence = Evidence(trial for trial in trials if trial.config in space)
     refusals = [each for each in space.refusals if not each.reason.endswith("is not installed")]
     varied = [name for name, values in space.choices.items() if len(values) > 1]
     return Explanation(
@@ -127,12 +127,12 @@ def explain(
         settled=tuple((name, values[0]) for name, values in space.choices.items() if name not in varied),
         less_memory=_with_less_memory(situation, trials, best),
         num_configs=len(space),
-        num_tried=sum(trial.outcome is not Outcome.SKIPPED for trial in evidence.values()),
+        num_tried=sum(trial.outcome is not Outcome.SKIPPED for trial in evidence.by_config.values()),
     )
 
 
 def _neighbours(
-    space: SearchSpace, best: Ranked, evidence: dict[TrainConfig, Trial], predicted: dict[TrainConfig, Expected]
+    space: SearchSpace, best: Ranked, evidence: Evidence, predicted: dict[TrainConfig, Expected]
 ) -> Iterator[Neighbour]:
     estimates = _Estimates(space, evidence, predicted)
     chosen = best.trial.config
@@ -161,14 +161,14 @@ def _neighbour(
     value: KnobValue,
     config: TrainConfig,
     best: Ranked,
-    evidence: dict[TrainConfig, Trial],
+    evidence: Evidence,
     estimates: _Estimates,
 ) -> Neighbour:
-    trial = evidence.get(config)
+    trial = evidence.by_config.get(config)
     ours = best.measurement
     if trial is not None and trial.measurement is not None:
         theirs = trial.measurement
-        against = compare(theirs, ours)
+        against = evidence.against(trial, best.trial)
         return Neighbour(
             knob=knob,
             value=value,
@@ -215,15 +215,14 @@ def _neighbour(
 class _Estimates:
     """What the trials say of configurations that were not run."""
 
-    def __init__(
-        self, space: SearchSpace, evidence: dict[TrainConfig, Trial], predicted: dict[TrainConfig, Expected]
-    ) -> None:
+    def __init__(self, space: SearchSpace, evidence: Evidence, predicted: dict[TrainConfig, Expected]) -> None:
         self._space = space
         self.predicted = predicted
-        self._evidence = evidence
+        self._evidence = evidence.by_config
         self._encoded = EncodedSpace(space)
         observations = {
-            self._encoded.place(config): Observation.of(trial, None, 1.0) for config, trial in evidence.items()
+            self._encoded.place(config): Observation.of(trial, None, 1.0)
+            for config, trial in evidence.by_config.items()
         }
         sampler = AutofitSampler(space)
         self._seconds = sampler.log_seconds(observations)
@@ -245,9 +244,10 @@ class _Estimates:
 
 def _with_less_memory(situation: Situation, trials: Sequence[Trial], best: Ranked) -> OtherMemory:
     usable = round(situation.limits.usable_bytes * LESS_MEMORY)
-    ranked = [each for each in rank(trials).ranked if each.trial.role != "outside"]
+    ranking = rank(trials)
+    ranked = [each for each in ranking.ranked if each.trial.role != "outside"]
     fitting = next((each for each in ranked if each.measurement.memory.needed <= usable), None)
     slower = None
     if fitting is not None:
-        slower = compare(fitting.measurement, best.measurement).ratio - 1
+        slower = ranking.evidence.against(fitting.trial, best.trial).ratio - 1
     return OtherMemory(usable_bytes=usable, trial=None if fitting is None else fitting.trial, slower=slower)

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
+NOTICEABLE = 1.1
 DISTURBED_CORES = 0.25
 """A run is disturbed when others kept more than this part of a core busy: it is repeated while rounds are left."""
 
@@ -280,12 +281,13 @@ class Comparison:
     ratio: float
     spread: float
     rounds: int
+    is_of_short_trials: bool = False
 
     @property
     def label(self) -> str:
         """What it rests on, for people."""
         if self.rounds == 0:
-            return "single runs"
+            return "short trials" if self.is_of_short_trials else "single runs"
         return "1 round" if self.rounds == 1 else f"{self.rounds} rounds"
 
 
@@ -313,7 +315,9 @@ def expected_step(
 
     Micro-batches of the frozen list are exchangeable over the places of a step, so the expected step is
     the expectation of a step whose micro-batches all have one shape: the shares' sum of the shapes'
-    medians. Where effective batches ran whole, it is the median of the steps, each brought to the mean load.
+    medians. Where steps of many shapes took noticeably longer than that, new shapes have a price of their own (kernels
+    are made for them) and those steps are the figure. Where effective batches ran whole, it is the median of the steps,
+    each brought to the mean load.
     """
     groups: list[tuple[float, tuple[float, ...]]] = []
     if shape_shares:
@@ -323,8 +327,25 @@ def expected_step(
     else:
         groups.append((1.0, tuple(itertools.chain.from_iterable(w.samples(accumulation_steps) for w in windows))))
     seconds = sum(share * statistics.median(samples) for share, samples in groups)
+    mixed = _mixed_step(windows, accumulation_steps) if shape_shares else None
+    if mixed is not None and mixed[0] > NOTICEABLE * seconds:
+        return mixed
     variance = sum((share * statistics.fmean(samples) * relative_half_width(samples)) ** 2 for share, samples in groups)
     return seconds, math.sqrt(variance) / seconds
+
+
+def _mixed_step(windows: Sequence[Window], accumulation_steps: int) -> tuple[float, float] | None:
+    """The same from a short trial's steps of many shapes, each of which came once; None where there are none.
+
+    All their seconds over all their loads: a step's fixed part is then spread as it is in the mean step.
+    """
+    mixed = [window for window in windows if window.shape is None]
+    loads = [load for window in mixed for load in window.step_loads]
+    if not loads:
+        return None
+    total = sum(step.composed(accumulation_steps) for window in mixed for step in window.steps)
+    samples = tuple(itertools.chain.from_iterable(window.samples(accumulation_steps) for window in mixed))
+    return total / sum(loads), relative_half_width(samples)
 
 
 def relative_half_width(samples: tuple[float, ...]) -> float:

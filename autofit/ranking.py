@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
+from autofit.evidence import Evidence, measurement_of
 from autofit.knobs import KNOBS, numerics_of
-from autofit.measurement import Comparison, Measurement, compare, pooled
+from autofit.measurement import Comparison, Measurement
 from autofit.numerics import Numerics
-from autofit.outcome import Outcome
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial
 
-LARGEST_TIE = 0.05
-"""Times closer than this, and within the noise of both, are called equal."""
-NO_EVIDENCE = (Outcome.SKIPPED, Outcome.INTERRUPTED)
 LARGEST_REFERENCE_MICRO_BATCH = 8
 """TrainingArguments' per_device_train_batch_size when nobody sets it."""
 
@@ -51,13 +47,14 @@ class Ranked:
 class Ranking:
     """The measured configurations, fastest first, and the others with their reasons.
 
-    The recommendation is the fastest that ran whole, where any did: what only a short trial says is faster comes
-    before it in the order, and is not recommended.
+    The recommendation is the fastest that ran whole, where any did. What only a short trial says is faster comes
+    before it in the order, and is not recommended; ``evidence`` compares any two.
     """
 
     ranked: tuple[Ranked, ...]
     failed: tuple[Trial, ...]
     reference: Trial | None
+    evidence: Evidence
 
     @property
     def best(self) -> Ranked | None:
@@ -68,17 +65,15 @@ class Ranking:
 
 def rank(trials: Sequence[Trial]) -> Ranking:
     """Rank the evidence per configuration; ties inside the noise go to the more exact, then the simpler."""
-    evidence = evidence_by_config(trials)
-    measured = [trial for trial in evidence.values() if trial.measurement is not None]
-    seconds = comparable_seconds(measured)
-    measured.sort(key=lambda trial: seconds[trial.config])
+    evidence = Evidence(trials)
+    measured = sorted(evidence.measured, key=evidence.likely_seconds)
     inside = [trial for trial in measured if trial.role != "outside"]
     fastest = next((trial for trial in inside if trial.whole), next(iter(inside), None))
     tied: list[Trial] = []
     if fastest is not None:
         # What has not run whole cannot take the place of what has.
         peers = [trial for trial in inside if trial.whole == fastest.whole]
-        tied = [trial for trial in peers if is_tied(trial, fastest)]
+        tied = [trial for trial in peers if evidence.is_tied(trial, fastest)]
         tied.sort(key=lambda trial: (_looseness(trial.config), _distance_from_reference(trial.config)))
         place = measured.index(fastest)
         rest = [trial for trial in measured if trial not in tied]
@@ -90,56 +85,16 @@ def rank(trials: Sequence[Trial]) -> Ranking:
         Ranked(
             rank=number,
             trial=trial,
-            measurement=_measured(trial),
+            measurement=measurement_of(trial),
             numerics=numerics_of(trial.values),
-            against_reference=None if reference is None else compare(_measured(reference), _measured(trial)),
+            against_reference=None if reference is None else evidence.against(reference, trial),
             is_reference=trial is reference,
             tied_with_first=trial in tied,
         )
         for number, trial in enumerate(measured, start=1)
     )
-    failed = tuple(trial for trial in evidence.values() if trial.measurement is None)
-    return Ranking(ranked=ranked, failed=failed, reference=reference)
-
-
-def evidence_by_config(trials: Iterable[Trial]) -> dict[TrainConfig, Trial]:
-    """The evidence per configuration: its whole runs together where there are any, else the last trial.
-
-    A whole run that failed, for whatever reason, says all: what did not get through its own work once is not measured,
-    whatever other runs did.
-    """
-    evidence: dict[TrainConfig, Trial] = {}
-    rounds: dict[TrainConfig, dict[int, Measurement]] = defaultdict(dict)
-    for trial in trials:
-        known = evidence.get(trial.config)
-        if known is not None and trial.outcome in NO_EVIDENCE:
-            continue
-        if known is not None and known.whole and known.measurement is None:
-            continue
-        if trial.whole and trial.measurement is not None:
-            number = len(rounds[trial.config]) if trial.round is None else trial.round
-            rounds[trial.config][number] = trial.measurement
-            evidence[trial.config] = replace(trial, measurement=pooled(rounds[trial.config]))
-        elif known is None or trial.whole or not known.whole:
-            evidence[trial.config] = trial
-    return evidence
-
-
-def comparable_seconds(measured: Sequence[Trial]) -> dict[TrainConfig, float]:
-    """Seconds of a step of each configuration, freed of what the rounds differ by.
-
-    Configurations that ran different rounds are compared by way of the one that ran most: its own seconds times the
-    ratio over the rounds that both ran. What shares no round with it keeps its own seconds.
-    """
-    if not measured:
-        return {}
-    common = max(measured, key=lambda trial: len(_measured(trial).rounds))
-    seconds = {}
-    for trial in measured:
-        against = compare(_measured(trial), _measured(common))
-        own = _measured(trial).step_seconds
-        seconds[trial.config] = against.ratio * _measured(common).step_seconds if against.rounds else own
-    return seconds
+    failed = tuple(trial for trial in evidence.by_config.values() if trial.measurement is None)
+    return Ranking(ranked=ranked, failed=failed, reference=reference, evidence=evidence)
 
 
 def find_reference(measured: Sequence[Trial]) -> Trial | None:
@@ -159,21 +114,8 @@ def find_reference(measured: Sequence[Trial]) -> Trial | None:
     return min(largest.values(), key=_step_seconds, default=None)
 
 
-def is_tied(trial: Trial, fastest: Trial) -> bool:
-    """Whether a configuration is as fast as the fastest, as far as the noise lets it be told."""
-    if trial is fastest:
-        return True
-    against = compare(_measured(trial), _measured(fastest))
-    return against.ratio - 1 <= min(LARGEST_TIE, against.spread)
-
-
-def _measured(trial: Trial) -> Measurement:
-    assert trial.measurement is not None
-    return trial.measurement
-
-
 def _step_seconds(trial: Trial) -> float:
-    return _measured(trial).step_seconds
+    return measurement_of(trial).step_seconds
 
 
 def _looseness(config: TrainConfig) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autofit.knobs import KNOBS, numerics_of
-from autofit.measurement import DISTURBED_CORES, Comparison, compare
+from autofit.measurement import DISTURBED_CORES, Comparison
 from autofit.outcome import Outcome
 from autofit.ranking import Ranked, Ranking
 from autofit.recipe import recipe_for
@@ -123,8 +123,8 @@ def _evidence(against: Comparison, one: Ranked, other: Trial) -> str:
     if against.rounds:
         return f"measured in {against.label} side by side"
     assert other.measurement is not None
-    is_composed = not (one.measurement.whole and other.measurement.whole)
-    return f"{against.label}, not side by side" + (", extrapolated from short trials" if is_composed else "")
+    is_composed = against.is_of_short_trials or not (one.measurement.whole and other.measurement.whole)
+    return f"{against.label}, not side by side" + (" and extrapolated" if is_composed else "")
 
 
 def _batch_reason(best: Ranked, ranking: Ranking) -> str:
@@ -132,7 +132,7 @@ def _batch_reason(best: Ranked, ranking: Ranking) -> str:
     same = [each for each in ranking.ranked if each.trial.config.combination() == config.combination()]
     too_large = [each for each in _failed_of_memory(ranking) if each.combination() == config.combination()]
     larger = [each.micro_batch_size for each in too_large]
-    others = [_against(each, best) for each in same if each is not best]
+    others = [_against(each, best, ranking) for each in same if each is not best]
     text = f"micro-batch {config.micro_batch_size} x {config.accumulation_steps} accumulation"
     if others:
         text += f": with the other settings as they are, {'; '.join(others)}"
@@ -145,7 +145,7 @@ def _knob_reason(name: str, best: Ranked, ranking: Ranking) -> list[str]:
     """What each other value of a knob makes of the same configuration, where exactly that was run."""
     chosen = best.trial.config
     parts = [
-        f"{each.trial.config[name]} is {_slower(each, best)} and needs {_more_memory(each, best)}"
+        f"{each.trial.config[name]} is {_slower(each, best, ranking)} and needs {_more_memory(each, best)}"
         for each in ranking.ranked
         if _differs_only_in(name, each.trial.config, chosen)
     ]
@@ -161,16 +161,16 @@ def _differs_only_in(name: str, config: TrainConfig, other: TrainConfig) -> bool
     return config != other and config.replace(**{name: other[name]}) == other
 
 
-def _against(each: Ranked, best: Ranked) -> str:
-    return f"{each.trial.config.micro_batch_size} is {_slower(each, best)}"
+def _against(each: Ranked, best: Ranked, ranking: Ranking) -> str:
+    return f"{each.trial.config.micro_batch_size} is {_slower(each, best, ranking)}"
 
 
-def _slower(each: Ranked, best: Ranked) -> str:
+def _slower(each: Ranked, best: Ranked, ranking: Ranking) -> str:
     """How much slower a configuration is than the recommendation, and what that rests on."""
-    against = compare(each.measurement, best.measurement)
+    against = ranking.evidence.against(each.trial, best.trial)
     slower = against.ratio - 1
     if against.rounds == 0 and not math.isfinite(against.spread):
-        return f"{_speed(slower)} (single runs)"
+        return f"{_speed(slower)} ({against.label})"
     if abs(slower) <= against.spread:
         return f"as fast within the noise ({against.label}, {slower:+.0%} ±{against.spread:.0%})"
     return f"{_speed(slower)} ({against.label}, ±{against.spread:.0%})"
@@ -199,7 +199,7 @@ def _compile_reason(best: Ranked, ranking: Ranking) -> list[str]:
     took = best.measurement.starting_seconds
     text = f"compiling takes {format_seconds(took)} at the start"
     if without is not None:
-        against = compare(without.measurement, best.measurement)
+        against = ranking.evidence.against(without.trial, best.trial)
         saved = (against.ratio - 1) * best.measurement.step_seconds
         if saved > 0:
             text += f", which pays after {math.ceil(took / saved):,} optimizer steps ({against.label})"
@@ -235,7 +235,7 @@ def _tie_reason(best: Ranked, ranking: Ranking) -> list[str]:
     if not others:
         return []
     ranks = ", ".join(str(each.rank) for each in others)
-    labels = {compare(each.measurement, best.measurement).label for each in others}
+    labels = {ranking.evidence.against(each.trial, best.trial).label for each in others}
     return [
         f"rank {ranks} {'is' if len(others) == 1 else 'are'} tied within noise ({', '.join(sorted(labels))}); "
         "the simpler configuration is recommended"

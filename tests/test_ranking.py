@@ -2,10 +2,11 @@ import dataclasses
 
 import pytest
 
+from autofit.evidence import NO_EVIDENCE
 from autofit.knobs import KNOBS
 from autofit.numerics import Numerics
 from autofit.outcome import Outcome
-from autofit.ranking import NO_EVIDENCE, find_reference, rank
+from autofit.ranking import find_reference, rank
 from tests.doubles import make_trial
 
 
@@ -51,7 +52,20 @@ def test_a_confirmation_replaces_the_short_measurement() -> None:
     short = make_trial(0, seconds=1.0, whole=False)
     other = make_trial(1, seconds=1.2, whole=False, attention="eager")
     confirmed = make_trial(2, seconds=1.5, whole=True)
-    assert [each.trial.number for each in rank([short, other, confirmed]).ranked] == [1, 2]
+    ranking = rank([short, other, confirmed])
+    assert {each.trial.number for each in ranking.ranked} == {1, 2}
+    # Its whole run took 1.5 times its short trial's estimate; so will the other's, as far as anybody knows.
+    assert ranking.ranked[0].trial.number == 2 and ranking.best is not None and ranking.best.trial.number == 2
+
+
+def test_what_whole_runs_took_over_short_estimates_in_one_precision_says_nothing_of_another() -> None:
+    trials = [
+        make_trial(0, seconds=1.0, whole=False, precision="bf16"),
+        make_trial(1, seconds=1.2, whole=False, precision="bf16", attention="eager"),
+        make_trial(2, seconds=1.4, whole=False),
+        make_trial(3, seconds=1.9, whole=True, precision="bf16"),
+    ]
+    assert [each.trial.number for each in rank(trials).ranked] == [2, 3, 1]
 
 
 def test_a_finalist_that_does_not_fit_whole_is_no_longer_ranked() -> None:

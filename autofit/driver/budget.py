@@ -21,6 +21,14 @@ WHOLE_STEPS = 5.5
 
 
 @dataclass(frozen=True, kw_only=True)
+class WholeRun:
+    """What a whole run takes at least: timed seconds, and micro-batches of different shapes."""
+
+    timed_seconds: float = 0.0
+    least_micro_batches: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
 class Budget:
     """Wall seconds and trials, over all runs of the same study; None for no limit."""
 
@@ -38,7 +46,7 @@ class Budget:
         spent_seconds: float,
         trials: Sequence[Trial],
         to_confirm: Sequence[Trial],
-        least_micro_batches: int = 0,
+        whole_run: WholeRun | None = None,
     ) -> str | None:
         """A sentence when another trial would not leave enough for the confirmations, else None.
 
@@ -49,7 +57,7 @@ class Budget:
         if self.trials is not None and num_counted(trials) + len(unconfirmed) >= self.trials:
             return f"the {self.trials} trials of --max-trials are used"
         if self.seconds is not None and trials:
-            wanted = sum(confirmation_seconds(trial, least_micro_batches) for trial in to_confirm)
+            wanted = sum(confirmation_seconds(trial, whole_run) for trial in to_confirm)
             kept = min(wanted, CONFIRMING_SHARE * self.seconds)
             if spent_seconds + _usual_seconds(trials) + kept > self.seconds:
                 return self.is_spent
@@ -73,7 +81,7 @@ class Budget:
         finalists: Sequence[Trial],
         spent_seconds: float,
         trials: Sequence[Trial],
-        least_micro_batches: int = 0,
+        whole_run: WholeRun | None = None,
     ) -> tuple[Trial, ...]:
         """All of ``finalists`` where a round of them is within the budget, and confirming within its third of it.
 
@@ -86,7 +94,7 @@ class Budget:
 
         def costs(chosen: Sequence[Trial]) -> tuple[int, float]:
             """Trials that count, and seconds."""
-            seconds = sum(confirmation_seconds(trial, least_micro_batches) for trial in chosen)
+            seconds = sum(confirmation_seconds(trial, whole_run) for trial in chosen)
             return len({trial.config for trial in chosen if not trial.whole}), seconds
 
         counted, seconds = costs(finalists)
@@ -104,14 +112,15 @@ def num_counted(trials: Sequence[Trial]) -> int:
     return sum(not trial.whole for trial in trials) + len({trial.config for trial in trials if trial.whole})
 
 
-def confirmation_seconds(trial: Trial, least_micro_batches: int = 0) -> float:
-    """What running a trial's whole accumulation will take, by its own measurement."""
+def confirmation_seconds(trial: Trial, whole_run: WholeRun | None = None) -> float:
+    """What one whole run of a configuration will take, by its own measurement: ``trial`` is its evidence."""
     if trial.whole:
         return trial.wall_seconds
+    whole_run = whole_run or WholeRun()
     measurement = _measured(trial)
-    around = trial.wall_seconds - sum(window.wall_seconds for window in measurement.windows)
-    steps = max(WHOLE_STEPS, least_micro_batches / measurement.accumulation_steps)
-    return max(0.0, around) + steps * measurement.step_seconds
+    around = max(0.0, trial.wall_seconds - sum(window.wall_seconds for window in measurement.windows))
+    steps = max(WHOLE_STEPS, whole_run.least_micro_batches / measurement.accumulation_steps)
+    return around + max(steps * measurement.step_seconds, whole_run.timed_seconds)
 
 
 def _usual_seconds(trials: Sequence[Trial]) -> float:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
+from autofit.evidence import NO_EVIDENCE, evidence_by_config
 from autofit.outcome import Outcome
-from autofit.ranking import NO_EVIDENCE, evidence_by_config
 from autofit.space import SearchSpace
 from autofit.train_config import TrainConfig
 from autofit.trials import Trial

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from autofit.driver.budget import Budget
+from autofit.driver.budget import Budget, WholeRun
 from autofit.driver.foresight import Foresight
 from autofit.driver.history import History
 from autofit.driver.observer import Observer
@@ -106,7 +106,7 @@ class Search:
             if self._is_cut_short:
                 return self._budget.is_spent
             to_confirm = rounds_to_come(history.trials, self._situation.device.kind)
-            reason = self._budget.reason_to_stop(self._spent, history.trials, to_confirm, self._least_micro_batches)
+            reason = self._budget.reason_to_stop(self._spent, history.trials, to_confirm, self._whole_run)
             if reason is not None:
                 if not self._tried_now and self._spent_before:
                     reason += " by earlier runs of this study: a larger one goes on where they ended"
@@ -204,9 +204,7 @@ class Search:
             coming = next_round(compared, self._situation.device.kind)
             if coming is None:
                 return
-            affordable = self._budget.affordable_round(
-                coming.finalists, self._spent, compared, self._least_micro_batches
-            )
+            affordable = self._budget.affordable_round(coming.finalists, self._spent, compared, self._whole_run)
             if not affordable:
                 return
             for trial in affordable:
@@ -218,8 +216,8 @@ class Search:
         plan = with_plan(
             self._plan,
             whole=True,
-            least_micro_batches=self._least_micro_batches,
-            patience_seconds=ROUND_SECONDS.get(self._situation.device.kind, ROUND_SECONDS["cuda"]),
+            least_micro_batches=self._whole_run.least_micro_batches,
+            patience_seconds=self._whole_run.timed_seconds,
         )
         self._try(trial.config, plan, trial.prediction, role=trial.role, number_of_round=number)
 
@@ -240,10 +238,14 @@ class Search:
         return config if config is not None and history.outcome(config) is None else None
 
     @property
-    def _least_micro_batches(self) -> int:
+    def _whole_run(self) -> WholeRun:
         """A caching allocator has to be shown many shapes before it can be said to have room for them all."""
+        kind = self._situation.device.kind
         several_shapes = not self._situation.workload.lengths.all_equal
-        return SHAPES_FOR_AN_ALLOCATOR if several_shapes and self._situation.device.kind != "cpu" else 0
+        return WholeRun(
+            timed_seconds=ROUND_SECONDS.get(kind, ROUND_SECONDS["cuda"]),
+            least_micro_batches=SHAPES_FOR_AN_ALLOCATOR if several_shapes and kind != "cpu" else 0,
+        )
 
     def _try(
         self,

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autofit.evidence import measurement_of
 from autofit.measurement import Measurement
-from autofit.ranking import comparable_seconds, is_tied, rank
+from autofit.ranking import rank
 from autofit.trials import Trial
 
 MOST_FINALISTS = 3
@@ -31,16 +32,21 @@ class Round:
 def finalists(trials: Sequence[Trial]) -> list[Trial]:
     """Evidence of the configurations to confirm: the fastest, those that may be as fast, and the reference.
 
-    The fastest may have only a short trial that was luckier than what ran whole: then it has to run whole, too.
+    The fastest may have only a short trial that was luckier than what ran whole: then it has to run whole, too, beside
+    the fastest of those that did.
     """
     ranking = rank(trials)
     measured = [each.trial for each in ranking.ranked if each.trial.role != "outside"]
     if not measured:
         return []
-    seconds = comparable_seconds(measured)
-    fastest = min(measured, key=lambda trial: seconds[trial.config])
-    close = sorted((trial for trial in measured if is_tied(trial, fastest)), key=lambda trial: seconds[trial.config])
-    chosen = [fastest, *(trial for trial in close if trial is not fastest)][:MOST_FINALISTS]
+    evidence = ranking.evidence
+    measured.sort(key=evidence.likely_seconds)
+    fastest = measured[0]
+    # A tie of one that ran whole with one that did not is told by the short trials of both, which may mislead.
+    close = [trial for trial in measured if trial.whole == fastest.whole and evidence.is_tied(trial, fastest)]
+    chosen = close[:MOST_FINALISTS]
+    if not fastest.whole and ranking.best is not None and ranking.best.is_confirmed:
+        chosen.append(ranking.best.trial)
     if ranking.reference is not None and ranking.reference not in chosen:
         chosen.append(ranking.reference)
     return chosen
@@ -72,25 +78,20 @@ def _is_confirmed(chosen: Sequence[Trial], device_kind: str) -> bool:
     if len(chosen) == 1:
         # Nothing to compare with: it has to get through its whole work, and that once.
         return chosen[0].whole
-    if max(len(_measured(trial).rounds) for trial in chosen) >= MOST_ROUNDS:
+    if max(len(measurement_of(trial).rounds) for trial in chosen) >= MOST_ROUNDS:
         return True
     common = _common_rounds(chosen)
     if len(common) < ROUNDS:
         return False
-    return device_kind == "cpu" or all(_is_steady(_measured(trial)) for trial in chosen)
+    return device_kind == "cpu" or all(_is_steady(measurement_of(trial)) for trial in chosen)
 
 
 def _common_rounds(chosen: Sequence[Trial]) -> set[int]:
     """Rounds that all of them ran, with nobody disturbing."""
-    return set.intersection(*(_measured(trial).undisturbed_rounds for trial in chosen))
+    return set.intersection(*(measurement_of(trial).undisturbed_rounds for trial in chosen))
 
 
 def _is_steady(measured: Measurement) -> bool:
     last = measured.round_seconds[-2:]
     is_steady = len(last) == 2 and abs(last[0] / last[1] - 1) <= STEADY
     return is_steady or sum(window.wall_seconds for window in measured.windows) >= LOADED_SECONDS
-
-
-def _measured(trial: Trial) -> Measurement:
-    assert trial.measurement is not None
-    return trial.measurement

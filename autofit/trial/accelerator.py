@@ -39,6 +39,8 @@ class Accelerator(Protocol):
     """One device as a trial uses it, in the order of the methods."""
 
     torch_device: str
+    forgets_kernels: bool
+    """Whether kernels are made for each shape and forgotten again: a shape that comes again pays for them again."""
 
     def facts(self) -> Device:
         """What the device is."""
@@ -130,6 +132,7 @@ class Processor:
     """
 
     torch_device = "cpu"
+    forgets_kernels = True  # oneDNN's; see NATIVE_CACHES
 
     def __init__(self) -> None:
         self._segment = DataSegment()
@@ -195,6 +198,7 @@ class CudaCard:
     """A CUDA (or ROCm) card, the only one visible to the worker."""
 
     torch_device = "cuda:0"
+    forgets_kernels = False
 
     def __init__(self) -> None:
         self._context = 0

@@ -62,6 +62,14 @@ def cut(samples: list[int], recipe: Recipe, seed: int, epoch: int | None = None)
     return [micro_batches[start : start + accumulation] for start in range(0, len(micro_batches), accumulation)]
 
 
+def bit_reversed(length: int) -> list[int]:
+    """The places of a list in the order of the bit-reversed (van der Corput) sequence, beginning in the middle: every
+    beginning of it is spread over the whole list."""
+    bits = max(1, (length - 1).bit_length())
+    places = (int(f"{number:0{bits}b}"[::-1], 2) for number in itertools.chain(range(1, 2**bits), (0,)))
+    return [place for place in places if place < length]
+
+
 class StepBatches:
     """The frozen list of effective batches as one recipe cuts it into micro-batches, and what follows from it."""
 
@@ -84,6 +92,12 @@ class StepBatches:
             self._shapes[micro_batch] = shape_of(micro_batch, self._recipe.collator, self._recipe.collator_kwargs)
         return self._shapes[micro_batch]
 
+    @property
+    def all_alike(self) -> bool:
+        """Whether every micro-batch has one shape."""
+        shapes = {self.shape(micro_batch) for each in self.effective_batches for micro_batch in each}
+        return len(shapes) == 1
+
     def load(self, effective_batch: Sequence[MicroBatch]) -> int:
         """Padded tokens of a whole step."""
         return sum(self.shape(micro_batch).padded_tokens for micro_batch in effective_batch)
@@ -104,24 +118,16 @@ class StepBatches:
         Sorted by load, then visited in the order of the bit-reversed (van der Corput) sequence.
         """
         by_load = sorted(self.effective_batches, key=self.load)
-        bits = max(1, (len(by_load) - 1).bit_length())
-        # Starting from the middle: a short run is then nearest to the mean.
-        places = (int(f"{number:0{bits}b}"[::-1], 2) for number in itertools.chain(range(1, 2**bits), (0,)))
-        return [by_load[place] for place in places if place < len(by_load)]
+        return [by_load[place] for place in bit_reversed(len(by_load))]
 
-    def of_other_shapes(self, known: Sequence[MicroBatch], most: int) -> list[MicroBatch]:
-        """Up to ``most`` micro-batches of the list whose shapes differ from each other and from those of ``known``,
-        spread over light and heavy ones."""
-        left_out = {self.shape(micro_batch) for micro_batch in known}
-        examples = {
-            self.shape(micro_batch): micro_batch
-            for micro_batch in itertools.chain.from_iterable(self.effective_batches)
-        }
-        others = [
-            examples[shape] for shape in sorted(examples, key=lambda each: each.padded_tokens) if shape not in left_out
-        ]
-        step = max(1, len(others) // most)
-        return others[step // 2 :: step][:most]
+    def spread(self, number: int) -> list[MicroBatch]:
+        """Up to ``number`` micro-batches of the list that stand for all of it, light and heavy ones mixed."""
+        by_load = sorted(
+            itertools.chain.from_iterable(self.effective_batches), key=lambda each: self.shape(each).padded_tokens
+        )
+        number = min(number, len(by_load))
+        places = [int((each + 0.5) / number * len(by_load)) for each in range(number)]
+        return [by_load[places[order]] for order in bit_reversed(number)]
 
     def to_time(self) -> list[tuple[MicroBatch, float]]:
         """Up to three micro-batches, and the share of the expectation that each stands for.

@@ -26,10 +26,10 @@ MOST_COMPOSED_FROM = 3
 """Micro-steps of a shortened step: a first, an interior and a last one."""
 CLOSE_CONTENDER = 2
 """What cannot be told from the best is measured to so many times the precision, while there is patience."""
-OTHER_SAMPLES, FEWEST_OTHERS, MOST_OTHERS = 64, 6, 32
-"""Micro-batches of other shapes that a short trial runs untimed: as many as these samples make, within the two bounds.
-With 6 of them a BERT's need was 150 to 160 MiB short and 243 whole (2 x 8, lengths from 8 to 248), with 16 it was 188,
-with 32 it was 232; what is left is the heap's own chance."""
+MIXED_SAMPLES, FEWEST_MIXED, MOST_MIXED = 64, 6, 32
+"""Micro-batches of many shapes that a short trial runs: as many as these samples make, within the two bounds. With 6 of
+them a BERT's need was 150 to 160 MiB short and 243 whole (2 x 8, lengths from 8 to 248), with 16 it was 188, with 32 it
+was 232; what is left is the heap's own chance."""
 FEWEST_PER_SHAPE = 2
 """Timed steps of a shape that hardly counts; two tell a spread."""
 
@@ -84,7 +84,7 @@ class Schedule:
         self._drawn: deque[PlannedStep] = deque()
         self._num_windows = 0
         self._is_warm = False
-        self._has_met_others = False
+        self._has_met_many = False
         self._real_steps = 0
         self._window_began = 0.0
         self._window_loads: list[float] = []
@@ -224,7 +224,7 @@ class Schedule:
             for _ in range(self._steps_for(step.load, share)):
                 self._plan_step(self._alike(micro_batch, window=self._num_windows))
             self._num_windows += 1
-        self._plan_other_shapes()
+        self._plan_mixed_steps()
         self._end_round()
 
     def _plan_whole_steps(self) -> None:
@@ -235,23 +235,23 @@ class Schedule:
         self._num_windows += 1
         self._end_round()
 
-    def _plan_other_shapes(self) -> None:
-        """Once in a short trial: steps of other shapes, untimed, as a training meets them all.
+    def _plan_mixed_steps(self) -> None:
+        """Once in a short trial: steps of many shapes, as a training meets them.
 
-        Kernels that are made for a shape stay in memory, and odd shapes leave gaps in the heap.
+        Odd shapes leave gaps in the heap, and kernels that are made for a shape stay in memory. Where those are
+        forgotten again, the steps are timed, too: a shape that is repeated pays for its kernels once.
         """
-        if self._has_met_others:
+        if self._has_met_many or self._batches.all_alike:
             return
-        self._has_met_others = True
-        timed = [micro_batch for micro_batch, _ in self._to_time]
-        most = max(FEWEST_OTHERS, min(MOST_OTHERS, OTHER_SAMPLES // len(timed[0])))
-        others = self._batches.of_other_shapes(timed, most)
-        for start in range(0, len(others), self.micro_steps):
-            micro_batches = others[start : start + self.micro_steps]
-            micro_batches += others[: self.micro_steps - len(micro_batches)]
-            micro_batches += micro_batches[:1] * (self.micro_steps - len(micro_batches))
-            load = self._batches.load(micro_batches) * self._accumulation_steps / self.micro_steps / self._mean_load
-            self._plan_step(PlannedStep(micro_batches=micro_batches, shape=None, load=load))
+        self._has_met_many = True
+        number = max(FEWEST_MIXED, min(MOST_MIXED, MIXED_SAMPLES // len(self._to_time[0][0])))
+        micro_batches = self._batches.spread(math.ceil(number / self.micro_steps) * self.micro_steps)
+        window = self._num_windows if self._accelerator.forgets_kernels else None
+        for start in range(0, len(micro_batches) - self.micro_steps + 1, self.micro_steps):
+            of_step = micro_batches[start : start + self.micro_steps]
+            load = self._batches.load(of_step) * self._accumulation_steps / self.micro_steps / self._mean_load
+            self._plan_step(PlannedStep(micro_batches=of_step, shape=None, load=load, window=window))
+        self._num_windows += 1
 
     def _end_round(self) -> None:
         """With the worst again, unless that is what was timed."""

@@ -15,6 +15,9 @@ from autofit.trial.runner import MOST_SECONDS, ProcessRunner
 from autofit.trial.traces import TraceKeeper
 from autofit.trial.workshop import Announce, Workshop, probe
 
+WORTH_SAYING = 4
+"""So many steps take seconds to trace."""
+
 
 class Workers:
     """Starts the trial server when something has to run, and not before.
@@ -83,9 +86,8 @@ class Workers:
         )
 
     def _tell_of_tracing(self, done: int, total: int) -> None:
-        if done == 0:
-            steps = f"{total} training step{'' if total == 1 else 's'}"
-            self._announce(f"Tracing {steps} without data, to predict memory and time.")
+        if done == 0 and total >= WORTH_SAYING:
+            self._announce(f"Tracing {total} training steps without data, to predict memory and time.")
 
     def close(self) -> None:
         """End the trial server and whatever runs."""
