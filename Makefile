@@ -1,16 +1,26 @@
-# Two commands: `make demo` sets everything up and runs a real search; `make test` passes the tests.
+# Two commands: `make demo` installs everything and runs a real search; `make test` runs the tests.
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint slow gpu gpu-suite benchmarks clean
+.PHONY: demo test test-levels lint slow gpu gpu-suite benchmarks clean
 
+# Real text of many lengths, and a limit that some configurations exceed: under three minutes.
 demo: $(VENV)/installed
-	$(BIN)/autofit EleutherAI/pythia-70m --effective-batch 8 --seq-len 32 --budget 2m
+	$(BIN)/autofit examples/small-llama --effective-batch 16 --data examples/genesis.txt --memory-limit 220MiB --budget 150s
 
 test: $(VENV)/installed lint
 	$(BIN)/pytest -m "not slow"
+
+# What runs kernels, as older processors would run it: which kernels torch and oneDNN choose depends on the processor.
+LEVELS ?= AVX2:avx2 AVX512_CORE:avx512 AVX512_CORE_BF16:avx512
+test-levels: $(VENV)/installed
+	for level in $(LEVELS); do \
+	  echo "oneDNN up to $${level%:*}, torch's own kernels up to $${level#*:}"; \
+	  ONEDNN_MAX_CPU_ISA=$${level%:*} ATEN_CPU_CAPABILITY=$${level#*:} $(BIN)/pytest -m "not slow" \
+	    tests/trial tests/tracer tests/benchmarks tests/test_end_to_end.py tests/export || exit 1; \
+	done
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

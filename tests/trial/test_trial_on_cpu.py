@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,7 @@ from tests.conftest import TINY_LLAMA
 from tests.doubles import make_config
 
 MIB = 2**20
+ATTEMPTS = 4
 QUICK = MeasuringPlan(patience_seconds=0.2, warmup_limit=3)
 
 
@@ -139,9 +142,13 @@ def test_the_list_above_is_everything_a_cpu_has(workshop: Workshop, tiny_source:
 def test_a_step_holds_the_micro_steps_it_claims_and_its_parts_sum_to_the_window(
     micro_batch_size: int, attempt: Try
 ) -> None:
-    result = attempt(micro_batch_size=micro_batch_size)
-    measurement = result.measurement
-    assert measurement is not None, result.reason
+    for _ in range(ATTEMPTS):
+        result = attempt(micro_batch_size=micro_batch_size)
+        measurement = result.measurement
+        assert measurement is not None, result.reason
+        # A busy machine may take the processor away between the last mark and the clock.
+        if all(window.unaccounted_share < 0.01 for window in measurement.windows):
+            break
     accumulation = 8 // micro_batch_size
     assert measurement.accumulation_steps == accumulation
     assert measurement.whole == (accumulation <= 3)
@@ -205,7 +212,7 @@ def test_accumulation_one_can_need_less_than_a_smaller_micro_batch(
 
     With checkpointing and few tokens the gradients outweigh the activations that more samples add, so an
     out-of-memory with accumulation must never rule out accumulation 1. Every block is mapped on its own
-    here, so that resident memory follows live memory and not the heap's fragmentation.
+    here, so that the data segment follows live memory and not the heap's fragmentation.
     """
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "vocab_size": 4096}
@@ -282,3 +289,51 @@ def test_the_probe_counts_parameters_without_making_them(workshop: Workshop, tin
     layer = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 256 + 2 * 64
     assert model.num_parameters == 2 * 512 * 64 + 4 * layer + 64
     assert model.supports_checkpointing and set(model.attention) >= {"eager", "sdpa"}
+
+
+VERSES = SampleLengths.of([5, 9, 14, 22, 30, 41, 55, 64] * 16)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"micro_batch_size": 4},
+        {"micro_batch_size": 2, "precision": "bf16"},
+        {"micro_batch_size": 8, "activation_checkpointing": "every_layer"},
+    ],
+    ids=lambda config: "-".join(map(str, config.values())),
+)
+def test_what_a_trial_says_it_needs_is_what_a_whole_run_dies_without(config: dict, attempt: Try) -> None:
+    """Capped, exhausted and reported is one quantity; ``benchmarks/cpu_memory.py`` holds it to 110 and 90 %.
+
+    A model this small leaves more to the heap's chance, so the bounds are wider here.
+    """
+    whole = MeasuringPlan(whole=True, patience_seconds=0.5)
+    model = {"hidden_size": 128, "intermediate_size": 512, "vocab_size": 2048}
+    short = attempt(model=model, lengths=VERSES, **config).measurement
+    measured = attempt(model=model, lengths=VERSES, plan=whole, **config).measurement
+    assert short is not None and measured is not None
+    need = max(short.memory.needed, measured.memory.needed)
+    assert short.memory.needed == pytest.approx(measured.memory.needed, rel=0.25)
+    assert attempt(model=model, lengths=VERSES, plan=whole, limit=round(1.25 * need), **config).outcome is Outcome.OK
+    failed = attempt(model=model, lengths=VERSES, plan=whole, limit=round(0.7 * need), **config)
+    assert failed.outcome is Outcome.OOM, failed.reason
+
+
+def test_short_trials_run_steps_of_many_shapes(attempt: Try) -> None:
+    measurement = attempt(lengths=VERSES, micro_batch_size=2).measurement
+    assert measurement is not None
+    mixed = [window for window in measurement.windows if window.shape is None]
+    assert len(mixed) == 1 and len(mixed[0].steps) >= 8
+    assert sum(mixed[0].step_loads) / len(mixed[0].step_loads) == pytest.approx(1.0, abs=0.15)
+
+
+def test_the_time_that_others_take_of_the_processor_is_counted(attempt: Try) -> None:
+    spinning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
+    try:
+        measurement = attempt(micro_batch_size=2, plan=MeasuringPlan(patience_seconds=1.0, least_steps=20)).measurement
+    finally:
+        for process in spinning:
+            process.kill()
+            process.wait()
+    assert measurement is not None and measurement.cores_taken > 0.3

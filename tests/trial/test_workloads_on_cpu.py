@@ -80,7 +80,9 @@ def test_every_layout_trains_short_and_whole_over_the_same_expected_tokens(
         assert {len(step.micro_steps) for window in measurement.windows for step in window.steps} == {4}
         assert all(len(window.step_loads) == len(window.steps) for window in measurement.windows)
     else:
-        assert {window.shape for window in measurement.windows} == {shape for shape, _ in measurement.shape_shares}
+        timed = {window.shape for window in measurement.windows}
+        # Steps of many shapes have none of their own.
+        assert timed - {None} == {shape for shape, _ in measurement.shape_shares}
         assert sum(share for _, share in measurement.shape_shares) == pytest.approx(1)
 
 
