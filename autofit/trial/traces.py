@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,8 @@ from autofit.trial.workshop import Workshop
 
 MOST_SECONDS = 600.0
 MOST_PROCESSES = 8
-LOST = "the process that traced it ended without a word"
+MOST_OF_THE_TIME = 1 / 3
+LOST = "its trace was not made in time, or the process that traced it died"
 
 
 class TraceKeeper:
@@ -83,7 +85,8 @@ class TraceKeeper:
     def _wait(self, launcher: Launcher, files: JobFiles, missing: dict[Path, TraceRequest], workshop: Workshop) -> None:
         launcher.start(files.job)
         began = time.monotonic()
-        most_seconds = workshop.seconds_left(MOST_SECONDS)
+        # Where there is a deadline, what hangs when it is traced must leave time to measure it instead.
+        most_seconds = min(MOST_SECONDS, MOST_OF_THE_TIME * workshop.seconds_left(math.inf))
         done = 0
         while launcher.wait(0.1) is None:
             now = sum(path.exists() for path in missing)
