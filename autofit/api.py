@@ -12,6 +12,7 @@ from typing import Any
 
 from autofit.baseline import read_baseline
 from autofit.catalogue.models import resolve_model
+from autofit.device import Device
 from autofit.driver.budget import Budget
 from autofit.driver.foresight import Foresight
 from autofit.driver.loop import Search
@@ -20,7 +21,7 @@ from autofit.driver.observation import Elsewhere
 from autofit.driver.observer import Observer
 from autofit.driver.strategy import make_strategy
 from autofit.equivalence import Comparison, check_equivalence
-from autofit.errors import NothingFitsError, UserError
+from autofit.errors import AutofitError, NothingFitsError, UserError
 from autofit.explanation import Explanation, neighbours_of
 from autofit.explanation import explain as explain_trials
 from autofit.locks import held
@@ -35,13 +36,13 @@ from autofit.request import JobRequest
 from autofit.result import Result, Run
 from autofit.situation import Situation
 from autofit.space import SearchSpace, SpaceRequest
-from autofit.study import Study, default_storage, load_study, measured_elsewhere, open_study
+from autofit.study import Study, default_storage, load_study, log_folder_of, measured_elsewhere, open_study
 from autofit.tasks import task_named, task_of
 from autofit.train_config import KnobValue, TrainConfig
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
 from autofit.trial.runner import MOST_SECONDS, RunResult
 from autofit.trial.workers import Workers
-from autofit.trial.workshop import Announce
+from autofit.trial.workshop import Announce, remove_scratch
 from autofit.trials import Trial
 from autofit.units import parse_seconds
 
@@ -145,17 +146,20 @@ def search(
         seed=seed,
         trust_remote_code=trust_remote_code,
     ).record()
-    opened = open_study(storage or default_storage(), record, study, fresh=fresh)
+    locks = contextlib.ExitStack()
+    with locks:
+        _lock(locks, study or record.default_name, record.device, watcher)
+        opened = open_study(storage or default_storage(), record, study, fresh=fresh)
+        locks = locks.pop_all()
     deadline = None if limit.seconds is None else began + max(0.0, limit.seconds - opened.spent_seconds)
     workers = _workers(opened, watcher.say, timeout, deadline)
     stopped, interrupted = "it was interrupted", True
-    locks = contextlib.ExitStack()
     try:
-        _lock(locks, opened, watcher)
+        remove_scratch(opened.log_folder)
         situation = opened.situation
         if situation is None:
             watcher.say("Looking at the device and the model (the first start imports torch).")
-            situation = workers.probe()
+            situation = _probe(workers, deadline)
             opened.keep_situation(situation)
         space = SearchSpace(situation, request)
         opened.keep_request(request)
@@ -189,10 +193,12 @@ def search(
             began=began,
         ).run()
         interrupted = False
+        opened.keep_stopped(stopped)
         best = rank(opened.trials()).best
         if best is None:
             raise NothingFitsError(least_need(workers, situation, space, opened.trials(), plan, stopped=stopped))
-        if foresight is not None and best.trial.config in space:
+        has_time = deadline is None or time.monotonic() < deadline
+        if foresight is not None and best.trial.config in space and has_time:
             nearby = [best.trial.config, *neighbours_of(space, best.trial.config)]
             opened.keep_predicted(foresight.expected(nearby))
     except KeyboardInterrupt:
@@ -201,22 +207,32 @@ def search(
     finally:
         workers.close()
         locks.close()
-    opened.keep_stopped(stopped)
     return result_of(opened, stopped=stopped, interrupted=interrupted, run=run)
 
 
-def _lock(locks: contextlib.ExitStack, study: Study, watcher: Observer) -> None:
+def _probe(workers: Workers, deadline: float | None) -> Situation:
+    try:
+        return workers.probe()
+    except AutofitError:
+        if deadline is not None and time.monotonic() >= deadline:
+            raise UserError(
+                "The budget ended before the device and the model were looked at: importing torch alone takes seconds; "
+                "raise --budget."
+            ) from None
+        raise
+
+
+def _lock(locks: contextlib.ExitStack, study: str, device: Device, watcher: Observer) -> None:
     """Keep other searches off the study, and say so where one measures on the same device.
 
     Raises UserError where the study is being searched already.
     """
-    other = locks.enter_context(held(study.log_folder / "search.lock"))
+    other = locks.enter_context(held(log_folder_of(study) / "search.lock"))
     if other is not None:
         raise UserError(
-            f"Study '{study.name}' is being searched by process {other}: wait until it ends, or give this search a "
+            f"Study '{study}' is being searched by process {other}: wait until it ends, or give this search a "
             "--study of its own."
         )
-    device = study.record.device
     other = locks.enter_context(held(home() / "locks" / f"{device.kind}-{device.index}.lock"))
     if other is not None:
         watcher.say(

@@ -246,6 +246,7 @@ def _with_less_memory(situation: Situation, trials: Sequence[Trial], best: Ranke
     usable = round(situation.limits.usable_bytes * LESS_MEMORY)
     ranking = rank(trials)
     ranked = [each for each in ranking.ranked if each.trial.role != "outside"]
+    ranked.sort(key=lambda each: not each.is_confirmed)
     fitting = next((each for each in ranked if each.measurement.memory.needed <= usable), None)
     slower = None
     if fitting is not None:

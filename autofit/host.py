@@ -67,17 +67,23 @@ def out_of_memory_kills() -> int | None:
 
 
 def seconds_of_others() -> float | None:
-    """CPU seconds that all but this process took since the start, other guests of the host (steal) included.
+    """CPU seconds that all but this process took of its cores, other guests of the host (steal) included.
 
     In steps of a hundredth of a second. None where the system does not count them.
     """
     try:
-        fields = Path("/proc/stat").read_text(encoding="ascii").split("\n", 1)[0].split()
-    except OSError:
+        lines = Path("/proc/stat").read_text(encoding="ascii").splitlines()
+        own_cores = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    except (OSError, AttributeError):
         return None
-    # user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guests' time is within user and nice.
-    user, nice, system, _, _, irq, softirq, steal = (int(word) for word in fields[1:9])
-    busy = (user + nice + system + irq + softirq + steal) / os.sysconf("SC_CLK_TCK")
+    ticks = 0
+    for line in lines:
+        name, *fields = line.split()
+        if name in own_cores:
+            # user, nice, system, idle, iowait, irq, softirq, steal (proc(5)); guests' time is within user and nice.
+            user, nice, system, _, _, irq, softirq, steal = (int(word) for word in fields[:8])
+            ticks += user + nice + system + irq + softirq + steal
+    busy = ticks / os.sysconf("SC_CLK_TCK")
     own = os.times()
     return busy - own.user - own.system
 
@@ -90,6 +96,11 @@ def memory_fields(status: Path) -> dict[str, int]:
         if value.endswith(" kB"):
             fields[name] = int(value.split()[0]) * 1024
     return fields
+
+
+def has_segment(fields: dict[str, int]) -> bool:
+    """Whether a system tells all that ``peak_of_segment`` needs."""
+    return fields.keys() >= {"VmHWM", "VmData", "RssAnon", "RssFile", "RssShmem"}
 
 
 def peak_of_segment(fields: dict[str, int]) -> int:
@@ -110,7 +121,7 @@ def data_segment_of(process: int) -> tuple[int, int] | None:
         fields = memory_fields(Path(f"/proc/{process}/status"))
     except (OSError, AttributeError):
         return None
-    if limit == resource.RLIM_INFINITY or "VmData" not in fields:
+    if limit == resource.RLIM_INFINITY or not has_segment(fields):
         return None
     return peak_of_segment(fields), limit
 

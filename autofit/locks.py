@@ -19,10 +19,14 @@ def held(path: Path) -> Iterator[int | None]:
     with path.open("a+", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             file.seek(0)
             text = file.read().strip()
             yield int(text) if text.isdigit() else 0
+            return
+        except OSError:
+            # A file system without locks: nobody can be told apart, and nobody is kept out.
+            yield None
             return
         file.seek(0)
         file.truncate()

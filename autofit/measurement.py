@@ -18,6 +18,7 @@ _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
 NOTICEABLE = 1.1
+"""Steps of many shapes that take this many times what repeated shapes take say that new shapes have a price."""
 DISTURBED_CORES = 0.25
 """A run is disturbed when others kept more than this part of a core busy: it is repeated while rounds are left."""
 
@@ -124,7 +125,7 @@ class Memory:
 
     On CUDA ``peak_allocated`` and ``peak_reserved`` are the caching allocator's, plus the inputs of the
     micro-batches that a shortened step left out. On a CPU, where there is no such allocator, both are
-    the growth of the process's own (anonymous) resident memory above its baseline. ``context`` is what
+    the growth of the process's data segment above its baseline. ``context`` is what
     the device's runtime itself takes; ``paged_state`` the optimizer state in managed memory, which the
     allocator does not see; ``cap`` the enforced limit on what the allocator may reserve.
     """
@@ -226,7 +227,9 @@ class Measurement:
     @property
     def round_spread(self) -> float:
         """Half of what the rounds differ by, as a share of a step; there have to be rounds."""
-        return (max(self.round_seconds) - min(self.round_seconds)) / 2 / self.step_seconds
+        by_round = dict(zip(self.rounds, self.round_seconds, strict=True))
+        counted = [by_round[number] for number in self.undisturbed_rounds or by_round]
+        return (max(counted) - min(counted)) / 2 / self.step_seconds
 
     @property
     def starting_seconds(self) -> float:
@@ -250,15 +253,19 @@ class Measurement:
 
 
 def pooled(runs: Mapping[int, Measurement]) -> Measurement:
-    """Several runs of one configuration, by round, as one measurement: all their windows, the largest of each peak."""
+    """Several runs of one configuration, by round, as one measurement: their windows, the largest of each peak.
+
+    Windows of disturbed rounds are left out where there are others.
+    """
     measurements = list(runs.values())
     last = measurements[-1]
     memory = last.memory
     for each in measurements[:-1]:
         memory = memory.at_least(each.memory)
+    quiet = [each for each in measurements if each.cores_taken <= DISTURBED_CORES] or measurements
     return replace(
         last,
-        windows=tuple(window for each in measurements for window in each.windows),
+        windows=tuple(window for each in quiet for window in each.windows),
         losses=tuple(loss for each in measurements for loss in each.losses),
         memory=memory,
         evaluation_batch_size=min(each.evaluation_batch_size for each in measurements),

@@ -80,7 +80,8 @@ def rank(trials: Sequence[Trial]) -> Ranking:
         before = [trial for trial in measured[:place] if trial not in tied]
         measured = [*before, *tied, *rest[len(before) :]]
     baselines = [trial for trial in measured if trial.role]
-    reference = baselines[-1] if baselines else find_reference(measured)
+    newest = max(baselines, key=lambda trial: trial.number, default=None)
+    reference = newest or find_reference(measured, evidence)
     ranked = tuple(
         Ranked(
             rank=number,
@@ -97,7 +98,7 @@ def rank(trials: Sequence[Trial]) -> Ranking:
     return Ranking(ranked=ranked, failed=failed, reference=reference, evidence=evidence)
 
 
-def find_reference(measured: Sequence[Trial]) -> Trial | None:
+def find_reference(measured: Sequence[Trial], evidence: Evidence) -> Trial | None:
     """What TrainingArguments' defaults give: the largest micro-batch up to 8 that fits, in the fastest precision.
 
     None where no such configuration was measured (its knobs were fixed to other values, say).
@@ -111,11 +112,7 @@ def find_reference(measured: Sequence[Trial]) -> Trial | None:
         known = largest.get(config["precision"])
         if known is None or config.micro_batch_size > known.config.micro_batch_size:
             largest[config["precision"]] = trial
-    return min(largest.values(), key=_step_seconds, default=None)
-
-
-def _step_seconds(trial: Trial) -> float:
-    return measurement_of(trial).step_seconds
+    return min(largest.values(), key=evidence.likely_seconds, default=None)
 
 
 def _looseness(config: TrainConfig) -> int:

@@ -100,8 +100,9 @@ def _against_reference(best: Ranked, ranking: Ranking) -> str:
     name = "your baseline" if reference.role else "TrainingArguments' defaults"
     if best.is_reference:
         if reference.role:
-            return "your baseline is the fastest that was measured"
-        return f"TrainingArguments' defaults in {best.trial.config['precision']} are the fastest that was measured"
+            return "your baseline is the fastest that ran whole, or tied with it"
+        precision = best.trial.config["precision"]
+        return f"TrainingArguments' defaults in {precision} are the fastest that ran whole, or tied with it"
     config = reference.config
     text = (
         f"{against.ratio:.2f}x{_spread(against)} the speed of {name} "
@@ -110,7 +111,7 @@ def _against_reference(best: Ranked, ranking: Ranking) -> str:
     )
     if reference.role == "outside":
         classes = ", ".join(numerics.label for numerics in numerics_of(reference.values))
-        text += f", which is of a looser numerics class ({classes}): --numerics aggressive searches that class too"
+        text += f", which this search leaves out (numerics: {classes})"
     return text
 
 
@@ -169,7 +170,7 @@ def _slower(each: Ranked, best: Ranked, ranking: Ranking) -> str:
     """How much slower a configuration is than the recommendation, and what that rests on."""
     against = ranking.evidence.against(each.trial, best.trial)
     slower = against.ratio - 1
-    if against.rounds == 0 and not math.isfinite(against.spread):
+    if not math.isfinite(against.spread):
         return f"{_speed(slower)} ({against.label})"
     if abs(slower) <= against.spread:
         return f"as fast within the noise ({against.label}, {slower:+.0%} ±{against.spread:.0%})"
@@ -238,7 +239,7 @@ def _tie_reason(best: Ranked, ranking: Ranking) -> list[str]:
     labels = {ranking.evidence.against(each.trial, best.trial).label for each in others}
     return [
         f"rank {ranks} {'is' if len(others) == 1 else 'are'} tied within noise ({', '.join(sorted(labels))}); "
-        "the simpler configuration is recommended"
+        "the more exact, then the simpler configuration is recommended"
     ]
 
 
@@ -283,8 +284,8 @@ def _unconfirmed(best: Ranked) -> str:
         return ""
     how = "" if best.measurement.whole else ", and its step is extrapolated from that"
     return (
-        f"NOT CONFIRMED: it got through a short trial only{how}; the budget ended before its whole run. The same "
-        "command with a larger --budget confirms it."
+        f"NOT CONFIRMED: it got through a short trial only{how}; the search ended before its whole run. The same "
+        "command with more --budget or --max-trials confirms it."
     )
 
 
@@ -296,7 +297,7 @@ def _maybe_faster(best: Ranked, ranking: Ranking) -> list[str]:
     ranks = ", ".join(str(each.rank) for each in faster)
     return [
         f"rank {ranks} may be faster by a short trial, and {'has' if len(faster) == 1 else 'have'} not run whole: "
-        "a larger --budget tells"
+        "more --budget or --max-trials tells"
     ]
 
 

@@ -124,7 +124,7 @@ class Study:
     @property
     def log_folder(self) -> Path:
         """Where this study's jobs and logs lie."""
-        return home() / "logs" / "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in self.name)
+        return log_folder_of(self.name)
 
     def trials(self) -> tuple[Trial, ...]:
         """Every trial that ended, in order."""
@@ -172,11 +172,9 @@ class Study:
     def _bury(self, entry: optuna.trial.FrozenTrial) -> None:
         storage: BaseStorage = self._inner._storage
         storage.set_trial_user_attr(entry._trial_id, "orphan", True)
-        orphans = [
-            each
-            for each in self._inner.get_trials(deepcopy=False)
-            if each.params == entry.params and "orphan" in each.user_attrs
-        ]
+        same = [each for each in self._inner.get_trials(deepcopy=False) if each.params == entry.params]
+        last_ended = max((each.number for each in same if "trial" in each.user_attrs), default=-1)
+        orphans = [each for each in same if "orphan" in each.user_attrs and each.number > last_ended]
         if len(orphans) < MOST_ORPHANS:
             self.give_up(entry.number)
             return
@@ -197,7 +195,7 @@ def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh
     assert storage is not None
     name = name or record.default_name
     existing = name in optuna.study.get_all_study_names(storage)
-    if existing and fresh:
+    if existing and fresh and _is_ours(storage, name):
         optuna.delete_study(study_name=name, storage=storage)
         existing = False
     inner = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="minimize")
@@ -214,6 +212,15 @@ def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh
         )
     study.reap()
     return study
+
+
+def _is_ours(storage: BaseStorage, name: str) -> bool:
+    return "record" in optuna.load_study(study_name=name, storage=storage).user_attrs
+
+
+def log_folder_of(name: str) -> Path:
+    """Where a study's jobs and logs lie."""
+    return home() / "logs" / "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
 def load_study(storage_url: str, name: str | None) -> Study:

@@ -12,7 +12,7 @@ _SETTINGS = re.compile(
 )
 # They say where something is, or which device is visible; they do not change how fast it is.
 _NO_SETTINGS = re.compile(
-    r"CUDA_(VISIBLE_DEVICES|DEVICE_ORDER|HOME|PATH|VERSION)|TORCH_HOME|\w*_(CACHE_)?(DIR|HOME|VERSION)"
+    r"\w+_VISIBLE_DEVICES|NVIDIA_(DRIVER_CAPABILITIES|REQUIRE_\w+)|CUDA_(DEVICE_ORDER|HOME|PATH|VERSION)|TORCH_HOME|\w*_(CACHE_)?(DIR|HOME|VERSION)"
 )
 
 # A change in any of these makes another study: it can change what fits and how fast it is.

@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from autofit.evidence import NO_EVIDENCE
+from autofit.evidence import NO_EVIDENCE, Evidence
 from autofit.knobs import KNOBS
 from autofit.numerics import Numerics
 from autofit.outcome import Outcome
@@ -83,7 +83,7 @@ def test_the_reference_is_the_default_s_largest_micro_batch_up_to_eight_in_its_f
         make_trial(3, seconds=1.5, micro_batch_size=4, accumulation_steps=8, precision="bf16"),
         make_trial(4, seconds=0.5, micro_batch_size=8, accumulation_steps=4, optimizer="adamw_8bit"),
     ]
-    reference = find_reference(trials)
+    reference = find_reference(trials, Evidence(trials))
     assert reference is not None and reference.number == 2
     ranking = rank(trials)
     speedups = {each.trial.number: each.speedup for each in ranking.ranked}
@@ -108,7 +108,8 @@ def test_the_reference_differs_in_no_knob_but_precision() -> None:
     for row in KNOBS:
         for choice in row.choices:
             if row.name != "precision" and choice.value != row.reference:
-                assert find_reference([make_trial(0, **{row.name: choice.value})]) is None
+                trials = [make_trial(0, **{row.name: choice.value})]
+                assert find_reference(trials, Evidence(trials)) is None
 
 
 @pytest.mark.parametrize("outcome", [each for each in Outcome if each not in NO_EVIDENCE and each is not Outcome.OK])

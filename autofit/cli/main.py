@@ -7,6 +7,7 @@ Exit codes: 0 done; 1 something broke; 2 the request cannot be carried out; 3 no
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib
 import io
 import os
@@ -18,6 +19,7 @@ from autofit.errors import AutofitError, printable
 
 SUBCOMMANDS = ("show", "explain", "export", "verify", "doctor", "plan", "estimate")
 INTERRUPTED = 130
+_OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,9 +49,12 @@ def main(arguments: list[str] | None = None) -> int:
             raise
         _drop_stdout()
         place = f" '{error.filename}'" if error.filename else ""
-        _tell(
-            f"autofit: {error.strerror or error}{place}: free space or choose another place (AUTOFIT_HOME, --storage)."
+        remedy = (
+            ": free space, or choose another place with AUTOFIT_HOME or --storage"
+            if error.errno in _OF_THE_DISK
+            else ""
         )
+        _tell(f"autofit: {error.strerror or error}{place}{remedy}.")
         return 1
     except Exception as error:
         if "--debug" in words:

@@ -165,4 +165,6 @@ def _print_result(result: SearchResult, *, as_json: bool) -> None:
 
 
 def _resume(words: list[str]) -> str:
-    return shlex.join(["autofit", *(word for word in words if word != "--fresh")])
+    again = [word for word in words if word not in ("--fresh", "--force")]
+    exports = any(word.startswith("--export") for word in again)
+    return shlex.join(["autofit", *again, *(["--force"] if exports else [])])

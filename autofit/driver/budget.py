@@ -7,7 +7,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autofit.measurement import Measurement
+from autofit.evidence import measurement_of
+from autofit.ranking import rank
 from autofit.trials import Trial
 
 FIRST_TRIAL_SECONDS = 10.0
@@ -40,6 +41,10 @@ class Budget:
         """The end of a sentence: why a search stops when its time is up."""
         assert self.seconds is not None
         return f"the {_minutes(self.seconds)} of --budget are spent"
+
+    def has_time(self, spent_seconds: float) -> bool:
+        """Whether any of the time is left."""
+        return self.seconds is None or spent_seconds < self.seconds
 
     def reason_to_stop(
         self,
@@ -100,9 +105,11 @@ class Budget:
         counted, seconds = costs(finalists)
         if counted <= more_trials and seconds <= min(left, share_left):
             return tuple(finalists)
-        if any(trial.whole and trial.measurement is not None for trial in trials):
+        ranking = rank(trials)
+        if ranking.best is None or ranking.best.is_confirmed:
             return ()
-        fastest = min(finalists, key=lambda trial: _measured(trial).step_seconds)
+        inside = [trial for trial in finalists if trial.role != "outside"]
+        fastest = min(inside, key=ranking.evidence.likely_seconds)
         counted, seconds = costs([fastest])
         return (fastest,) if counted <= more_trials and seconds <= left else ()
 
@@ -117,7 +124,7 @@ def confirmation_seconds(trial: Trial, whole_run: WholeRun | None = None) -> flo
     if trial.whole:
         return trial.wall_seconds
     whole_run = whole_run or WholeRun()
-    measurement = _measured(trial)
+    measurement = measurement_of(trial)
     around = max(0.0, trial.wall_seconds - sum(window.wall_seconds for window in measurement.windows))
     steps = max(WHOLE_STEPS, whole_run.least_micro_batches / measurement.accumulation_steps)
     return around + max(steps * measurement.step_seconds, whole_run.timed_seconds)
@@ -126,11 +133,6 @@ def confirmation_seconds(trial: Trial, whole_run: WholeRun | None = None) -> flo
 def _usual_seconds(trials: Sequence[Trial]) -> float:
     """What a short trial takes."""
     return statistics.median([trial.wall_seconds for trial in trials if not trial.whole] or [FIRST_TRIAL_SECONDS])
-
-
-def _measured(trial: Trial) -> Measurement:
-    assert trial.measurement is not None
-    return trial.measurement
 
 
 def _minutes(seconds: float) -> str:

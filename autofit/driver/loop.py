@@ -14,6 +14,7 @@ from autofit.driver.observer import Observer
 from autofit.driver.rounds import next_round, rounds_to_come
 from autofit.driver.starts import descend, reference_configs
 from autofit.driver.strategy import Strategy
+from autofit.evidence import NO_EVIDENCE
 from autofit.outcome import Outcome
 from autofit.prediction import Prediction, Verdict
 from autofit.recipe import recipe_for
@@ -98,15 +99,17 @@ class Search:
         return self._spent_before + time.monotonic() - self._began
 
     def _explore(self) -> str:
-        if self._baseline is not None and all(trial.config != self._baseline for trial in self._trials):
+        tried = {trial.config for trial in self._trials if trial.outcome not in NO_EVIDENCE}
+        if self._baseline is not None and self._baseline not in tried and self._budget.has_time(self._spent):
             role = "baseline" if self._baseline in self._space else "outside"
             self._try(self._baseline, self._plan, self._prediction(self._baseline), role)
         while True:
             history = self._history()
             if self._is_cut_short:
                 return self._budget.is_spent
-            to_confirm = rounds_to_come(history.trials, self._situation.device.kind)
-            reason = self._budget.reason_to_stop(self._spent, history.trials, to_confirm, self._whole_run)
+            compared = self._compared()
+            to_confirm = rounds_to_come(compared, self._situation.device.kind)
+            reason = self._budget.reason_to_stop(self._spent, compared, to_confirm, self._whole_run)
             if reason is not None:
                 if not self._tried_now and self._spent_before:
                     reason += " by earlier runs of this study: a larger one goes on where they ended"

@@ -7,6 +7,7 @@ from typing import Protocol
 
 from autofit.driver.history import History
 from autofit.driver.starts import leanest_configs
+from autofit.evidence import NO_EVIDENCE
 from autofit.knobs import knob
 from autofit.outcome import Outcome
 from autofit.recipe import recipe_for
@@ -34,12 +35,24 @@ def least_need(
     *,
     stopped: str,
 ) -> str:
-    """The sentence for a search that found nothing: why, what the smallest needs, what would make it fit.
+    """The sentences for a search that found nothing: why, what the smallest needs, what would make it fit.
 
     Under an emulated limit the leanest configuration is run once with the whole device, so the figure is
     measured; otherwise it is the sum of weights, gradients and optimizer state, a lower bound.
     """
     tried = [trial for trial in trials if trial.config in space]
+    failed_whole = [
+        trial for trial in tried if trial.whole and trial.measurement is None and trial.outcome not in NO_EVIDENCE
+    ]
+    if any(trial.measurement is not None for trial in tried) and failed_whole:
+        broken = failed_whole[0]
+        return (
+            f"No configuration got through its whole run, though short trials did; the first that failed it ended as "
+            f"{broken.outcome.value}: {broken.reason} (log: {broken.log_path}). The search stopped "
+            f"because {stopped}."
+        )
+    if tried and all(trial.outcome is Outcome.INTERRUPTED for trial in tried):
+        return f"Nothing was measured: {tried[-1].reason}; raise --budget."
     if not any(trial.outcome in (Outcome.OOM, Outcome.SKIPPED) for trial in tried):
         first = tried[0] if tried else None
         if first is None:

@@ -78,7 +78,7 @@ def _is_confirmed(chosen: Sequence[Trial], device_kind: str) -> bool:
     if len(chosen) == 1:
         # Nothing to compare with: it has to get through its whole work, and that once.
         return chosen[0].whole
-    if max(len(measurement_of(trial).rounds) for trial in chosen) >= MOST_ROUNDS:
+    if min(len(measurement_of(trial).rounds) for trial in chosen) >= MOST_ROUNDS:
         return True
     common = _common_rounds(chosen)
     if len(common) < ROUNDS:

@@ -25,6 +25,7 @@ from autofit.driver.sampler import AutofitSampler, NothingWorthwhileError
 from autofit.driver.samplers import SAMPLERS
 from autofit.driver.starts import LikelySeconds, next_start
 from autofit.errors import UserError
+from autofit.evidence import evidence_by_config
 from autofit.outcome import Outcome
 from autofit.space import SearchSpace
 from autofit.train_config import TrainConfig
@@ -87,7 +88,7 @@ class SamplerStrategy:
 
     def _tell(self, history: History) -> None:
         best: float | None = None
-        for trial in history.trials:
+        for trial in evidence_by_config(history.trials).values():
             self._add(trial.config, Observation.of(trial, best, SLOWER_FACTOR))
             if trial.measurement is not None:
                 seconds = trial.measurement.step_seconds

@@ -34,7 +34,8 @@ def parse_export(text: str, *, force: bool = False) -> tuple[str, Path]:
         raise UserError(f"--export {name}: no directory '{path.parent}': create it or choose another path.")
     if path.is_file() and not force:
         raise UserError(f"--export {name}: '{path}' exists; choose another path, or overwrite it with --force.")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
+    # A file is replaced, so it is its folder that has to be writable.
+    if not os.access(path if path.exists() and not path.is_file() else path.resolve().parent, os.W_OK):
         raise UserError(f"--export {name}: '{path}' is not writable; choose another path.")
     return name, path
 
@@ -45,12 +46,12 @@ def write_export(result: Result, name: str, path: Path) -> None:
     A file is replaced as a whole, through a link where the path is one; anything else (a pipe, a device) is written to.
     """
     text = EXPORTERS[name](result)
-    target = path.resolve()
     try:
-        if target.exists() and not target.is_file():
-            with target.open("w", encoding="utf-8") as file:
+        if path.exists() and not path.is_file():
+            with path.open("w", encoding="utf-8") as file:
                 file.write(text)
             return
+        target = path.resolve()
         temporary = target.with_name(f".{target.name}.{os.getpid()}")
         try:
             temporary.write_text(text, encoding="utf-8")

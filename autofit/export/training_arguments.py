@@ -81,7 +81,7 @@ _MAIN = '''
 
 def texts_of(path: Path, field: str) -> list[str]:
     """The texts of a file: the named field of every line of a .jsonl file, else the lines of a plain text file."""
-    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    lines = [line for line in path.read_text(encoding="utf-8").split("\\n") if line.strip()]
     if path.suffix == ".jsonl":
         return [json.loads(line)[field] for line in lines]
     if path.suffix in (".json", ".csv", ".tsv", ".parquet"):

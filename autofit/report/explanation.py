@@ -69,7 +69,7 @@ def _less_memory(explanation: Explanation) -> str:
         return f"With 10 % less memory ({usable}) the same would be recommended."
     return (
         f"With 10 % less memory ({usable}) the fastest that was measured is {describe(other.trial.config)}, "
-        f"{other.slower:.1%} slower."
+        f"{abs(other.slower):.1%} {'slower' if other.slower >= 0 else 'faster by its short trial'}."
     )
 
 

@@ -115,7 +115,7 @@ def _figures(each: Ranked, result: Result) -> list[str]:
         "padding": f"{measurement.padding_share:.0%}",
         "needs": format_bytes(measurement.memory.needed),
         "free": format_bytes(free),
-        "speed-up": "-" if each.speedup is None else ("ref" if each.is_reference else f"{each.speedup:.2f}x"),
+        "speed-up": _speedup(each),
     }
     return [cells[title] for title in _figure_titles(result)]
 
@@ -132,6 +132,16 @@ def _evidence(each: Ranked) -> str:
         return "short"
     rounds = len(each.measurement.rounds)
     return "whole" if rounds < 2 else f"{rounds} rounds"
+
+
+def _speedup(each: Ranked) -> str:
+    """Over the reference; with a mark where the two did not run side by side."""
+    against = each.against_reference
+    if against is None:
+        return "-"
+    if each.is_reference:
+        return "ref"
+    return f"{'' if against.rounds else '~'}{against.ratio:.2f}x"
 
 
 def _any_predicted(rows: tuple[Ranked, ...]) -> bool:
@@ -172,12 +182,13 @@ def describe_reference(result: Result) -> str:
 def _why_not(result: Result, best: Ranked) -> str:
     before = result.ranking.ranked[: best.rank - 1]
     if all(each.trial.role == "outside" for each in before):
-        return "is your baseline, of a looser numerics class"
+        return "is your baseline, which this search leaves out"
     return "did not run whole"
 
 
 def _explanation(result: Result, shown: int) -> str:
     sentences = []
+    shown_rows = result.ranking.ranked[:shown]
     hidden = len(result.ranking.ranked) - shown
     if hidden > 0:
         sentences.append(f"{hidden} more: autofit show {result.study} --all.")
@@ -192,9 +203,11 @@ def _explanation(result: Result, shown: int) -> str:
         sentences.append("ref: your baseline.")
     elif reference is not None:
         sentences.append(f"ref: {describe_reference(result)}, micro-batch up to 8.")
+    if any(each.against_reference is not None and not each.against_reference.rounds for each in shown_rows):
+        sentences.append("~: not run side by side with it.")
     best = result.ranking.best
     if best is not None and best.rank != 1:
         sentences.append(f"*: recommended; what ranks before it {_why_not(result, best)}.")
-    if any(not each.is_confirmed for each in result.ranking.ranked[:shown]):
+    if any(not each.is_confirmed for each in shown_rows):
         sentences.append("short: measured in a short trial, not confirmed.")
     return " ".join(sentences)

@@ -18,6 +18,7 @@ import torch
 from autofit import nvml
 from autofit.device import Device
 from autofit.host import (
+    has_segment,
     host_memory_bytes,
     is_near_limit,
     memory_fields,
@@ -102,7 +103,7 @@ class DataSegment:
 
     def __init__(self) -> None:
         self._status = Path("/proc/self/status")
-        self.available = self._status.exists()
+        self.available = self._status.exists() and has_segment(memory_fields(self._status))
 
     @property
     def now(self) -> int:

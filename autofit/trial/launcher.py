@@ -139,7 +139,6 @@ class TrialServer:
         self._connection = ours
         self._buffer = b""
         self._running: int | None = None
-        self._ended: dict[int, int] = {}
         self._log = log
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -154,11 +153,11 @@ class TrialServer:
         theirs.close()
         self._ready = False
 
-    def await_ready(self) -> None:
+    def await_ready(self, seconds: float = SERVER_START_SECONDS) -> None:
         """Wait for the server's imports and its self-check. Raises LaunchError with the reason."""
         if self._ready:
             return
-        message = self._message(SERVER_START_SECONDS)
+        message = self._message(seconds)
         if message is None or "ready" not in message:
             problem = message["problem"] if message and "problem" in message else self._last_words()
             self.close()
@@ -210,7 +209,10 @@ class TrialServer:
             left = deadline - time.monotonic()
             if left <= 0 or not select.select([self._connection], [], [], left)[0]:
                 return None
-            received = self._connection.recv(65536)
+            try:
+                received = self._connection.recv(65536)
+            except ConnectionResetError:  # killed with our request unread
+                return None
             if not received:
                 return None
             self._buffer += received

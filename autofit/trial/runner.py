@@ -6,6 +6,7 @@ does not come back. Not covered: a worker in uninterruptible sleep inside a driv
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 import signal
@@ -145,16 +146,18 @@ class ProcessRunner:
         kills_before = out_of_memory_kills()
         launcher = self._workshop.launcher(recipe.environment)
         watch = _Watch()
-        try:
+        while True:
             try:
                 ended = self._watch(launcher, launcher.start(files.job), files, job, watch)
+                break
             except LaunchError as error:
                 launcher = self._workshop.replacement(str(error))
-                ended = self._watch(launcher, launcher.start(files.job), files, job, watch)
-        except BaseException:  # Ctrl-C above all: the trial ends with us
-            launcher.kill()
-            launcher.wait(5)
-            raise
+            except BaseException:  # Ctrl-C above all: the trial ends with us
+                with contextlib.suppress(LaunchError):
+                    launcher.kill()
+                    if watch.has_begun:
+                        launcher.wait(5)
+                raise
         shutil.rmtree(files.scratch, ignore_errors=True)
         if isinstance(ended, int):
             ended = self._conclude(ended, files, kills_before, is_near_cap=watch.is_near_cap)
@@ -166,6 +169,7 @@ class ProcessRunner:
         self, launcher: Launcher, process: int, files: JobFiles, job: TrialJob, watch: _Watch
     ) -> RunResult | int:
         """Wait for the worker's end; end it when it hangs, is surely slower or the search's time is up."""
+        watch.has_begun = True
         began = time.monotonic()
         seconds_left = self._workshop.seconds_left(math.inf)
         while True:
@@ -265,8 +269,9 @@ class ProcessRunner:
 
 
 class _Watch:
-    """Memory of a running worker, as far as it was seen: a dead process leaves no figures."""
+    """What was seen of a running worker; of its memory, a dead process leaves no figures."""
 
+    has_begun = False
     is_near_cap = False
 
     def look(self, process: int, cap: int) -> None:

@@ -42,6 +42,7 @@ class TraceKeeper:
         self._progress = progress
         self._documents: dict[Path, TraceDocument] = {}
         self.made_any = False
+        self._gave_up = False
 
     def __call__(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
         """A document for each request, in order."""
@@ -51,7 +52,7 @@ class TraceKeeper:
             for path, request in zip(paths, requests, strict=True)
             if not self._has(path)
         }
-        if missing:
+        if missing and not self._gave_up:
             self._make(missing)
         return [self._documents.get(path) or TraceDocument(trace=None, refusal=LOST) for path in paths]
 
@@ -73,10 +74,13 @@ class TraceKeeper:
         self._progress(0, len(missing))
         for path in missing:
             path.unlink(missing_ok=True)
-        try:
-            self._wait(workshop.launcher(job.environment), files, missing, workshop)
-        except LaunchError as error:
-            self._wait(workshop.replacement(str(error)), files, missing, workshop)
+        launcher = workshop.launcher(job.environment)
+        while True:
+            try:
+                self._wait(launcher, files, missing, workshop)
+                break
+            except LaunchError as error:
+                launcher = workshop.replacement(str(error))
         for path in missing:
             document = _read(path)
             if document is not None:
@@ -96,6 +100,8 @@ class TraceKeeper:
             if time.monotonic() - began > most_seconds:
                 launcher.kill()
                 launcher.wait(5)
+                # What hangs once hangs again: the rest of the time is for measuring.
+                self._gave_up = True
                 return
         if done < len(missing):
             self._progress(sum(path.exists() for path in missing), len(missing))

@@ -6,6 +6,7 @@ so that a trial replayed by hand takes the same path.
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import sys
@@ -41,6 +42,8 @@ def run_job(job_path: Path) -> Result:
     note("start")
     # Beside the job, where whoever started it clears up after a worker that was killed.
     files.scratch.mkdir(exist_ok=True)
+    # Compiled kernels stay where inductor keeps them by default: the next trial need not make them again.
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}")
     tempfile.tempdir = str(files.scratch)
     job = read_job(job_path)
     os.environ.update(job.environment)

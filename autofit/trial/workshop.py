@@ -13,7 +13,14 @@ from autofit.device import Device
 from autofit.errors import AutofitError, UserError
 from autofit.host import NATIVE_CACHES
 from autofit.situation import Limits, Situation
-from autofit.trial.launcher import FreshInterpreters, Launcher, LaunchError, TrialServer, worker_environment
+from autofit.trial.launcher import (
+    SERVER_START_SECONDS,
+    FreshInterpreters,
+    Launcher,
+    LaunchError,
+    TrialServer,
+    worker_environment,
+)
 from autofit.trial.protocol import SCRATCH, Job, JobFiles, ProbeJob, ProbeResult, Result, read_result, write_document
 from autofit.workload import Workload
 
@@ -38,8 +45,6 @@ class Workshop:
         deadline: float | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for left_behind in folder.glob(f"*{SCRATCH}"):
-            shutil.rmtree(left_behind, ignore_errors=True)
         self.folder = folder
         self._deadline = deadline
         self._restarts = 0
@@ -70,7 +75,7 @@ class Workshop:
         if self._launcher is None:
             assert self._server is not None
             try:
-                self._server.await_ready()
+                self._server.await_ready(self.seconds_left(SERVER_START_SECONDS))
                 self._launcher = self._server
             except LaunchError as error:
                 self._fall_back(str(error))
@@ -84,21 +89,24 @@ class Workshop:
         write_document(files.job, job)
         environment = job.environment
         launcher = self.launcher(environment)
-        try:
-            launcher.start(files.job)
-            code = launcher.wait(self.seconds_left(seconds))
-        except LaunchError as error:
-            launcher = self.replacement(str(error))
-            launcher.start(files.job)
-            code = launcher.wait(self.seconds_left(seconds))
-        if code is None:
-            launcher.kill()
-            launcher.wait(5)
+        while True:
+            try:
+                launcher.start(files.job)
+                code = launcher.wait(self.seconds_left(seconds))
+                if code is None:
+                    launcher.kill()
+                    launcher.wait(5)
+                break
+            except LaunchError as error:
+                launcher = self.replacement(str(error))
         how = "did not answer in time" if code is None else f"ended with exit code {code}"
         return read_result(files.result), f"{how}; its log: {files.log}"
 
     def replacement(self, reason: str) -> Launcher:
-        """A launcher in place of one that stopped working: a server that was running is started again, a few times."""
+        """A launcher in place of one that stopped working: a server that was running is started again, a few times.
+
+        In the end it is one that starts fresh interpreters, which does not raise LaunchError.
+        """
         if self._server is None or self._launcher is not self._server or self._restarts == MOST_RESTARTS:
             return self.fall_back(reason)
         self._restarts += 1
@@ -125,6 +133,12 @@ class Workshop:
         self._announce(f"Every trial starts a fresh Python, which costs seconds each: {reason}.")
         self._launcher = FreshInterpreters(self._environment)
         return self._launcher
+
+
+def remove_scratch(folder: Path) -> None:
+    """Remove what workers left behind whose search was killed with them; nobody else may be at work in ``folder``."""
+    for left_behind in folder.glob(f"*{SCRATCH}"):
+        shutil.rmtree(left_behind, ignore_errors=True)
 
 
 class Announce(Protocol):

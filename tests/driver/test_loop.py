@@ -9,6 +9,7 @@ import pytest
 
 from autofit.driver.budget import Budget, num_counted
 from autofit.driver.loop import Search
+from autofit.driver.need import least_need
 from autofit.driver.observer import Observer
 from autofit.driver.rounds import next_round
 from autofit.driver.strategy import make_strategy
@@ -20,8 +21,8 @@ from autofit.space import SearchSpace, SpaceRequest
 from autofit.study import Study, load_study, open_study
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import RunResult
-from tests.doubles import FormulaRunner, make_situation, recipe_key
+from autofit.trial.runner import ProcessRunner, RunResult
+from tests.doubles import FormulaRunner, make_situation, make_trial, recipe_key
 from tests.driver.test_strategy import LEFT_OUT, MIB, needed, seconds
 from tests.test_study import make_record
 
@@ -303,3 +304,25 @@ def test_a_budget_that_earlier_runs_spent_says_that_a_larger_one_goes_on(tmp_pat
     setting.search(Budget(seconds=None, trials=2))
     setting.study().spend(1000.0)
     assert "a larger one goes on" in setting.search(Budget(seconds=500.0, trials=None))
+
+
+def test_where_every_whole_run_fails_the_sentence_says_that_and_not_that_nothing_fits(tmp_path: Path) -> None:
+    setting = failing(tmp_path, lambda config: True)
+    stopped = setting.search()
+    trials = setting.study().trials()
+    sentence = least_need(NoRunner(), setting.situation, setting.space, trials, MeasuringPlan(), stopped=stopped)
+    assert "No configuration got through its whole run" in sentence and "could not create a primitive" in sentence
+
+
+def test_where_the_budget_ended_the_first_trial_the_sentence_says_that(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    trials = [make_trial(0, outcome=Outcome.INTERRUPTED, reason="the budget ended while it was in phase 'build'")]
+    sentence = least_need(NoRunner(), setting.situation, setting.space, trials, MeasuringPlan(), stopped="")
+    assert sentence == "Nothing was measured: the budget ended while it was in phase 'build'; raise --budget."
+
+
+class NoRunner:
+    """Nothing has to be run for the sentence."""
+
+    def runner(self, situation: Situation) -> ProcessRunner:
+        raise AssertionError("nothing is run")

@@ -13,6 +13,7 @@ from autofit.driver.samplers import SAMPLERS
 from autofit.driver.starts import leanest_configs, reference_configs
 from autofit.driver.strategy import make_strategy
 from autofit.errors import UserError
+from autofit.evidence import Evidence
 from autofit.lengths import SampleLengths
 from autofit.outcome import Outcome
 from autofit.ranking import find_reference, rank
@@ -146,7 +147,7 @@ def test_where_the_reference_does_not_fit_the_ladder_goes_down() -> None:
     trials, runner = search(gpu_space(), 900 * MIB)
     first = runner.asked[0]
     assert first.micro_batch_size == 8 and needed(first) > 900 * MIB
-    reference = find_reference([trial for trial in trials if trial.measurement is not None])
+    reference = find_reference([trial for trial in trials if trial.measurement is not None], Evidence(trials))
     assert reference is not None and reference.config.micro_batch_size < 8
 
 

@@ -16,7 +16,7 @@ from autofit.trial import runner as runner_module
 from autofit.trial.launcher import FreshInterpreters, worker_environment
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult, expected_state_bytes
-from autofit.trial.workshop import Workshop
+from autofit.trial.workshop import Workshop, remove_scratch
 from tests.doubles import make_config, make_situation
 from tests.trial.test_launcher import gone
 
@@ -181,7 +181,7 @@ def test_temporary_files_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.scratch"))
     # Those of a search that was killed go when the next one begins.
     (tmp_path / "two.scratch").mkdir()
-    run("succeed", tmp_path)
+    remove_scratch(tmp_path)
     assert not list(tmp_path.glob("*.scratch"))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +20,7 @@ from autofit.outcome import Outcome
 from autofit.recipe import Recipe, recipe_for
 from autofit.situation import Limits, Situation
 from autofit.space import SearchSpace, SpaceRequest
+from autofit.trial.launcher import TrialServer
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult
 from autofit.trial.workshop import Workshop, probe
@@ -337,3 +340,21 @@ def test_the_time_that_others_take_of_the_processor_is_counted(attempt: Try) -> 
             process.kill()
             process.wait()
     assert measurement is not None and measurement.cores_taken > 0.3
+
+
+def test_a_trial_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
+    said: list[str] = []
+    own = Workshop("cpu", 0, tmp_path, said.append)
+    source = ModelSource(name="tiny", origin="folder", config=TINY_LLAMA)
+    try:
+        situation = situation_for(own, source)
+        runner = ProcessRunner(own, situation, source)
+        server = own.launcher({})
+        assert isinstance(server, TrialServer)
+        os.kill(server._process.pid, signal.SIGKILL)
+        result = runner.run(recipe_for(make_config(micro_batch_size=2, accumulation_steps=4), situation), QUICK, "one")
+        assert result.outcome is Outcome.OK, result.reason
+        assert isinstance(own.launcher({}), TrialServer) and own.launcher({}) is not server
+        assert len(said) == 1 and said[0].startswith("Starting the trial server again: ")
+    finally:
+        own.close()
