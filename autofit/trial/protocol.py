@@ -42,6 +42,8 @@ class MeasuringPlan(msgspec.Struct, frozen=True, kw_only=True):
     before ``least_micro_batches`` were run. ``whole`` runs effective batches of the frozen list with all
     their micro-steps; otherwise a few shapes are timed in shortened steps.
 
+    ``spare_share`` of the memory that a trial may use is kept from it, too: what gets through has that much to spare.
+
     ``slower_than_seconds`` is the best step so far. What is slower by more than twice its own 95 % interval is
     measured no further; it counts as measured, with that uncertainty. What takes ``SLOWER_FACTOR`` times as long
     already in its warm-up is given up and counts as slower. What may be as fast is measured more precisely.
@@ -57,6 +59,7 @@ class MeasuringPlan(msgspec.Struct, frozen=True, kw_only=True):
     patience_seconds: float = 5.0
     slower_than_seconds: float | None = None
     least_micro_batches: int = 0
+    spare_share: float = 0.0
     seed: int = 0
 
 

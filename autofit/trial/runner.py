@@ -123,7 +123,7 @@ class ProcessRunner:
             workload=self._situation.workload,
             recipe=recipe,
             device=self._workshop.torch_device,
-            memory=MemoryPlan(own_bytes=own, in_use_before_bytes=in_use),
+            memory=MemoryPlan(own_bytes=int(own * (1 - plan.spare_share)), in_use_before_bytes=in_use),
             plan=plan,
             expected_paged_bytes=paged,
             trust_remote_code=self._trust_remote_code,

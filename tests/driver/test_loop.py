@@ -326,3 +326,10 @@ class NoRunner:
 
     def runner(self, situation: Situation) -> ProcessRunner:
         raise AssertionError("nothing is run")
+
+
+def test_what_is_confirmed_on_a_cpu_has_memory_to_spare_and_short_trials_do_not_need_it(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    setting.search()
+    assert {plan.spare_share > 0 for plan in setting.runner.plans if plan.whole} == {True}
+    assert {plan.spare_share > 0 for plan in setting.runner.plans if not plan.whole} == {False}

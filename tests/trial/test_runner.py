@@ -129,6 +129,7 @@ def test_the_cap_is_the_limit_less_headroom_and_less_what_others_use_of_the_devi
         monkeypatch.setattr(runner_module, "host_memory_in_use_bytes", lambda in_use=in_use: in_use)
         runner = scripted("succeed", tmp_path, limit_bytes=limit)
         assert runner.job_for(recipe, MeasuringPlan()).memory.own_bytes == own
+        assert runner.job_for(recipe, MeasuringPlan(spare_share=0.25)).memory.own_bytes == int(own * 0.75)
 
 
 def test_paged_state_under_an_emulated_limit_is_kept_out_of_the_cap_and_never_called_out_of_memory(
