@@ -140,7 +140,7 @@ class SampleLengths:
         )
 
     def _cut(self) -> str:
-        """What truncation took, as a sentence's end; empty where it took nothing."""
+        """Tokens lost to truncation, as a sentence's end; empty where it took nothing."""
         if not self.cut_samples:
             return ""
         share = self.cut_tokens / (self.cut_tokens + self.mean * self.num_samples)

@@ -278,7 +278,7 @@ def pooled(runs: Mapping[int, Measurement]) -> Measurement:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """How many times as long a step of one measurement takes as one of another.
+    """Ratio of the step seconds of two measurements.
 
     ``rounds`` counts the interleaved rounds that both ran; over those, ``ratio`` is the median and ``spread`` half of
     what the ratios differ by. With one such round, or none (0: separate single runs, which drift tells apart worst),
@@ -292,7 +292,7 @@ class Comparison:
 
     @property
     def label(self) -> str:
-        """What it rests on, for people."""
+        """Basis of the comparison, for people."""
         if self.rounds == 0:
             return "short trials" if self.is_of_short_trials else "single runs"
         return "1 round" if self.rounds == 1 else f"{self.rounds} rounds"

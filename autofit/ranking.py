@@ -34,7 +34,7 @@ class Ranked:
 
     @property
     def speedup(self) -> float | None:
-        """How many times as fast as the reference it is."""
+        """Speed over that of the reference."""
         return None if self.against_reference is None else self.against_reference.ratio
 
     @property

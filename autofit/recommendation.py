@@ -167,7 +167,7 @@ def _against(each: Ranked, best: Ranked, ranking: Ranking) -> str:
 
 
 def _slower(each: Ranked, best: Ranked, ranking: Ranking) -> str:
-    """How much slower a configuration is than the recommendation, and what that rests on."""
+    """Difference to the recommendation in speed, and the basis of that figure."""
     against = ranking.evidence.against(each.trial, best.trial)
     slower = against.ratio - 1
     if not math.isfinite(against.spread):
@@ -290,7 +290,7 @@ def _unconfirmed(best: Ranked) -> str:
 
 
 def _maybe_faster(best: Ranked, ranking: Ranking) -> list[str]:
-    """What only a short trial says is faster."""
+    """Configurations that only a short trial says are faster."""
     faster = [each for each in ranking.ranked[: best.rank - 1] if each.trial.role != "outside"]
     if not faster:
         return []

@@ -94,7 +94,7 @@ class Study:
 
     @property
     def predicted(self) -> dict[TrainConfig, Expected]:
-        """What was predicted of the recommendation and its neighbours, before any trial."""
+        """Predictions of the recommendation and its neighbours, made before any trial."""
         stored = self._inner.user_attrs.get("predicted", [])
         return {TrainConfig(values): Expected(seconds, size) for values, seconds, size in stored}
 
@@ -219,7 +219,7 @@ def _is_ours(storage: BaseStorage, name: str) -> bool:
 
 
 def log_folder_of(name: str) -> Path:
-    """Where a study's jobs and logs lie."""
+    """Folder of a study's jobs and logs."""
     return home() / "logs" / "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 

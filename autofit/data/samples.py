@@ -126,7 +126,7 @@ def _from_rows(path: Path, rows: Iterable[Any], fields: tuple[str, ...]) -> Iter
 
 
 def _num_tokens(path: Path, number: int, token_ids: Any) -> int:
-    """How many token ids a sample has. Raises UserError for what are none."""
+    """Number of token ids of a sample. Raises UserError for what are none."""
     is_list = hasattr(token_ids, "__len__") and not isinstance(token_ids, (str, dict))
     if not is_list or not all(isinstance(each, numbers.Integral) and int(each) >= 0 for each in token_ids):
         raise UserError(f"{path}, sample {number}: '{TOKEN_FIELD}' is no list of token ids.")

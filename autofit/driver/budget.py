@@ -23,7 +23,7 @@ WHOLE_STEPS = 5.5
 
 @dataclass(frozen=True, kw_only=True)
 class WholeRun:
-    """What a whole run takes at least: timed seconds, and micro-batches of different shapes."""
+    """Least extent of a whole run: timed seconds, and micro-batches of different shapes."""
 
     timed_seconds: float = 0.0
     least_micro_batches: int = 0
@@ -120,7 +120,7 @@ def num_counted(trials: Sequence[Trial]) -> int:
 
 
 def confirmation_seconds(trial: Trial, whole_run: WholeRun | None = None) -> float:
-    """What one whole run of a configuration will take, by its own measurement: ``trial`` is its evidence."""
+    """Seconds that one whole run of a configuration will take, by its own measurement: ``trial`` is its evidence."""
     if trial.whole:
         return trial.wall_seconds
     whole_run = whole_run or WholeRun()
@@ -131,7 +131,7 @@ def confirmation_seconds(trial: Trial, whole_run: WholeRun | None = None) -> flo
 
 
 def _usual_seconds(trials: Sequence[Trial]) -> float:
-    """What a short trial takes."""
+    """Seconds that a short trial usually takes."""
     return statistics.median([trial.wall_seconds for trial in trials if not trial.whole] or [FIRST_TRIAL_SECONDS])
 
 

@@ -127,7 +127,7 @@ def _place(each: Ranked, result: Result) -> str:
 
 
 def _evidence(each: Ranked) -> str:
-    """How often it ran whole; a short trial's step is extrapolated."""
+    """Number of its whole runs; a short trial's step is extrapolated."""
     if not each.is_confirmed:
         return "short"
     rounds = len(each.measurement.rounds)

@@ -83,7 +83,7 @@ def _method(workload: Workload) -> str:
 
 
 def count_trials(trials: Sequence[Trial]) -> str:
-    """How many configurations were tried, and how many runs confirmed them."""
+    """Numbers of configurations tried and of runs that confirmed them."""
     ran = [trial for trial in trials if trial.outcome is not Outcome.SKIPPED]
     whole = sum(trial.whole for trial in ran)
     tried = len({trial.config for trial in ran})

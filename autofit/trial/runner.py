@@ -269,7 +269,7 @@ class ProcessRunner:
 
 
 class _Watch:
-    """What was seen of a running worker; of its memory, a dead process leaves no figures."""
+    """Observations of a running worker; of its memory, a dead process leaves no figures."""
 
     has_begun = False
     is_near_cap = False
