@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import resource
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -114,16 +115,22 @@ def is_near_limit(peak: int, limit: int, cap: int) -> bool:
     return limit - peak <= NEAR_LIMIT * cap
 
 
-def data_segment_of(process: int) -> tuple[int, int] | None:
-    """Peak and limit of another process's data segment; None where it has no limit or cannot be looked at."""
+def limited_segment_of(process: int) -> tuple[dict[str, int], int] | None:
+    """Memory fields of another process and the limit of its data segment; None where it has none or is not ours."""
     try:
         limit = resource.prlimit(process, resource.RLIMIT_DATA)[0]
         fields = memory_fields(Path(f"/proc/{process}/status"))
     except (OSError, AttributeError):
         return None
-    if limit == resource.RLIM_INFINITY or not has_segment(fields):
-        return None
-    return peak_of_segment(fields), limit
+    return None if limit == resource.RLIM_INFINITY or not has_segment(fields) else (fields, limit)
+
+
+def reap(child: int) -> tuple[int, int]:
+    """Exit code (negative for a signal) of a child that has ended, and the bytes it had in memory at most."""
+    _, status, usage = os.wait4(child, 0)
+    # getrusage(2): KiB on Linux, bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return os.waitstatus_to_exitcode(status), usage.ru_maxrss * unit
 
 
 def _container_limit() -> int | None:

@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
+from autofit.host import reap
 from autofit.trial.protocol import JobFiles
 
 SERVER_START_SECONDS = 180.0
@@ -29,6 +30,9 @@ class LaunchError(Exception):
 
 class Launcher(Protocol):
     """One worker at a time."""
+
+    peak_resident: int | None
+    """Bytes that the worker that ended last had in memory at most; None where the system does not say."""
 
     def start(self, job_path: Path) -> int:
         """Start a worker for the job; its process id. Raises LaunchError."""
@@ -70,6 +74,7 @@ class FreshInterpreters:
     def __init__(self, environment: dict[str, str], command: tuple[str, ...] = ()) -> None:
         self._environment = environment
         self._command = command or (sys.executable, "-P", "-m", "autofit.trial.worker")
+        self.peak_resident: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, job_path: Path) -> int:
@@ -95,7 +100,9 @@ class FreshInterpreters:
                 return None
             # Kill the rest of the group while its number is still ours, then reap its leader.
             self.kill()
-            return self._process.wait()
+            if self._process.returncode is None:
+                self._process.returncode, self.peak_resident = reap(self._process.pid)
+            return self._process.returncode
         try:
             code = self._process.wait(timeout=seconds)
         except subprocess.TimeoutExpired:
@@ -139,6 +146,7 @@ class TrialServer:
         self._connection = ours
         self._buffer = b""
         self._running: int | None = None
+        self.peak_resident: int | None = None
         self._log = log
         with log.open("wb") as errors:
             self._process = subprocess.Popen(
@@ -180,6 +188,7 @@ class TrialServer:
         message = self._message(seconds)
         if message is not None and message.get("ended") == self._running:
             self._running = None
+            self.peak_resident = message["peak_resident"]
             return int(message["exit_code"])
         if self._process.poll() is not None:
             raise LaunchError("the trial server died")

@@ -19,11 +19,12 @@ from autofit import nvml
 from autofit.catalogue.models import ModelSource
 from autofit.failures import classify_exit
 from autofit.host import (
-    data_segment_of,
     host_memory_bytes,
     host_memory_in_use_bytes,
     is_near_limit,
+    limited_segment_of,
     out_of_memory_kills,
+    peak_of_segment,
 )
 from autofit.measurement import Measurement
 from autofit.outcome import Outcome
@@ -44,7 +45,8 @@ from autofit.trial.protocol import (
 from autofit.trial.workshop import Workshop
 from autofit.units import format_bytes, format_seconds
 
-POLL_SECONDS = 0.1
+POLL_SECONDS, FIRST_POLL_SECONDS = 0.1, 0.01
+"""Between looks at a running worker; the second before it trains, so that its memory limit is seen soon."""
 WARM_UP_GRACE_SECONDS = {"cpu": 2.0, "cuda": 20.0}
 """What a first micro-step may take beyond a warm one: kernels are loaded, workspaces are made."""
 COMPILE_GRACE_SECONDS = 300.0
@@ -160,7 +162,8 @@ class ProcessRunner:
                 raise
         shutil.rmtree(files.scratch, ignore_errors=True)
         if isinstance(ended, int):
-            ended = self._conclude(ended, files, kills_before, is_near_cap=watch.is_near_cap)
+            is_near_cap = watch.was_near_cap(job.memory.own_bytes, launcher.peak_resident)
+            ended = self._conclude(ended, files, kills_before, is_near_cap=is_near_cap)
         ended = self._judge_paging(ended, job)
         notes = self._await_memory(job.memory.in_use_before_bytes)
         return replace(ended, log_path=str(files.log), notes=(*ended.notes, *notes))
@@ -172,11 +175,13 @@ class ProcessRunner:
         watch.has_begun = True
         began = time.monotonic()
         seconds_left = self._workshop.seconds_left(math.inf)
+        is_training = False
         while True:
-            code = launcher.wait(POLL_SECONDS)
+            code = launcher.wait(POLL_SECONDS if is_training else FIRST_POLL_SECONDS)
             if code is not None:
                 return code
-            watch.look(process, job.memory.own_bytes)
+            watch.look(process)
+            is_training = is_training or "train" in read_phases(files.phases)
             now = time.monotonic()
             verdict = self._too_slow(now, files, job)
             if verdict is None and now - began > min(self._most_seconds, seconds_left):
@@ -269,16 +274,21 @@ class ProcessRunner:
 
 
 class _Watch:
-    """Observations of a running worker; of its memory, a dead process leaves no figures."""
+    """Observations of a running worker: of its memory, a dead process leaves nothing but the resident peak."""
 
     has_begun = False
-    is_near_cap = False
+    _seen: tuple[dict[str, int], int] | None = None
 
-    def look(self, process: int, cap: int) -> None:
-        seen = data_segment_of(process)
-        if seen is not None:
-            peak, limit = seen
-            self.is_near_cap = is_near_limit(peak, limit, cap)
+    def look(self, process: int) -> None:
+        self._seen = limited_segment_of(process) or self._seen
+
+    def was_near_cap(self, cap: int, peak_resident: int | None) -> bool:
+        """Whether the data segment came near its limit: as last seen, with the peak that the dead process left."""
+        if self._seen is None:
+            return False
+        fields, limit = self._seen
+        peak = peak_of_segment({**fields, "VmHWM": max(fields["VmHWM"], peak_resident or 0)})
+        return is_near_limit(peak, limit, cap)
 
 
 def expected_state_bytes(situation: Situation, per_parameter: float) -> int:

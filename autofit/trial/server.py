@@ -5,8 +5,8 @@ device and runs no tensor operation: either would be inherited, broken, by every
 closes, whoever started it is gone; it kills the running child's group and ends.
 
 Requests: ``{"job": path}`` and ``{"kill": pid}``. Messages: ``{"ready": true}`` or ``{"problem":
-sentence}`` once, then ``{"started": pid}`` and ``{"ended": pid, "exit_code": code}`` for each job, the
-code negative for a signal.
+sentence}`` once, then ``{"started": pid}`` and ``{"ended": pid, "exit_code": code, "peak_resident": bytes}``
+for each job, the code negative for a signal.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from autofit.host import reap
 from autofit.trial import hidden_import
 from autofit.trial.protocol import JobFiles, read_job
 
 # What a child would otherwise import in its first second; found with python -X importtime in a child.
-_PRELOADED = (
+PRELOADED = (
     "torch",
     "torch._dynamo",
     "accelerate",
@@ -44,7 +45,7 @@ def main(arguments: list[str]) -> None:
     """Serve until the socket closes."""
     connection = socket.socket(fileno=int(arguments[0]))
     hidden_import.hide("bitsandbytes")
-    for module in _PRELOADED:
+    for module in PRELOADED:
         importlib.import_module(module)
     problem = _why_not_fork(arguments[1])
     _send(connection, {"problem": problem} if problem else {"ready": True})
@@ -93,8 +94,8 @@ def _serve(connection: socket.socket) -> None:
             with contextlib.suppress(BlockingIOError):
                 os.read(wake_read, 4096)
         if running is not None and os.waitid(os.P_PID, running, os.WEXITED | os.WNOHANG | os.WNOWAIT):
-            exit_code = _end(running)
-            _send(connection, {"ended": running, "exit_code": exit_code})
+            exit_code, peak_resident = _end(running)
+            _send(connection, {"ended": running, "exit_code": exit_code, "peak_resident": peak_resident})
             running = None
         if connection.fileno() in readable:
             received = connection.recv(65536)
@@ -157,11 +158,10 @@ def _preload_model(job_path: Path) -> None:
     importlib.import_module(f"transformers.models.{model_type_to_module_name(model_type)}.modeling_{model_type}")
 
 
-def _end(child: int) -> int:
+def _end(child: int) -> tuple[int, int]:
     """Kill what is left of the child's group, then reap it: the group's number is ours until then."""
     _kill_group(child)
-    _, status = os.waitpid(child, 0)
-    return os.waitstatus_to_exitcode(status)
+    return reap(child)
 
 
 def _kill_group(child: int) -> None:

@@ -29,7 +29,7 @@ def test_a_stored_study_is_shown_exported_examined_and_replayed(
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["show"]) == 0
     narrow = capfd.readouterr().out
-    assert max(map(len, narrow.splitlines())) <= 80 and "samples" in narrow and "exact" in narrow
+    assert max(map(len, without_paths(narrow, tmp_path))) <= 80 and "samples" in narrow and "exact" in narrow
 
     assert main(["show", searched, "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
@@ -41,13 +41,18 @@ def test_a_stored_study_is_shown_exported_examined_and_replayed(
     assert main(["explain", searched]) == 0
     explained = capfd.readouterr().out
     assert "Recommended:" in explained and "Never in question" in explained and "10 % less memory" in explained
-    assert max(map(len, explained.splitlines())) <= 80
+    assert max(map(len, without_paths(explained, tmp_path))) <= 80
     assert main(["explain", "--json"]) == 0
     assert json.loads(capfd.readouterr().out)["neighbours"]
 
     assert main(["doctor", "--replay", "0", "--study", searched]) == 0
     replayed = capfd.readouterr().out
     assert "then: ok" in replayed and "now: ok" in replayed and "autofit.trial.worker" in replayed
+
+
+def without_paths(printed: str, folder: Path) -> list[str]:
+    """The lines that a path, which cannot be broken, does not make as long as it is."""
+    return [line for line in printed.splitlines() if str(folder.parent) not in line]
 
 
 def test_a_search_is_compared_with_a_baseline_and_another_sampler_may_propose(

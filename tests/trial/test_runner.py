@@ -10,8 +10,10 @@ import psutil
 import pytest
 
 from autofit.catalogue.models import resolve_model
+from autofit.host import reap
 from autofit.outcome import Outcome
 from autofit.recipe import recipe_for
+from autofit.trial import launcher as launcher_module
 from autofit.trial import runner as runner_module
 from autofit.trial.launcher import FreshInterpreters, worker_environment
 from autofit.trial.protocol import MeasuringPlan
@@ -186,10 +188,20 @@ def test_temporary_files_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.scratch"))
 
 
-def test_a_crash_with_memory_nearly_used_up_is_out_of_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = {"peak": 95, "limit": 100}
-    monkeypatch.setattr(runner_module, "data_segment_of", lambda process: (seen["peak"], seen["limit"]))
-    monkeypatch.setattr(runner_module, "is_near_limit", lambda peak, limit, cap: limit - peak <= 10)
-    assert run("slow-segfault", tmp_path).outcome is Outcome.OOM
-    seen["peak"] = 50
-    assert run("slow-segfault", tmp_path).outcome is Outcome.CRASHED
+@pytest.mark.parametrize(("resident", "outcome"), [(96, Outcome.OOM), (50, Outcome.CRASHED)])
+def test_a_crash_with_memory_nearly_used_up_is_out_of_memory(
+    resident: int, outcome: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peak is that of the dead process, however long before its end it was looked at."""
+    early = {"VmHWM": 40, "VmData": 30, "RssAnon": 30, "RssFile": 10, "RssShmem": 0}
+    monkeypatch.setattr(runner_module, "limited_segment_of", lambda process: (early, 100))
+    monkeypatch.setattr(runner_module, "is_near_limit", lambda peak, limit, cap: limit - peak <= 15)
+    monkeypatch.setattr(launcher_module, "reap", lambda child: (reap(child)[0], resident))
+    assert run("slow-segfault", tmp_path).outcome is outcome
+
+
+def test_a_worker_that_ended_says_how_much_memory_it_had(tmp_path: Path) -> None:
+    launcher = FreshInterpreters(worker_environment(""), (sys.executable, "-c", "bytearray(2**27)"))
+    launcher.start(tmp_path / "one.json")
+    assert launcher.wait(60) == 0
+    assert launcher.peak_resident is not None and 2**27 < launcher.peak_resident < 2**29
