@@ -151,7 +151,8 @@ def search(
         _lock(locks, study or record.default_name, record.device, watcher)
         opened = open_study(storage or default_storage(), record, study, fresh=fresh)
         locks = locks.pop_all()
-    deadline = None if limit.seconds is None else began + max(0.0, limit.seconds - opened.spent_seconds)
+    seconds_left = None if limit.seconds is None else max(0.0, limit.seconds - opened.spent_seconds)
+    deadline = None if seconds_left is None else began + seconds_left
     workers = _workers(opened, watcher.say, timeout, deadline)
     stopped, interrupted = "it was interrupted", True
     try:
@@ -166,7 +167,7 @@ def search(
         if not record.workload.lengths.all_equal:
             estimate = f", estimated at {tokens_per_word:g} tokens a word" if tokens_per_word else ""
             watcher.say(f"Data: {record.workload.lengths.describe()}{estimate}.")
-        watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), limit.seconds)
+        watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), seconds_left)
         if space.refusals:
             watcher.say(_what_is_left_out(space, model))
         plan = MeasuringPlan(seed=seed)

@@ -24,9 +24,8 @@ class Evidence:
     def __init__(self, trials: Iterable[Trial]) -> None:
         every = list(trials)
         self.by_config = evidence_by_config(every)
-        self._short = {
-            trial.config: trial.measurement for trial in every if trial.measurement is not None and not trial.whole
-        }
+        short = evidence_by_config(trial for trial in every if not trial.whole).values()
+        self._short = {trial.config: trial.measurement for trial in short if trial.measurement is not None}
         self.measured = [trial for trial in self.by_config.values() if trial.measurement is not None]
         self._common = max(self.measured, key=lambda trial: len(measurement_of(trial).rounds), default=None)
         self._factors = self._factors_by_precision()
@@ -76,7 +75,7 @@ def evidence_by_config(trials: Iterable[Trial]) -> dict[TrainConfig, Trial]:
     """The evidence per configuration: its whole runs together where there are any, else the last trial.
 
     A whole run that failed, for whatever reason, says all: what did not get through its own work once is not measured,
-    whatever other runs did.
+    whatever other runs did. Of two short trials, one that was disturbed does not take the place of a quieter one.
     """
     evidence: dict[TrainConfig, Trial] = {}
     rounds: dict[TrainConfig, dict[int, Measurement]] = defaultdict(dict)
@@ -86,6 +85,8 @@ def evidence_by_config(trials: Iterable[Trial]) -> dict[TrainConfig, Trial]:
             continue
         if known is not None and known.whole and known.measurement is None:
             continue
+        if known is not None and not trial.whole and _is_more_disturbed(trial, known):
+            continue
         if trial.whole and trial.measurement is not None:
             number = len(rounds[trial.config]) if trial.round is None else trial.round
             rounds[trial.config][number] = trial.measurement
@@ -93,6 +94,11 @@ def evidence_by_config(trials: Iterable[Trial]) -> dict[TrainConfig, Trial]:
         elif known is None or trial.whole or not known.whole:
             evidence[trial.config] = trial
     return evidence
+
+
+def _is_more_disturbed(trial: Trial, known: Trial) -> bool:
+    ours, theirs = trial.measurement, known.measurement
+    return ours is not None and theirs is not None and ours.is_disturbed and ours.cores_taken > theirs.cores_taken
 
 
 def measurement_of(trial: Trial) -> Measurement:

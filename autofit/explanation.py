@@ -94,11 +94,20 @@ class Explanation:
 
 def neighbours_of(space: SearchSpace, config: TrainConfig) -> list[TrainConfig]:
     """The configurations of a space that differ from one in one knob, or by one step of the micro-batch."""
+    return [each for _, _, each in _one_knob_away(space, config) if each in space]
+
+
+def _one_knob_away(space: SearchSpace, config: TrainConfig) -> Iterator[tuple[str, KnobValue, TrainConfig]]:
+    """Knob, value and the configuration with it, those that are not in the space included."""
     sizes = space.micro_batch_sizes
     place = sizes.index(config.micro_batch_size)
-    near = [space.at_micro_batch(config, sizes[each]) for each in (place - 1, place + 1) if 0 <= each < len(sizes)]
-    others = [config.replace(**{row.name: value}) for row in KNOBS for value in space.choices[row.name]]
-    return [each for each in (*near, *others) if each != config and each in space]
+    for near in (place - 1, place + 1):
+        if 0 <= near < len(sizes):
+            yield MICRO_BATCH, sizes[near], space.at_micro_batch(config, sizes[near])
+    for row in KNOBS:
+        for value in space.choices[row.name]:
+            if value != config[row.name]:
+                yield row.name, value, config.replace(**{row.name: value})
 
 
 def explain(
@@ -135,25 +144,12 @@ def _neighbours(
     space: SearchSpace, best: Ranked, evidence: Evidence, predicted: dict[TrainConfig, Expected]
 ) -> Iterator[Neighbour]:
     estimates = _Estimates(space, evidence, predicted)
-    chosen = best.trial.config
-    sizes = space.micro_batch_sizes
-    place = sizes.index(chosen.micro_batch_size)
-    for near in (place - 1, place + 1):
-        if 0 <= near < len(sizes):
-            yield _neighbour(
-                MICRO_BATCH, sizes[near], space.at_micro_batch(chosen, sizes[near]), best, evidence, estimates
-            )
-    for row in KNOBS:
-        for value in space.choices[row.name]:
-            if value == chosen[row.name]:
-                continue
-            config = chosen.replace(**{row.name: value})
-            if config in space:
-                yield _neighbour(row.name, value, config, best, evidence, estimates)
-            else:
-                yield Neighbour(
-                    knob=row.name, value=value, basis="not valid", reason="; ".join(space.reasons_against(config))
-                )
+    for knob, value, config in _one_knob_away(space, best.trial.config):
+        if knob == MICRO_BATCH or config in space:
+            yield _neighbour(knob, value, config, best, evidence, estimates)
+        else:
+            reason = "; ".join(space.reasons_against(config))
+            yield Neighbour(knob=knob, value=value, basis="not valid", reason=reason)
 
 
 def _neighbour(

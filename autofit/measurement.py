@@ -202,6 +202,11 @@ class Measurement:
         return sum(c * s for c, s in known) / sum(s for _, s in known) if known else 0.0
 
     @property
+    def is_disturbed(self) -> bool:
+        """Whether others took so much of the machine that the seconds may not be the configuration's."""
+        return self.cores_taken > DISTURBED_CORES
+
+    @property
     def samples(self) -> tuple[float, ...]:
         """Seconds per optimizer step at the full accumulation, one entry per timed step, in the order timed."""
         return tuple(seconds for window in self.windows for seconds in window.samples(self.accumulation_steps))
@@ -262,7 +267,7 @@ def pooled(runs: Mapping[int, Measurement]) -> Measurement:
     memory = last.memory
     for each in measurements[:-1]:
         memory = memory.at_least(each.memory)
-    quiet = [each for each in measurements if each.cores_taken <= DISTURBED_CORES] or measurements
+    quiet = [each for each in measurements if not each.is_disturbed] or measurements
     return replace(
         last,
         windows=tuple(window for each in quiet for window in each.windows),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autofit.knobs import KNOBS, numerics_of
-from autofit.measurement import DISTURBED_CORES, Comparison
+from autofit.measurement import Comparison
 from autofit.outcome import Outcome
 from autofit.ranking import Ranked, Ranking
 from autofit.recipe import recipe_for
@@ -264,7 +264,7 @@ def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
     rounds = len(measurement.rounds)
     if rounds > 1:
         reasons.append(f"its {rounds} interleaved rounds differ by ±{measurement.round_spread:.1%}")
-    if measurement.cores_taken > DISTURBED_CORES:
+    if measurement.is_disturbed:
         reasons.append(
             f"other processes kept {measurement.cores_taken:.1f} CPU cores busy while it was measured: "
             "its time is likely shorter on a quiet machine"

@@ -61,12 +61,23 @@ class Budget:
         unconfirmed = {trial.config for trial in to_confirm if not trial.whole}
         if self.trials is not None and num_counted(trials) + len(unconfirmed) >= self.trials:
             return f"the {self.trials} trials of --max-trials are used"
-        if self.seconds is not None and trials:
-            wanted = sum(confirmation_seconds(trial, whole_run) for trial in to_confirm)
-            kept = min(wanted, CONFIRMING_SHARE * self.seconds)
-            if spent_seconds + _usual_seconds(trials) + kept > self.seconds:
-                return self.is_spent
+        if trials and not self.leaves_time(spent_seconds, trials, to_confirm, whole_run):
+            return self.is_spent
         return None
+
+    def leaves_time(
+        self,
+        spent_seconds: float,
+        trials: Sequence[Trial],
+        to_confirm: Sequence[Trial],
+        whole_run: WholeRun | None = None,
+    ) -> bool:
+        """Whether one more short trial leaves what is kept for the confirmations."""
+        if self.seconds is None:
+            return True
+        wanted = sum(confirmation_seconds(trial, whole_run) for trial in to_confirm)
+        kept = min(wanted, CONFIRMING_SHARE * self.seconds)
+        return spent_seconds + _usual_seconds(trials) + kept <= self.seconds
 
     def allows_compiling(self, spent_seconds: float, trials: Sequence[Trial]) -> bool:
         """Whether a trial that compiles first may start: as long as such trials took so far, or a guess."""
@@ -115,8 +126,8 @@ class Budget:
 
 
 def num_counted(trials: Sequence[Trial]) -> int:
-    """How many trials were run, the rounds of one finalist counted once."""
-    return sum(not trial.whole for trial in trials) + len({trial.config for trial in trials if trial.whole})
+    """How many trials were run: short ones, and whole ones, of one configuration count once each."""
+    return len({(trial.config, trial.whole) for trial in trials})
 
 
 def confirmation_seconds(trial: Trial, whole_run: WholeRun | None = None) -> float:

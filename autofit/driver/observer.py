@@ -19,9 +19,10 @@ class Observer:
         situation: Situation,
         num_configs: int,
         trials: Sequence[Trial],
-        budget_seconds: float | None,
+        seconds_left: float | None,
     ) -> None:
-        """The study is open; ``trials`` are what it holds already, ``num_configs`` what its space holds."""
+        """The study is open; ``trials`` are what it holds already, ``num_configs`` what its space holds.
+        ``seconds_left`` of the budget are what earlier runs did not spend; None without one."""
 
     def begun(self, number: int, config: TrainConfig, *, whole: bool) -> None:
         """A trial starts; ``whole`` for the confirmation of a finalist."""

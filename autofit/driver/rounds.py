@@ -7,16 +7,18 @@ what may be as fast, and the reference.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autofit.evidence import measurement_of
+from autofit.evidence import Evidence, measurement_of
 from autofit.measurement import Measurement
 from autofit.ranking import rank
 from autofit.trials import Trial
 
 MOST_FINALISTS = 3
 ROUNDS, MOST_ROUNDS = 3, 6
+MOST_REPEATED = 3
 LOADED_SECONDS, STEADY = 60.0, 0.01
 """A cool card is faster than a warm one: rounds go on until a minute was timed, or two in a row agree within this."""
 
@@ -50,6 +52,33 @@ def finalists(trials: Sequence[Trial]) -> list[Trial]:
     if ranking.reference is not None and ranking.reference not in chosen:
         chosen.append(ranking.reference)
     return chosen
+
+
+def to_repeat(trials: Sequence[Trial]) -> Trial | None:
+    """A short trial to run again before finalists are chosen: others took so much of the machine that it may mislead.
+
+    Only of what might be the fastest without them (what they took, a core each, would at best have halved it, or cut it
+    to a third), the likeliest first; each once, and no more than a few.
+    """
+    runs = Counter(trial.config for trial in trials if not trial.whole and trial.measurement is not None)
+    left = MOST_REPEATED - sum(count > 1 for count in runs.values())
+    measured = [trial for trial in Evidence(trials).measured if trial.role != "outside"]
+    if left <= 0 or not measured:
+        return None
+    best = min(measurement_of(trial).step_seconds for trial in measured)
+
+    def undisturbed(trial: Trial) -> float:
+        return measurement_of(trial).step_seconds / (1 + measurement_of(trial).cores_taken)
+
+    misleading = [
+        trial
+        for trial in measured
+        if not trial.whole
+        and runs[trial.config] == 1
+        and measurement_of(trial).is_disturbed
+        and undisturbed(trial) <= best
+    ]
+    return min(misleading, key=undisturbed, default=None)
 
 
 def next_round(trials: Sequence[Trial], device_kind: str) -> Round | None:

@@ -33,7 +33,7 @@ class Watcher(Observer):
     def __init__(self) -> None:
         self.trials: list[Trial] = []
         self.num_configs = 0
-        self.budget_seconds: float | None = None
+        self.seconds_left: float | None = None
         self.began = time.monotonic()
 
     def opened(
@@ -43,12 +43,12 @@ class Watcher(Observer):
         situation: Situation,
         num_configs: int,
         trials: Sequence[Trial],
-        budget_seconds: float | None,
+        seconds_left: float | None,
     ) -> None:
         self.study = study
         self.trials = list(trials)
         self.num_configs = num_configs
-        self.budget_seconds = budget_seconds
+        self.seconds_left = seconds_left
         known = f"; {count_trials(trials)} before" if trials else ""
         self.say(f"Study {study}: {num_configs} configurations{known}.")
         self.trials_changed()
@@ -120,11 +120,11 @@ class LivePanel(Watcher):
         spent = time.monotonic() - self.began
         line = Table.grid(padding=(0, 1))
         count = Text(f"{len(self.trials)} trial{'' if len(self.trials) == 1 else 's'}, {format_seconds(spent)}")
-        if self.budget_seconds is None:
+        if self.seconds_left is None:
             line.add_row(count)
         else:
-            left = max(0.0, self.budget_seconds - spent)
-            bar = ProgressBar(total=self.budget_seconds, completed=min(spent, self.budget_seconds), width=30)
+            left = max(0.0, self.seconds_left - spent)
+            bar = ProgressBar(total=self.seconds_left, completed=min(spent, self.seconds_left), width=30)
             line.add_row(count, bar, Text(f"at most {format_seconds(left)} left"))
         return line
 

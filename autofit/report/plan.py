@@ -131,7 +131,7 @@ def _figures(each: PlannedConfig) -> str:
         words.append(f"{_range(each.step_seconds)} a step, {format_rate(slow)} to {format_rate(fast)} tokens/s")
     if each.cost_per_million_tokens is not None:
         low, high = each.cost_per_million_tokens
-        words.append(f"{low:.3f} to {high:.3f} per million tokens")
+        words.append(f"{low:.3f} to {high:.3f} per million tokens in the currency of --price")
     return "; ".join(words)
 
 
@@ -139,7 +139,7 @@ def _cards_table(plan: Plan, width: int) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     is_wide = width >= 110
     priced = any(card.card.price_per_hour is not None for card in plan.cards)
-    titles = ["card", "has", "needs", "a step", "tokens/s", *(["per M tokens"] if priced else [])]
+    titles = ["card", "has", "needs", "a step", "tokens/s", *(["cost per M tokens"] if priced else [])]
     for title in titles:
         table.add_column(title, justify="left" if title == "card" else "right", no_wrap=True)
     table.add_column("best that fits", overflow="fold")

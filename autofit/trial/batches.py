@@ -10,6 +10,7 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -92,7 +93,7 @@ class StepBatches:
             self._shapes[micro_batch] = shape_of(micro_batch, self._recipe.collator, self._recipe.collator_kwargs)
         return self._shapes[micro_batch]
 
-    @property
+    @cached_property
     def all_alike(self) -> bool:
         """Whether every micro-batch has one shape."""
         shapes = {self.shape(micro_batch) for each in self.effective_batches for micro_batch in each}

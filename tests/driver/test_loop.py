@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,8 +23,9 @@ from autofit.study import Study, load_study, open_study
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult
-from tests.doubles import FormulaRunner, make_situation, make_trial, recipe_key
+from tests.doubles import FormulaRunner, make_measurement, make_situation, make_trial, recipe_key
 from tests.driver.test_strategy import LEFT_OUT, MIB, needed, seconds
+from tests.test_measurement import disturbed
 from tests.test_study import make_record
 
 UNLIMITED = Budget(seconds=None, trials=None)
@@ -333,3 +335,27 @@ def test_what_is_confirmed_on_a_cpu_has_memory_to_spare_and_short_trials_do_not_
     setting.search()
     assert {plan.spare_share > 0 for plan in setting.runner.plans if plan.whole} == {True}
     assert {plan.spare_share > 0 for plan in setting.runner.plans if not plan.whole} == {False}
+
+
+def test_what_others_slowed_is_run_again_before_finalists_are_chosen(tmp_path: Path) -> None:
+    quiet = Setting(tmp_path)
+    quiet.search()
+    best = rank(quiet.study().trials()).best
+    assert best is not None
+    (tmp_path / "busy").mkdir()
+    setting = Setting(tmp_path / "busy")
+    run, short_runs = setting.runner.run, []
+
+    def run_beside_another(recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
+        result = run(recipe, plan, name)
+        if plan.whole or recipe_key(recipe) != recipe_key(recipe_for(best.trial.config, setting.situation)):
+            return result
+        short_runs.append(name)
+        assert result.measurement is not None
+        slowed = make_measurement(1.9 * result.measurement.step_seconds) if len(short_runs) == 1 else result.measurement
+        return replace(result, measurement=disturbed(slowed, 1.0 if len(short_runs) == 1 else 0.0))
+
+    setting.runner.run = run_beside_another  # type: ignore[method-assign]
+    setting.search()
+    found = rank(setting.study().trials()).best
+    assert len(short_runs) == 2 and found is not None and found.trial.config == best.trial.config

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from autofit.driver.rounds import MOST_ROUNDS, finalists, next_round, rounds_to_come
+from autofit.driver.rounds import MOST_REPEATED, MOST_ROUNDS, finalists, next_round, rounds_to_come, to_repeat
+from autofit.evidence import evidence_by_config
 from autofit.outcome import Outcome
 from autofit.trials import Trial
 from tests.doubles import make_trial
@@ -77,3 +78,34 @@ def test_on_an_accelerator_rounds_go_on_until_they_are_steady() -> None:
     assert next_round(pairs(1.0, 1.1, 1.105), "cuda") is None
     assert next_round(pairs(1.0, 1.1, 1.2, 1.3, 1.4, 1.5), "cuda") is None
     assert next_round(pairs(10.0, 10.0, 11.0), "cuda") is None
+
+
+def short(number: int, seconds: float, cores: float, **changes: object) -> Trial:
+    """A short trial beside which others kept ``cores`` busy."""
+    trial = make_trial(number, seconds=seconds, whole=False, **changes)
+    assert trial.measurement is not None
+    return dataclasses.replace(trial, measurement=disturbed(trial.measurement, cores))
+
+
+def test_a_disturbed_short_trial_that_might_be_the_fastest_is_run_again_once() -> None:
+    best, misled = short(0, 1.0, 0.0), short(1, 1.6, 1.0, attention="eager")
+    hopeless = short(2, 2.5, 1.0, precision="bf16")
+    assert to_repeat([best, misled, hopeless]) == misled
+    again = short(3, 0.8, 0.0, attention="eager")
+    assert to_repeat([best, misled, hopeless, again]) is None
+    assert to_repeat([best, short(1, 1.6, 0.1, attention="eager")]) is None
+
+
+def test_on_a_machine_that_stays_busy_a_few_short_trials_are_run_again() -> None:
+    trials = [short(number, 1.0 + number / 100, 1.0, micro_batch_size=number + 1) for number in range(8)]
+    repeated = 0
+    while (trial := to_repeat(trials)) is not None:
+        repeated += 1
+        trials.append(dataclasses.replace(trial, number=len(trials)))
+    assert repeated == MOST_REPEATED
+
+
+def test_of_two_short_trials_the_quieter_one_is_the_evidence() -> None:
+    quiet, loud = short(0, 1.0, 0.0), short(1, 2.0, 1.0)
+    assert list(evidence_by_config([quiet, loud]).values()) == [quiet]
+    assert list(evidence_by_config([loud, quiet]).values()) == [quiet]
