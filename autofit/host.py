@@ -24,6 +24,7 @@ NEAR_LIMIT = 0.25
 asks for large blocks at once, so little below the limit is enough."""
 
 _CGROUP = Path("/sys/fs/cgroup")
+_UNIT_OF_RSS = 1 if sys.platform == "darwin" else 1024  # getrusage(2)
 
 
 @cache
@@ -128,9 +129,12 @@ def limited_segment_of(process: int) -> tuple[dict[str, int], int] | None:
 def reap(child: int) -> tuple[int, int]:
     """Exit code (negative for a signal) of a child that has ended, and the bytes it had in memory at most."""
     _, status, usage = os.wait4(child, 0)
-    # getrusage(2): KiB on Linux, bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return os.waitstatus_to_exitcode(status), usage.ru_maxrss * unit
+    return os.waitstatus_to_exitcode(status), usage.ru_maxrss * _UNIT_OF_RSS
+
+
+def own_peak_resident() -> int:
+    """Bytes that this process had in memory at most."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT_OF_RSS
 
 
 def _container_limit() -> int | None:

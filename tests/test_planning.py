@@ -131,7 +131,8 @@ def test_what_is_printed_fits_the_terminal_and_says_that_it_is_predicted(
     for text in (one, several, explained):
         assert max(map(len, text.splitlines())) <= columns
     assert "predicted" in one and "not yet measured on CUDA" in " ".join(one.split()) and "dots free" in one
-    assert "rtx-4090" in several and "h100" in several and "cost per M tokens" in several
+    assert "rtx-4090" in several and "h100" in several and "per M tokens" in several
+    assert "in the currency of --price" in " ".join(several.split())
     assert "together" in explained and "optimizer state" in explained
 
 

@@ -131,15 +131,15 @@ def _figures(each: PlannedConfig) -> str:
         words.append(f"{_range(each.step_seconds)} a step, {format_rate(slow)} to {format_rate(fast)} tokens/s")
     if each.cost_per_million_tokens is not None:
         low, high = each.cost_per_million_tokens
-        words.append(f"{low:.3f} to {high:.3f} per million tokens in the currency of --price")
+        words.append(f"{low:.3f} to {high:.3f} per million tokens")
     return "; ".join(words)
 
 
 def _cards_table(plan: Plan, width: int) -> RenderableType:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     is_wide = width >= 110
-    priced = any(card.card.price_per_hour is not None for card in plan.cards)
-    titles = ["card", "has", "needs", "a step", "tokens/s", *(["cost per M tokens"] if priced else [])]
+    priced = _is_priced(plan)
+    titles = ["card", "has", "needs", "a step", "tokens/s", *(["per M tokens"] if priced else [])]
     for title in titles:
         table.add_column(title, justify="left" if title == "card" else "right", no_wrap=True)
     table.add_column("best that fits", overflow="fold")
@@ -212,11 +212,16 @@ def _bar(prediction: Prediction, usable: int, width: int) -> Text:
 def _about(plan: Plan) -> str:
     letters = ", ".join(f"{letter} {_words(name)}" for name, letter in BAR_LETTERS.items() if letter in "WGOCALs")
     bars = f" Bars: {letters}, dots free." if len(plan.cards) == 1 and plan.cards[0].configs else ""
+    costs = " Costs are in the currency of --price." if _is_priced(plan) else ""
     return (
         "Everything here is predicted and nothing was run; not yet measured on CUDA. Times are ranges, for a card that "
-        f"was not measured.{bars} Answered in {format_seconds(plan.seconds)}. "
+        f"was not measured.{bars}{costs} Answered in {format_seconds(plan.seconds)}. "
         "On the card itself 'autofit MODEL --effective-batch N' measures."
     )
+
+
+def _is_priced(plan: Plan) -> bool:
+    return any(card.card.price_per_hour is not None for card in plan.cards)
 
 
 def _verdict_words(prediction: Prediction) -> str:

@@ -22,6 +22,7 @@ from autofit.host import (
     host_memory_bytes,
     is_near_limit,
     memory_fields,
+    own_peak_resident,
     peak_of_segment,
     processor_name,
     seconds_of_others,
@@ -177,11 +178,8 @@ class Processor:
         return 0
 
     def memory(self, paged_state: int, missing_inputs: int) -> Memory:
-        if self._segment.available:
-            peak = self._segment.peak - self._baseline
-        else:
-            # Other systems give the peak of everything only; better too much than nothing.
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        # Other systems give the peak of everything only; better too much than nothing.
+        peak = self._segment.peak - self._baseline if self._segment.available else own_peak_resident()
         peak = max(peak, 0) + missing_inputs
         return Memory(peak_allocated=peak, peak_reserved=peak, context=0, paged_state=0, cap=self._cap)
 

@@ -18,7 +18,7 @@ import time
 from pathlib import Path
 from typing import Any, Protocol
 
-from autofit.host import reap
+from autofit.host import own_peak_resident, reap
 from autofit.trial.protocol import JobFiles
 
 SERVER_START_SECONDS = 180.0
@@ -101,7 +101,9 @@ class FreshInterpreters:
             # Kill the rest of the group while its number is still ours, then reap its leader.
             self.kill()
             if self._process.returncode is None:
-                self._process.returncode, self.peak_resident = reap(self._process.pid)
+                self._process.returncode, peak_resident = reap(self._process.pid)
+                # Before it ran a program of its own it was a copy of this process, which counts, too.
+                self.peak_resident = peak_resident if peak_resident > own_peak_resident() else None
             return self._process.returncode
         try:
             code = self._process.wait(timeout=seconds)

@@ -197,11 +197,17 @@ def test_a_crash_with_memory_nearly_used_up_is_out_of_memory(
     monkeypatch.setattr(runner_module, "limited_segment_of", lambda process: (early, 100))
     monkeypatch.setattr(runner_module, "is_near_limit", lambda peak, limit, cap: limit - peak <= 15)
     monkeypatch.setattr(launcher_module, "reap", lambda child: (reap(child)[0], resident))
+    monkeypatch.setattr(launcher_module, "own_peak_resident", lambda: 0)
     assert run("slow-segfault", tmp_path).outcome is outcome
 
 
-def test_a_worker_that_ended_says_how_much_memory_it_had(tmp_path: Path) -> None:
-    launcher = FreshInterpreters(worker_environment(""), (sys.executable, "-c", "bytearray(2**27)"))
+def test_a_worker_that_ended_says_how_much_memory_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = FreshInterpreters(worker_environment(""), (sys.executable, "-c", "bytearray(2**30)"))
+    monkeypatch.setattr(launcher_module, "own_peak_resident", lambda: 2**29)
     launcher.start(tmp_path / "one.json")
     assert launcher.wait(60) == 0
-    assert launcher.peak_resident is not None and 2**27 < launcher.peak_resident < 2**29
+    assert launcher.peak_resident is not None and launcher.peak_resident > 2**30
+    # What is less than this process had may be its own, from before the worker's program was started.
+    monkeypatch.setattr(launcher_module, "own_peak_resident", lambda: 2**33)
+    launcher.start(tmp_path / "one.json")
+    assert launcher.wait(60) == 0 and launcher.peak_resident is None
