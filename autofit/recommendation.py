@@ -99,10 +99,11 @@ def _against_reference(best: Ranked, ranking: Ranking) -> str:
     assert reference.measurement is not None and against is not None
     name = "your baseline" if reference.role else "TrainingArguments' defaults"
     if best.is_reference:
+        what = "that ran whole" if best.is_confirmed else "of the short trials"
         if reference.role:
-            return "your baseline is the fastest that ran whole, or tied with it"
+            return f"your baseline is the fastest {what}, or tied with it"
         precision = best.trial.config["precision"]
-        return f"TrainingArguments' defaults in {precision} are the fastest that ran whole, or tied with it"
+        return f"TrainingArguments' defaults in {precision} are the fastest {what}, or tied with it"
     config = reference.config
     text = (
         f"{against.ratio:.2f}x{_spread(against)} the speed of {name} "

@@ -8,6 +8,7 @@ what the allocator reserved. CPU figures: see ``Processor``.
 
 from __future__ import annotations
 
+import os
 import resource
 import time
 from pathlib import Path
@@ -91,6 +92,15 @@ def accelerator_for(torch_device: str) -> Accelerator:
 def devices_untouched() -> bool:
     """Whether this process has opened no device yet, and may fork children that do."""
     return not torch.cuda.is_initialized()
+
+
+def hide_devices() -> None:
+    """Let this process, which has opened no device yet, and its children see none.
+
+    Optimizers ask for the accelerator's stream even where all tensors are on the CPU (torch/optim/optimizer.py,
+    ``_accelerator_graph_capture_health_check``), which opens a visible device.
+    """
+    os.environ.update(CUDA_VISIBLE_DEVICES="", HIP_VISIBLE_DEVICES="")
 
 
 class DataSegment:

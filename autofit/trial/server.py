@@ -44,7 +44,7 @@ PRELOADED = (
 def main(arguments: list[str]) -> None:
     """Serve until the socket closes."""
     connection = socket.socket(fileno=int(arguments[0]))
-    hidden_import.hide("bitsandbytes")
+    hidden_import.hide()
     for module in PRELOADED:
         importlib.import_module(module)
     problem = _why_not_fork(arguments[1])
@@ -58,8 +58,9 @@ def _why_not_fork(device: str) -> str | None:
 
     if not devices_untouched():
         return "importing the libraries opened the device"
-    if "bitsandbytes" in sys.modules:
-        return "importing the libraries imported bitsandbytes, which opens the device"
+    for package in hidden_import.OPENING_DEVICES:
+        if package in sys.modules:
+            return f"importing the libraries imported {package}, which opens the device"
     if device != "cpu":
         child = os.fork()
         if child == 0:
@@ -132,7 +133,7 @@ def _become_worker(job_path: Path, connection: socket.socket) -> NoReturn:
         log = os.open(JobFiles(job_path).log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
         os.dup2(log, 1)
         os.dup2(log, 2)
-        hidden_import.show("bitsandbytes")
+        hidden_import.show()
         from autofit.trial.worker import run_job
 
         run_job(job_path)

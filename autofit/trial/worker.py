@@ -48,13 +48,15 @@ def run_job(job_path: Path) -> Result:
     job = read_job(job_path)
     os.environ.update(job.environment)
     # Imported here: by hand, the environment above must be there before torch is; in a fork it costs nothing.
-    from autofit.trial.accelerator import CapTooSmallError, accelerator_for
+    from autofit.trial.accelerator import CapTooSmallError, accelerator_for, hide_devices
     from autofit.trial.measure import measure
     from autofit.trial.probe import probe
 
     if isinstance(job, ProbeJob):
         result: Result = probe(job)
     elif isinstance(job, TraceJob):
+        # Traces need no device, and several processes make them: each would open the one that is visible.
+        hide_devices()
         from autofit.tracer.batch import trace_all
 
         result = trace_all(job)

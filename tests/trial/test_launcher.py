@@ -178,18 +178,21 @@ def test_one_device_is_visible_and_the_network_is_not_asked(monkeypatch: pytest.
     assert environment["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
 
 
-def test_a_hidden_package_is_not_found_and_is_again_when_shown() -> None:
+@pytest.mark.parametrize("package", hidden_import.OPENING_DEVICES)
+def test_a_hidden_package_is_not_found_and_is_again_when_shown(package: str) -> None:
     script = (
         "import importlib.util, sys\n"
         "from autofit.trial import hidden_import\n"
-        "hidden_import.hide('bitsandbytes')\n"
-        "assert importlib.util.find_spec('bitsandbytes') is None\n"
+        "hidden_import.hide()\n"
+        f"assert importlib.util.find_spec('{package}') is None\n"
         "assert importlib.util.find_spec('json') is not None\n"
-        "from transformers.utils import is_bitsandbytes_available\n"
-        "assert not is_bitsandbytes_available()\n"
-        "hidden_import.show('bitsandbytes')\n"
-        "assert is_bitsandbytes_available()\n"
-        "import bitsandbytes\n"
+        f"from transformers.utils import is_{package}_available\n"
+        f"assert not is_{package}_available()\n"
+        "import transformers.trainer\n"
+        f"assert '{package}' not in sys.modules\n"
+        "hidden_import.show()\n"
+        f"assert is_{package}_available()\n"
+        f"import {package}\n"
     )
     assert hidden_import.__doc__
     subprocess.run([sys.executable, "-c", script], check=True, timeout=300)

@@ -10,11 +10,13 @@ the null GPU is loaded.
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import importlib.abc
 import importlib.machinery
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from types import ModuleType
 from typing import Any
@@ -63,6 +65,9 @@ def install(torch: ModuleType) -> None:
     library.impl("equal", _equal(torch), "CUDA", with_keyset=True, allow_override=True)
     if absent:
         _say(f"no CUDA kernel for {', '.join(absent)}")
+    # Autograd's thread lets go of these Python kernels after a backward pass; where the interpreter has ended by then,
+    # the thread is ended inside C++, which aborts the process.
+    atexit.register(time.sleep, 0.1)
 
 
 class _Operator:
