@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import re
 from pathlib import Path
 
@@ -11,6 +12,11 @@ from autofit.device import Device
 from autofit.errors import UserError
 from autofit.host import host_memory_bytes, processor_name
 
+ASKED_LATER = 2**62
+"""Memory of a device whose driver does not tell it; the worker that opens the device does."""
+NODES = (Path("/dev/nvidia0"), Path("/dev/dxg"))
+"""Where NVIDIA's driver, and the one for Linux under Windows, show a card."""
+
 
 def find_device(label: str) -> Device:
     """``auto``, ``cpu``, ``cuda`` or ``cuda:N`` -> the device. Raises UserError where it is not there.
@@ -18,9 +24,14 @@ def find_device(label: str) -> Device:
     ``auto`` is the first card, and the CPU where there is none. ``index`` is the card's physical one,
     whatever CUDA_VISIBLE_DEVICES renumbers.
     """
-    if label == "auto":
-        return _card(0) if _has_cards() else _processor()
     if label == "cpu":
+        return _processor()
+    if nvml.visible_slice() is not None and label in ("auto", "cuda", "cuda:0"):
+        return Device(kind="cuda", name="a slice of a GPU (MIG)", memory_bytes=ASKED_LATER)
+    if label == "auto" and _has_cards():
+        return _card(0)
+    _refuse_cards_that_cannot_be_asked()
+    if label == "auto":
         return _processor()
     match = re.fullmatch(r"cuda(?::(\d+))?", label)
     if match is None:
@@ -33,6 +44,18 @@ def find_device(label: str) -> Device:
 def _has_cards() -> bool:
     # AMD's driver has no NVML; torch finds its cards when the worker asks.
     return bool(nvml.visible_indices()) or Path("/dev/kfd").exists()
+
+
+def _refuse_cards_that_cannot_be_asked() -> None:
+    """Raises UserError where NVIDIA's device is there and its management library is not, as in some containers."""
+    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "all").strip() in ("", "-1", "NoDevFiles", "void")
+    node = next((node for node in NODES if node.exists()), None)
+    if node is not None and nvml.driver_version() is None and not is_hidden:
+        raise UserError(
+            f"There is an NVIDIA GPU here ({node}), but its management library (NVML) does not answer, and autofit "
+            "asks it for the card's memory: start the container with NVIDIA_DRIVER_CAPABILITIES=compute,utility, or "
+            "say --device cpu."
+        )
 
 
 def _processor() -> Device:
@@ -51,11 +74,11 @@ def _card(number: int) -> Device:
         )
     indices = nvml.visible_indices()
     if not indices:
-        return Device(kind="cuda", name="AMD GPU", memory_bytes=2**62, index=number)
+        return Device(kind="cuda", name="AMD GPU", memory_bytes=ASKED_LATER, index=number)
     if number >= len(indices):
         raise UserError(f"--device cuda:{number}: there are {len(indices)} GPUs here, numbered from 0.")
     found = nvml.name_and_memory(indices[number])
     if found is None:
         raise UserError(f"--device cuda:{number}: the driver does not answer for this GPU.")
     name, memory_bytes = found
-    return Device(kind="cuda", name=name, memory_bytes=memory_bytes, index=indices[number])
+    return Device(kind="cuda", name=name, memory_bytes=memory_bytes or ASKED_LATER, index=indices[number])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -73,8 +74,8 @@ def compare(
     elif reference.loss is None or reference.gradient_norm is None:
         problem = f"{against} ended as {reference.outcome.value}: {reference.reason}"
     else:
-        loss = abs(found.loss / reference.loss - 1)
-        gradient = abs(found.gradient_norm / reference.gradient_norm - 1)
+        loss = _apart(found.loss, reference.loss)
+        gradient = _apart(found.gradient_norm, reference.gradient_norm)
         problem = _problem(found, reference, loss, gradient, loss_tolerance, gradient_tolerance)
     return Comparison(
         label=label,
@@ -87,6 +88,13 @@ def compare(
         gradient_tolerance=gradient_tolerance,
         problem=problem,
     )
+
+
+def _apart(found: float, reference: float) -> float:
+    """The difference as a share of the reference; of nothing at all, every other number is infinitely far."""
+    if reference == 0:
+        return 0.0 if found == 0 else math.inf
+    return abs(found / reference - 1)
 
 
 def _problem(

@@ -90,7 +90,12 @@ def evidence_by_config(trials: Iterable[Trial]) -> dict[TrainConfig, Trial]:
         if trial.whole and trial.measurement is not None:
             number = len(rounds[trial.config]) if trial.round is None else trial.round
             rounds[trial.config][number] = trial.measurement
-            evidence[trial.config] = replace(trial, measurement=pooled(rounds[trial.config]))
+            measurement = pooled(rounds[trial.config])
+            if known is not None and known.measurement is not None:
+                # The first trial compiled, the later ones found it compiled.
+                first = max((known.measurement, measurement), key=lambda each: each.starting_seconds)
+                measurement = replace(measurement, warmup=first.warmup)
+            evidence[trial.config] = replace(trial, measurement=measurement)
         elif known is None or trial.whole or not known.whole:
             evidence[trial.config] = trial
     return evidence

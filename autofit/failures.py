@@ -21,6 +21,10 @@ OUT_OF_MEMORY_TEXTS: tuple[tuple[str, str], ...] = (
     (r"CUDA_ERROR_OUT_OF_MEMORY", "the device's memory limit was reached"),
     (r"MPS backend out of memory", "the device's memory limit was reached"),
     (r"UR_RESULT_ERROR_OUT_OF_(DEVICE|HOST|RESOURCES)", "the device's memory limit was reached"),
+    # Where the driver does not tell a slice's memory, torch fails as it makes its own message (pytorch#185240).
+    (r"NVML_SUCCESS == r INTERNAL ASSERT FAILED at .*CUDACachingAllocator", "the device's memory limit was reached"),
+    # The handle's own memory is what is missing, nearly always.
+    (r"(CU|HIP)BLAS_STATUS_NOT_INITIALIZED", "the matrix library could not be opened, for want of memory"),
     (r"(CU|HIP)BLAS_STATUS_ALLOC_FAILED", "the matrix library could not allocate its workspace"),
     (r"CUDNN_STATUS_(ALLOC_FAILED|INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)", "cuDNN could not allocate its workspace"),
     (r"cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\.", "cuDNN could not allocate its workspace"),

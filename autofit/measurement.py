@@ -17,6 +17,14 @@ from dataclasses import dataclass, replace
 _T95 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23)
 
 
+# NVML's nvmlClocksEventReason bits, without those of a card that rests or runs at clocks somebody set.
+_SLOWED_BY = {
+    0x04: "its power limit",
+    0x08: "a hardware slowdown",
+    0x20: "its temperature",
+    0x40: "its temperature",
+    0x80: "a power brake",
+}
 NOTICEABLE = 1.1
 """Steps of many shapes that take this many times what repeated shapes take say that new shapes have a price."""
 DISTURBED_CORES = 0.25
@@ -202,6 +210,12 @@ class Measurement:
         return sum(c * s for c, s in known) / sum(s for _, s in known) if known else 0.0
 
     @property
+    def slowed_by(self) -> tuple[str, ...]:
+        """Reasons for which the device ran below its clock while it was timed, as the driver gives them."""
+        masks = [window.load_after.throttle_reasons or 0 for window in self.windows]
+        return tuple(dict.fromkeys(name for bit, name in _SLOWED_BY.items() if any(mask & bit for mask in masks)))
+
+    @property
     def is_disturbed(self) -> bool:
         """Whether others took so much of the machine that the seconds may not be the configuration's."""
         return self.cores_taken > DISTURBED_CORES
@@ -260,7 +274,8 @@ class Measurement:
 def pooled(runs: Mapping[int, Measurement]) -> Measurement:
     """Several runs of one configuration, by round, as one measurement: their windows, the largest of each peak.
 
-    Windows of disturbed rounds are left out where there are others.
+    Windows of disturbed rounds are left out where there are others. The warm-up is the longest: a compiler's caches
+    make later ones shorter.
     """
     measurements = list(runs.values())
     last = measurements[-1]
@@ -270,6 +285,7 @@ def pooled(runs: Mapping[int, Measurement]) -> Measurement:
     quiet = [each for each in measurements if not each.is_disturbed] or measurements
     return replace(
         last,
+        warmup=max(measurements, key=lambda each: each.starting_seconds).warmup,
         windows=tuple(window for each in quiet for window in each.windows),
         losses=tuple(loss for each in measurements for loss in each.losses),
         memory=memory,

@@ -29,7 +29,7 @@ class Outcome(StrEnum):
 _MEANINGS = {
     Outcome.OK: "measured",
     Outcome.OOM: "out of memory",
-    Outcome.INVALID: "the loss was not finite",
+    Outcome.INVALID: "did not train rightly",
     Outcome.ERROR: "raised an exception",
     Outcome.UNSUPPORTED: "cannot be run or judged here",
     Outcome.SKIPPED: "ruled out without running",

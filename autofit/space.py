@@ -61,6 +61,14 @@ CONSTRAINTS: tuple[Constraint, ...] = (
             and not situation.workload.lengths.all_equal
         ),
     ),
+    Constraint(
+        reason="compiled in fp32 it would multiply in TF32, which accelerate turns on; precision=tf32 says so",
+        forbids=lambda config, situation: (
+            config["compile"] != "off"
+            and config["precision"] == "fp32"
+            and (situation.device.compute_capability or (0, 0)) >= (8, 0)
+        ),
+    ),
 )
 
 

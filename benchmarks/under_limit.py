@@ -37,7 +37,7 @@ def main(limit_bytes: int, script: Path, words: list[str]) -> None:
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     processor = Processor()
-    processor.open(MemoryPlan(own_bytes=limit_bytes, in_use_before_bytes=None), reserved_for_paging=0)
+    processor.open(MemoryPlan(own_bytes=limit_bytes), reserved_for_paging=0)
     try:
         runpy.run_path(str(script), run_name="__main__")
     finally:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autofit.equivalence import check_equivalence
+from autofit.equivalence import check_equivalence, compare
 from autofit.outcome import Outcome
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import StepResult
@@ -55,3 +55,10 @@ def test_where_the_whole_batch_at_once_does_not_fit_the_reference_is_split() -> 
 
     assert check_equivalence([("trial 1", make_config())], SITUATION, small)[-1].same
     assert [config.micro_batch_size for config in asked] == [32, 8, 8]
+
+
+def test_a_reference_of_nothing_is_compared_without_dividing_by_it() -> None:
+    nothing = StepResult(outcome=Outcome.OK, loss=0.0, gradient_norm=0.0)
+    something = StepResult(outcome=Outcome.OK, loss=1.0, gradient_norm=0.0)
+    assert compare("one", nothing, "two", nothing, "fp32").problem is None
+    assert "its loss is 1" in str(compare("one", something, "two", nothing, "fp32").problem)

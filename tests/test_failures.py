@@ -17,6 +17,9 @@ OUT_OF_MEMORY = [
     "RuntimeError: hipErrorOutOfMemory",
     "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
     "RuntimeError: HIPBLAS_STATUS_ALLOC_FAILED",
+    "RuntimeError: CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`",
+    'RuntimeError: NVML_SUCCESS == r INTERNAL ASSERT FAILED at "../c10/cuda/CUDACachingAllocator.cpp":838, '
+    "please report a bug to PyTorch.",
     "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
     "RuntimeError: cuDNN error: CUDNN_STATUS_NOT_SUPPORTED. This error may appear if you passed in a non-contiguous",
     "RuntimeError: cusolver error: cuSOLVER error: CUSOLVER_STATUS_ALLOC_FAILED",

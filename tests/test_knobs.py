@@ -75,3 +75,22 @@ def test_the_classes_of_a_configuration_name_the_loosest_first() -> None:
     assert numerics_of(dict(make_config())) == (Numerics.EXACT,)
     mixed = make_config(precision="pure_bf16", optimizer="adamw_8bit")
     assert numerics_of(dict(mixed)) == (Numerics.PURE, Numerics.QUANTIZED_STATE)
+
+
+def test_flash_attention_3_is_for_ampere_to_hopper() -> None:
+    choice = knob("attention").choice("flash_attention_3")
+    can = []
+    for capability in ((7, 5), (8, 0), (9, 0), (10, 0), (12, 0)):
+        situation = make_situation(kind="cuda", capability=capability, missing={})
+        model = dataclasses.replace(situation.model, attention=("flash_attention_3",))
+        if choice.unavailable(dataclasses.replace(situation, model=model)) is None:
+            can.append(capability)
+    assert can == [(8, 0), (9, 0)]
+
+
+def test_what_is_compiled_by_triton_needs_what_triton_needs() -> None:
+    situation = make_situation(kind="cuda", capability=(9, 0), missing={"inductor": "triton needs a C compiler"})
+    for name, value in (("kernels", "liger"), ("attention", "flex_attention"), ("optimizer", "adamw_torch_8bit")):
+        choice = knob(name).choice(value)
+        assert "C compiler" in (choice.unavailable(situation) or ""), value
+    assert knob("attention").choice("flex_attention").is_compiled

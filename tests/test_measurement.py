@@ -109,3 +109,22 @@ def test_a_disturbed_round_counts_only_where_there_is_no_other() -> None:
     assert first.undisturbed_rounds == {0, 2}
     assert compare(first, second).ratio == pytest.approx(1.0) and compare(first, second).rounds == 2
     assert compare(rounds_of({1: 3.0}, cores_taken={1: 1.5}), second).ratio == pytest.approx(3.0)
+
+
+def test_pooled_rounds_keep_the_longest_start_since_later_ones_find_it_compiled() -> None:
+    slow, fast = make_measurement(1.0), make_measurement(1.0)
+    (first,) = slow.warmup
+    slow = dataclasses.replace(slow, warmup=(dataclasses.replace(first, loop=60.0), first))
+    assert pooled({0: slow, 1: fast}).starting_seconds == pytest.approx(60.0)
+
+
+def test_a_device_that_was_held_back_says_by_what_and_one_at_rest_does_not() -> None:
+    def measured(mask: int | None) -> Measurement:
+        measurement = make_measurement(1.0)
+        windows = tuple(
+            dataclasses.replace(each, load_after=DeviceLoad(throttle_reasons=mask)) for each in measurement.windows
+        )
+        return dataclasses.replace(measurement, windows=windows)
+
+    assert measured(0x04 | 0x20).slowed_by == ("its power limit", "its temperature")
+    assert measured(0x01 | 0x02).slowed_by == () and measured(None).slowed_by == ()

@@ -42,6 +42,12 @@ def test_flash_attention_is_not_paired_with_32_bit_inputs() -> None:
     assert all(len(constraint.reason.split()) > 3 for constraint in CONSTRAINTS)
 
 
+def test_compiling_in_fp32_is_not_called_exact_where_it_would_run_in_tf32() -> None:
+    for capability, precisions in (((9, 0), {"tf32", "bf16", "fp16"}), ((7, 5), {"fp32", "fp16"})):
+        space = SearchSpace(make_situation(kind="cuda", capability=capability, missing={}), SpaceRequest())
+        assert {config["precision"] for config in space.configs if config["compile"] != "off"} == precisions
+
+
 @pytest.mark.parametrize(
     ("request_of", "message"),
     [

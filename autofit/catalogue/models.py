@@ -57,6 +57,9 @@ class ModelSource:
         return "auto_map" in self.config
 
 
+FIRST_ORGANISATIONS = ("openai-community", "google-bert", "google-t5", "FacebookAI", "distilbert")
+
+
 def resolve_model(name: str, *, trust_remote_code: bool = False) -> ModelSource:
     """Find the configuration of ``name``. Raises UserError, with near names, where there is none."""
     source = _from_folder(name) or _from_cache(name) or _from_table(name) or _from_network(name)
@@ -124,6 +127,9 @@ def _from_cache(name: str) -> ModelSource | None:
 
 
 def _from_table(name: str) -> ModelSource | None:
+    if "/" not in name:
+        # The hub's first models had no organisation, and are still found by their old names.
+        name = next((f"{each}/{name}" for each in FIRST_ORGANISATIONS if f"{each}/{name}" in built_in_models()), name)
     entry = built_in_models().get(name)
     if entry is None:
         return None

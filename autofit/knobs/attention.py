@@ -22,7 +22,7 @@ def _unsupported_by_model(implementation: str) -> Unavailable:
 
 
 def _flex_unavailable(situation: Situation) -> str | None:
-    return needs_cuda("the backward pass of flex_attention")(situation)
+    return first_of(needs_cuda("the backward pass of flex_attention"), missing("inductor"))(situation)
 
 
 def _nothing_is_flattened(situation: Situation) -> str | None:
@@ -34,12 +34,20 @@ def _old_card(situation: Situation) -> str | None:
     return None if situation.device.kind == "cpu" else needs_cuda("torch_varlen", (8, 0))(situation)
 
 
-def _choice(implementation: str, title: str, *needs: Unavailable) -> Choice:
+def _between_ampere_and_hopper(situation: Situation) -> str | None:
+    """The cards that flash-attention's hopper/setup.py compiles kernels for."""
+    if (situation.device.compute_capability or (0, 0)) >= (10, 0):
+        return f"flash_attention_3 has no kernels for {situation.device.name}"
+    return needs_cuda("flash_attention_3", (8, 0))(situation)
+
+
+def _choice(implementation: str, title: str, *needs: Unavailable, is_compiled: bool = False) -> Choice:
     return Choice(
         value=implementation,
         title=title,
         model_kwargs={"attn_implementation": implementation},
         unavailable=first_of(*needs, missing(implementation), _unsupported_by_model(implementation)),
+        is_compiled=is_compiled,
     )
 
 
@@ -51,10 +59,10 @@ ATTENTION = Knob(
     choices=(
         _choice("sdpa", "torch's scaled_dot_product_attention"),
         _choice("flash_attention_2", "the flash-attn package", needs_cuda("flash_attention_2", (8, 0))),
-        _choice("flash_attention_3", "the flash-attn-3 package", needs_cuda("flash_attention_3", (8, 0))),
+        _choice("flash_attention_3", "the flash-attn-3 package", _between_ampere_and_hopper),
         _choice("flash_attention_4", "the flash-attn-4 package", needs_cuda("flash_attention_4", (9, 0))),
         _choice("torch_varlen", "torch's variable-length flash attention", _nothing_is_flattened, _old_card),
-        _choice("flex_attention", "torch's flex_attention, compiled", _flex_unavailable),
+        _choice("flex_attention", "torch's flex_attention, compiled", _flex_unavailable, is_compiled=True),
         _choice("eager", "plain matrix products"),
     ),
 )

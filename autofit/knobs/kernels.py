@@ -27,7 +27,9 @@ KERNELS = Knob(
             title="Liger's Triton kernels; the logits are never materialised",
             training_arguments={"use_liger_kernel": True},
             not_traced="Liger's kernels are not traced: it needs less than this, by the logits at least",
-            unavailable=first_of(needs_cuda("Liger"), missing("liger_kernel"), _unsupported_by_liger),
+            unavailable=first_of(
+                needs_cuda("Liger"), missing("liger_kernel"), missing("inductor"), _unsupported_by_liger
+            ),
         ),
     ),
 )

@@ -24,7 +24,7 @@ def _choice(optim: str, title: str, state_bytes: float, numerics: Numerics = Num
     if paged:
         reasons.append(_paging_is_pointless)
     if needs == "torchao":
-        reasons.append(needs_cuda("torchao's optimizer, whose update is compiled,"))
+        reasons += [needs_cuda("torchao's optimizer, whose update is compiled,"), missing("inductor")]
     return Choice(
         value=optim,
         title=title,

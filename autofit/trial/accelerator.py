@@ -210,9 +210,12 @@ class CudaCard:
     forgets_kernels = False
 
     def __init__(self) -> None:
+        """Made before anything is imported that opens the card, so that what it then takes is the context's."""
         self._context = 0
         self._cap = 0
-        self._physical_index: int | None = None
+        visible = nvml.visible_indices()
+        self._physical_index = visible[0] if visible else None
+        self._in_use_before = self._in_use()
 
     def facts(self) -> Device:
         if not torch.cuda.is_available():
@@ -227,20 +230,13 @@ class CudaCard:
 
     def open(self, plan: MemoryPlan, reserved_for_paging: int) -> None:
         torch.cuda.set_device(0)
-        visible = nvml.visible_indices()
-        self._physical_index = visible[0] if visible else None
         # A product in half precision opens the context and loads cuBLAS, whose workspace is its own.
         block = torch.ones(256, 256, device=self.torch_device, dtype=torch.float16)
         torch.mm(block, block)
         del block
         torch.cuda.synchronize()
         free, total = torch.cuda.mem_get_info(0)
-        in_use = None if self._physical_index is None else nvml.used_bytes(self._physical_index)
-        if in_use is None or plan.in_use_before_bytes is None:
-            in_use, before = total - free, 0
-        else:
-            before = plan.in_use_before_bytes
-        self._context = max(0, in_use - before - torch.cuda.memory_reserved(0))
+        self._context = self._context_now(otherwise=total - free)
         torch.cuda.empty_cache()
         self._cap = plan.own_bytes - self._context - reserved_for_paging
         if self._cap <= 0:
@@ -272,16 +268,25 @@ class CudaCard:
         return int(torch.cuda.memory_stats(0).get("num_alloc_retries", 0))
 
     def memory(self, paged_state: int, missing_inputs: int) -> Memory:
-        index = self._physical_index
         return Memory(
             peak_allocated=torch.cuda.max_memory_allocated(0) + missing_inputs,
             peak_reserved=torch.cuda.max_memory_reserved(0) + missing_inputs,
-            context=self._context,
+            # Kernels that were loaded since (attention, cuDNN, Triton) count, too.
+            context=max(self._context, self._context_now(otherwise=0) - paged_state),
             paged_state=paged_state,
             cap=self._cap,
-            device_used=None if index is None else nvml.used_bytes(index),
+            device_used=self._in_use(),
             alloc_retries=self.alloc_retries(),
         )
+
+    def _in_use(self) -> int | None:
+        return None if self._physical_index is None else nvml.used_bytes(self._physical_index)
+
+    def _context_now(self, otherwise: int) -> int:
+        """What the card's use grew by (``otherwise`` where the driver does not tell), less what the allocator holds."""
+        in_use, before = self._in_use(), self._in_use_before
+        grown = otherwise if in_use is None or before is None else in_use - before
+        return max(0, grown - int(torch.cuda.memory_reserved(0)))
 
     def forget_peak(self) -> None:
         torch.cuda.empty_cache()

@@ -110,6 +110,26 @@ class MeasuredTrainer(Trainer):  # type: ignore[misc]
         return loss
 
 
+class SkippedSteps:
+    """Tells, once after each optimizer step, whether loss scaling left it out because gradients overflowed.
+
+    The scale falls exactly then. ``optimizer_step_was_skipped`` of accelerate does not see it with fused optimizers,
+    which leave the step out on the device (torch/amp/grad_scaler.py). Waits for the device.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        self._trainer = trainer
+        self._scale: float | None = None
+
+    def __call__(self) -> bool:
+        scaler = self._trainer.accelerator.scaler
+        if scaler is None:
+            return bool(self._trainer.accelerator.optimizer_step_was_skipped)
+        before = scaler._init_scale if self._scale is None else self._scale
+        self._scale = scaler.get_scale()
+        return self._scale < before
+
+
 class StepEnds(TrainerCallback):  # type: ignore[misc]
     """Marks the end of each optimizer step, then asks ``finished`` whether training should stop."""
 

@@ -22,6 +22,14 @@ from autofit.host import own_peak_resident, reap
 from autofit.trial.protocol import JobFiles
 
 SERVER_START_SECONDS = 180.0
+DECIDED_BY_KNOBS = (
+    "PYTORCH_ALLOC_CONF",
+    "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_HIP_ALLOC_CONF",
+    "TORCHINDUCTOR_MAX_AUTOTUNE",
+)
+"""Variables that a trial does not take over from the user: the default would not be the default with them, and with the
+last one compiling in bf16 raises."""
 
 
 class LaunchError(Exception):
@@ -63,8 +71,12 @@ def worker_environment(visible_device: str | None, extra: dict[str, str] | None 
         "PYTHONUNBUFFERED": "1",
         **(extra or {}),
     }
+    for name in DECIDED_BY_KNOBS:
+        environment.pop(name, None)
     if visible_device is not None:
         environment["CUDA_VISIBLE_DEVICES"] = visible_device
+        if "HIP_VISIBLE_DEVICES" in environment:  # goes before CUDA's on ROCm
+            environment["HIP_VISIBLE_DEVICES"] = visible_device
     return environment
 
 

@@ -20,7 +20,7 @@ from autofit.trial.accelerator import Accelerator
 from autofit.trial.batches import GivenMicroBatches, StepBatches
 from autofit.trial.build import build_collator, build_trial_model, import_what_it_needs, training_arguments
 from autofit.trial.compilation import compiled_graphs
-from autofit.trial.instrument import MeasuredTrainer, StepEnds, StepRecorder
+from autofit.trial.instrument import MeasuredTrainer, SkippedSteps, StepEnds, StepRecorder
 from autofit.trial.isolation import autocast_of, leak_between_samples
 from autofit.trial.optimizer_state import state_tensors
 from autofit.trial.protocol import Phase, TrialJob, TrialResult
@@ -56,7 +56,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             train_dataset=samples,
             data_collator=collator,
         )
-        schedule.follow(recorder, lambda: bool(trainer.accelerator.optimizer_step_was_skipped))
+        schedule.follow(recorder, SkippedSteps(trainer))
         trainer.recorder = recorder
         trainer.sampler = GivenMicroBatches(schedule.micro_batches, schedule.most_steps * micro_steps)
         trainer.shapes_now = schedule.shapes_now

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable
 
 import torch
@@ -11,9 +12,10 @@ from autofit.rates import Rates
 from autofit.trial.accelerator import Accelerator
 from autofit.trial.protocol import RatesResult
 
-REPEATS = 7
+REPEATS, LEAST_SECONDS = 7, 0.2
+"""For each kind of work, at least: a card needs a while to raise its clock."""
 PATIENCE_SECONDS = 0.6
-"""For each kind of work: a slow device repeats it less often."""
+"""At most: a slow device repeats it less often."""
 LAYERS = 200
 OPERATORS_OF_A_LAYER = 6
 """A product and a factor; in the backward pass another factor, two products and the sum of the weight's gradients."""
@@ -74,7 +76,8 @@ def _seconds(accelerator: Accelerator, work: Callable[[], object]) -> float:
     work()
     accelerator.synchronize()
     taken: list[float] = []
-    while len(taken) < REPEATS and sum(taken) < PATIENCE_SECONDS:
+    began = time.perf_counter()
+    while (spent := time.perf_counter() - began) < PATIENCE_SECONDS and (len(taken) < REPEATS or spent < LEAST_SECONDS):
         begin = accelerator.mark()
         work()
         end = accelerator.mark()

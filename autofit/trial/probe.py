@@ -176,7 +176,11 @@ def _inductor(device: str) -> tuple[bool, str]:
     if device == "cpu":
         compilers = (os.environ.get("CXX"), "g++", "clang++")
         return any(name and shutil.which(name) for name in compilers), "torch.compile needs a C++ compiler on a CPU"
-    return import_utils.is_triton_available(), "torch.compile needs triton on a GPU"
+    if not import_utils.is_triton_available():
+        return False, "torch.compile needs triton on a GPU"
+    # Triton compiles what launches its kernels (triton/runtime/build.py).
+    has_compiler = any(name and shutil.which(name) for name in (os.environ.get("CC"), "gcc", "clang"))
+    return has_compiler, "triton needs a C compiler (gcc or clang)"
 
 
 def _why_no_flash_attention() -> str:

@@ -64,14 +64,9 @@ class MeasuringPlan(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MemoryPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """The enforced limit. ``own_bytes`` is all that a trial may use: its context, paged state and cap.
-
-    ``in_use_before_bytes`` is what the device's management library counted before the worker started;
-    the context is measured against it. None where nothing counts.
-    """
+    """The enforced limit. ``own_bytes`` is all that a trial may use: its context, paged state and cap."""
 
     own_bytes: int
-    in_use_before_bytes: int | None = None
 
 
 class TrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):

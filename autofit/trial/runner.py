@@ -115,7 +115,7 @@ class ProcessRunner:
     def job_for(self, recipe: Recipe, plan: MeasuringPlan) -> TrialJob:
         """The job that ``run`` hands to a worker."""
         device, limits = self._situation.device, self._situation.limits
-        in_use, others = self._memory_in_use()
+        _, others = self._memory_in_use()
         own = min(limits.usable_bytes, int(device.memory_bytes * (1 - limits.headroom)) - others)
         paged = 0
         if recipe.paged_state and self._situation.memory_is_emulated:
@@ -125,7 +125,7 @@ class ProcessRunner:
             workload=self._situation.workload,
             recipe=recipe,
             device=self._workshop.torch_device,
-            memory=MemoryPlan(own_bytes=int(own * (1 - plan.spare_share)), in_use_before_bytes=in_use),
+            memory=MemoryPlan(own_bytes=int(own * (1 - plan.spare_share))),
             plan=plan,
             expected_paged_bytes=paged,
             trust_remote_code=self._trust_remote_code,
@@ -144,6 +144,7 @@ class ProcessRunner:
         for leftover in (files.result, files.phases):
             leftover.unlink(missing_ok=True)
         job = self.job_for(recipe, plan)
+        in_use_before, _ = self._memory_in_use()
         write_document(files.job, job)
         kills_before = out_of_memory_kills()
         launcher = self._workshop.launcher(recipe.environment)
@@ -165,7 +166,7 @@ class ProcessRunner:
             is_near_cap = watch.was_near_cap(job.memory.own_bytes, launcher.peak_resident)
             ended = self._conclude(ended, files, kills_before, is_near_cap=is_near_cap)
         ended = self._judge_paging(ended, job)
-        notes = self._await_memory(job.memory.in_use_before_bytes)
+        notes = self._await_memory(in_use_before)
         return replace(ended, log_path=str(files.log), notes=(*ended.notes, *notes))
 
     def _watch(
@@ -226,7 +227,8 @@ class ProcessRunner:
     def _conclude(self, code: int, files: JobFiles, kills_before: int | None, *, is_near_cap: bool) -> RunResult:
         result = read_result(files.result)
         if isinstance(result, TrialResult):
-            notes = () if result.measurement is None else _unaccounted(result.measurement)
+            measured = result.measurement
+            notes = () if measured is None else (*_unaccounted(measured), *_slowed(measured))
             return RunResult(outcome=result.outcome, reason=result.reason, measurement=result.measurement, notes=notes)
         if files.result.exists():
             return RunResult(outcome=Outcome.CRASHED, reason="its process left a result that cannot be read")
@@ -253,7 +255,7 @@ class ProcessRunner:
             return None, max(0, host_memory_in_use_bytes() - (host_memory_bytes() - device.memory_bytes))
         in_use = nvml.used_bytes(device.index)
         card = nvml.name_and_memory(device.index)
-        if in_use is None or card is None:
+        if in_use is None or card is None or card[1] is None:
             return None, 0
         reserved_by_driver = max(0, card[1] - device.memory_bytes)
         return in_use, max(0, in_use - reserved_by_driver)
@@ -303,6 +305,12 @@ def _unaccounted(measurement: Measurement) -> tuple[str, ...]:
     """A sentence where the parts of a step leave more of the window out than the protocol allows."""
     worst = max(window.unaccounted_share for window in measurement.windows)
     return (f"its parts leave {worst:.1%} of the timed window out",) if worst > MOST_UNACCOUNTED else ()
+
+
+def _slowed(measurement: Measurement) -> tuple[str, ...]:
+    """A sentence where the device could not keep its clock."""
+    reasons = " and ".join(measurement.slowed_by)
+    return (f"the device ran below its full clock while it was timed, held back by {reasons}",) if reasons else ()
 
 
 def _is_flooded(log: Path) -> bool:

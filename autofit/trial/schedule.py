@@ -309,6 +309,8 @@ class Schedule:
         self._window_began = time.perf_counter()
 
     def _close_window(self, step: PlannedStep) -> None:
+        # While the device still works: its sensors say little of it once it rests.
+        load_after = self._accelerator.load()
         self._accelerator.synchronize()
         wall = time.perf_counter() - self._window_began
         self._window_loads.append(step.load)
@@ -319,7 +321,7 @@ class Schedule:
                 shape=step.shape,
                 step_loads=() if step.shape is not None else tuple(self._window_loads),
                 load_before=self._load_before,
-                load_after=self._accelerator.load(),
+                load_after=load_after,
             )
         )
 

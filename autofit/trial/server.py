@@ -116,6 +116,9 @@ def _serve(connection: socket.socket) -> None:
 def _start(job_path: Path, connection: socket.socket) -> int:
     with contextlib.suppress(Exception):  # a child that cannot read its job says so in its own log
         _preload_model(job_path)
+    problem = _why_not_fork("cpu")
+    if problem is not None:  # by the model's own module; who started us starts again, or does without us
+        sys.exit(problem)
     child = os.fork()
     if child == 0:
         _become_worker(job_path, connection)

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+from autofit import nvml
 from autofit.catalogue.models import ModelSource
 from autofit.device import Device
 from autofit.errors import AutofitError, UserError
@@ -49,8 +50,9 @@ class Workshop:
         self._deadline = deadline
         self._restarts = 0
         self.torch_device = "cpu" if device_kind == "cpu" else f"{device_kind}:0"
-        visible, extra = ("", NATIVE_CACHES) if device_kind == "cpu" else (str(device_index), None)
-        self._environment = worker_environment(visible, extra)
+        is_cpu = device_kind == "cpu"
+        visible = "" if is_cpu else nvml.visible_slice() or str(device_index)
+        self._environment = worker_environment(visible, NATIVE_CACHES if is_cpu else None)
         self._announce = announce
         self._server: TrialServer | None = None
         self._launcher: Launcher | None = launcher

@@ -38,7 +38,7 @@ def test_an_unknown_name_is_refused_with_near_ones() -> None:
     with pytest.raises(UserError, match=r"Did you mean EleutherAI/pythia-70m"):
         resolve_model("EleutherAI/pythia-70")
     with pytest.raises(UserError, match=r"openai-community/gpt2"):
-        resolve_model("gpt2")
+        resolve_model("openai/gpt2")
 
 
 def test_without_a_network_the_answer_comes_after_one_short_request(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,3 +93,8 @@ def test_the_digest_is_of_the_configuration_not_of_its_layout(tmp_path: Path) ->
 
 def test_roberta_loses_two_positions_to_its_padding_offset() -> None:
     assert resolve_model("FacebookAI/roberta-base").positions == 512
+
+
+def test_a_first_model_of_the_hub_is_found_by_its_old_name() -> None:
+    assert resolve_model("gpt2").name == "openai-community/gpt2"
+    assert resolve_model("bert-base-uncased").name == "google-bert/bert-base-uncased"

@@ -23,7 +23,7 @@ def truth(encoded: EncodedSpace) -> np.ndarray:
 
 
 def test_what_was_observed_is_believed_as_far_as_its_noise_goes(encoded: EncodedSpace) -> None:
-    places, values = [3, 700, 1500], [0.1, -0.4, 0.3]
+    places, values = [3, 700, 1400], [0.1, -0.4, 0.3]
     sure = AdditiveProcess(encoded, SECONDS_UNKNOWN).believe(places, values, [0.001] * 3)
     assert np.allclose(sure.mean[places], values, atol=0.01)
     assert (sure.deviation[places] < 0.01).all() and sure.deviation.max() > 0.1

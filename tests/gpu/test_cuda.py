@@ -81,7 +81,7 @@ def test_parts_sum_to_the_window_and_peaks_are_the_allocator_s(workshop: Worksho
 
 
 def test_an_emulated_smaller_card_runs_out_of_memory_for_real(workshop: Workshop) -> None:
-    situation, source = situation_for(workshop, limit=3 * GIB)
+    situation, source = situation_for(workshop, limit=5 * GIB)
     runner = ProcessRunner(workshop, situation, source)
     large = make_config(micro_batch_size=16, accumulation_steps=1)
     assert runner.run(recipe_for(large, situation), QUICK, "large").outcome is Outcome.OOM

@@ -1,4 +1,4 @@
-"""``python build.py FOLDER``: compile the null GPU against the CUDA libraries of this Python's torch.
+"""``python -m tests.null_gpu.build FOLDER``: compile the null GPU against the CUDA libraries of this Python's torch.
 
 Needs gcc, nm (binutils) and CUDA's headers: those of ``CUDA_HOME``, of /usr/local/cuda*, or of pip's packages.
 """

@@ -1,4 +1,4 @@
-"""``python run.py FOLDER COMMAND ...``: run a command with the null GPU that ``build.py`` made in a folder.
+"""``python -m tests.null_gpu.run FOLDER COMMAND ...``: run a command with the null GPU that was built in a folder.
 
 Settings are environment variables: see README.md.
 """
@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from build import LIBRARY
+from tests.null_gpu.build import LIBRARY
 
 HOOK = Path(__file__).resolve().with_name("hook")
 
@@ -29,5 +29,5 @@ def environment(folder: Path, own: Mapping[str, str]) -> dict[str, str]:
 
 if __name__ == "__main__":
     if len(sys.argv) < 3:
-        sys.exit("usage: python run.py FOLDER COMMAND ...")
+        sys.exit("usage: python -m tests.null_gpu.run FOLDER COMMAND ...")
     os.execvpe(sys.argv[2], sys.argv[2:], environment(Path(sys.argv[1]), os.environ))

@@ -178,6 +178,18 @@ def test_one_device_is_visible_and_the_network_is_not_asked(monkeypatch: pytest.
     assert environment["PYTORCH_NVML_BASED_CUDA_CHECK"] == "1"
 
 
+def test_variables_that_a_knob_decides_are_not_taken_over_and_other_names_for_the_device_follow(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+    monkeypatch.setenv("TORCHINDUCTOR_MAX_AUTOTUNE", "1")
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "0,1")
+    environment = worker_environment("1")
+    assert "PYTORCH_CUDA_ALLOC_CONF" not in environment and "TORCHINDUCTOR_MAX_AUTOTUNE" not in environment
+    assert environment["HIP_VISIBLE_DEVICES"] == "1"
+    assert worker_environment(None)["HIP_VISIBLE_DEVICES"] == "0,1"
+
+
 @pytest.mark.parametrize("package", hidden_import.OPENING_DEVICES)
 def test_a_hidden_package_is_not_found_and_is_again_when_shown(package: str) -> None:
     script = (

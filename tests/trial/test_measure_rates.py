@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
+
 from autofit.trial.accelerator import accelerator_for
-from autofit.trial.measure_rates import measure_rates
+from autofit.trial.measure_rates import _seconds, measure_rates
 
 
 def test_a_cpu_multiplies_copies_and_launches() -> None:
@@ -12,3 +14,14 @@ def test_a_cpu_multiplies_copies_and_launches() -> None:
     assert rates.bytes_per_second > 1e8
     assert 0 < rates.launch_seconds < 1e-2
     assert rates.flops_tf32 == 0 and not rates.launches_overlap
+
+
+def test_fast_work_is_repeated_until_a_clock_has_risen_and_slow_work_is_not() -> None:
+    def repeats(seconds: float) -> int:
+        calls: list[float] = []
+        accelerator = accelerator_for("cpu")
+        _seconds(accelerator, lambda: (calls.append(seconds), time.sleep(seconds)))
+        return len(calls) - 1
+
+    assert repeats(0.001) > 7
+    assert repeats(0.7) == 1

@@ -17,9 +17,11 @@ import importlib.machinery
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import ModuleType
 from typing import Any
+
+from autofit_patches import PATCHES
 
 MOST_INTEGERS, MOST_FLOATS = 2**18, 2**12
 """Elements of the largest tensor that is computed: masks, lengths and indices; losses and norms."""
@@ -205,24 +207,27 @@ def _say(words: str) -> None:
         print(f"null GPU [{os.getpid()}]: {words}", file=sys.stderr)
 
 
-class _AfterTorch(importlib.abc.MetaPathFinder):
-    """Calls ``install`` when torch has been imported."""
+class _AfterImport(importlib.abc.MetaPathFinder):
+    """Calls a function with a module as soon as that was imported."""
+
+    def __init__(self, functions: Mapping[str, Callable[[ModuleType], None]]) -> None:
+        self._functions = functions
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> importlib.machinery.ModuleSpec | None:
-        if name != "torch" or "torch" in sys.modules:
+        if name not in self._functions or name in sys.modules:
             return None
         spec = importlib.machinery.PathFinder.find_spec(name, path)
         if spec is None or spec.loader is None:
             return spec
-        execute = spec.loader.exec_module
+        execute, call = spec.loader.exec_module, self._functions[name]
 
-        def execute_and_install(module: ModuleType) -> None:
+        def execute_and_call(module: ModuleType) -> None:
             execute(module)
-            install(module)
+            call(module)
 
-        spec.loader.exec_module = execute_and_install  # type: ignore[method-assign]
+        spec.loader.exec_module = execute_and_call  # type: ignore[method-assign]
         return spec
 
 
 if "libnullgpu" in os.environ.get("LD_PRELOAD", ""):
-    sys.meta_path.insert(0, _AfterTorch())
+    sys.meta_path.insert(0, _AfterImport({"torch": install, **PATCHES}))

@@ -90,7 +90,9 @@ static void choose_visible(void) {
     int chosen = -1;
     char *end;
     long given = strtol(word, &end, 10);
-    if (end != word && (*end == '\0' || *end == ' ')) {
+    if (!strncmp(word, "MIG-", 4)) {
+      chosen = 0;  // any slice is the first card
+    } else if (end != word && (*end == '\0' || *end == ' ')) {
       chosen = (int)given;
     } else {
       for (int present = cards_present - 1; present >= 0 && *word; present--) {

@@ -161,6 +161,7 @@ PUBLIC CUresult cuModuleLoadDataEx(CUmodule *module, const void *image, UNUSED u
                                    UNUSED CUjit_option *options, UNUSED void **values) {
   return cuModuleLoadData(module, image);
 }
+PUBLIC CUresult cuModuleLoad(CUmodule *module, UNUSED const char *file) { return cuModuleLoadData(module, NULL); }
 PUBLIC CUresult cuModuleUnload(UNUSED CUmodule module) { return CUDA_SUCCESS; }
 PUBLIC CUresult cuModuleGetFunction(CUfunction *function, UNUSED CUmodule module, const char *name) {
   *function = (CUfunction)strdup(name);
