@@ -11,7 +11,7 @@ from autofit.recipe import Recipe
 from autofit.trace import StepTrace
 from autofit.workload import Workload
 
-FORMAT = 1
+FORMAT = 2
 """Counts up where a trace's meaning or making changes, so that older ones on the disk are not taken for new."""
 
 

@@ -3,8 +3,8 @@
 scaled_dot_product_attention chooses among flash, memory-efficient and plain mathematics
 (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp): flash for 16-bit inputs without a mask, head dimensions up
 to 256, compute capability 8.0 or higher; memory-efficient for the others, unless key and value heads are shared,
-which it does not take; else the mathematics, which keeps the whole matrix of scores. cuDNN's attention, which newer
-versions prefer on Hopper and Blackwell, keeps what flash keeps and is taken for it.
+which it takes from torch 2.14 on (pytorch PR 191085); else the mathematics, which keeps the whole matrix of scores.
+cuDNN's attention, which newer versions prefer on Hopper and Blackwell, keeps what flash keeps and is taken for it.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from autofit.tracer.recorder import Recorder
 aten = torch.ops.aten
 NAME = "autofit_traced"
 _HALF = (torch.bfloat16, torch.float16)
+_EFFICIENT_TAKES_SHARED_HEADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
 
 
 @contextlib.contextmanager
@@ -41,13 +42,15 @@ def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
         enable_gqa: bool = False,
     ) -> torch.Tensor:
         query, key, value = map(_as_autocast_has_it, (query, key, value))
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = _as_autocast_has_it(attn_mask)
         shares_heads = enable_gqa and query.shape[1] != key.shape[1]
         can_flash = (
             attn_mask is None and query.dtype in _HALF and query.shape[-1] <= 256 and has_flash_attention(capability)
         )
         if can_flash:
             return _flash(query, key, value, dropout_p, is_causal, scale)
-        if shares_heads:
+        if shares_heads and not _EFFICIENT_TAKES_SHARED_HEADS:
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True)
         return efficient_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
 

@@ -34,9 +34,15 @@ def rules() -> Iterator[None]:
             library.impl(name, _in_float32(_overload(name)), "AutocastCPU")
         for name in _GIVE_FLOAT32:
             library.impl(name, _giving_float32(_overload(name)), "AutocastCPU")
+    # The CPU's autocast runs it whole in float32; CUDA's leaves it to its parts, of which only the second widens.
+    library.impl("cross_entropy_loss", torch.library.fallthrough_kernel, "AutocastCPU")
+    is_enabled = torch.is_autocast_enabled
+    # Asked without a device, torch answers for CUDA. PEFT's 4-bit layers ask so, and would cast what is not to be cast.
+    torch.is_autocast_enabled = lambda *device: is_enabled(*(device or ("cpu",)))
     try:
         yield
     finally:
+        torch.is_autocast_enabled = is_enabled
         library._destroy()
 
 
