@@ -2,6 +2,8 @@
 
 live        1  bytes alive in each phase, traced, against real Trainer steps on this CPU (6 minutes)
 cuda        2  allocated and reserved against a real GPU; where there is none it says so
+null_gpu      allocated and reserved against torch's own allocator, on cards whose kernels do nothing (15 minutes; needs
+              torch for CUDA: run it as make null-gpu-predictions does)
 published   3  peaks that other people measured on GPUs, against traces; beside them the rules people use (2 minutes)
 time        4  predicted against measured seconds over a sweep of this CPU (6 minutes; run it alone)
 spared      5  the same search with and without prediction (8 minutes; run it alone)
@@ -20,7 +22,7 @@ from benchmarks.record import write_results
 def main(words: list[str]) -> int:
     """Run the parts that are named; all but the GPU's where none is."""
     parts = _parts()
-    chosen = words or [name for name in parts if name != "cuda"]
+    chosen = words or [name for name in parts if name not in ("cuda", "null_gpu")]
     unknown = [word for word in chosen if word not in parts]
     if unknown:
         print(f"There is no part '{unknown[0]}'; the parts are {', '.join(parts)}.", file=sys.stderr)
@@ -34,11 +36,12 @@ def main(words: list[str]) -> int:
 
 
 def _parts() -> dict[str, Callable[[], dict[str, Any]]]:
-    from benchmarks.prediction import cuda, lesson, live_bytes, published, spared, sweep_time
+    from benchmarks.prediction import cuda, lesson, live_bytes, null_gpu, published, spared, sweep_time
 
     return {
         "live": live_bytes.run,
         "cuda": cuda.run,
+        "null_gpu": null_gpu.run,
         "published": published.run,
         "time": sweep_time.run,
         "spared": spared.run,

@@ -11,7 +11,7 @@ import numpy as np
 from autofit.catalogue.models import ModelSource
 from autofit.knobs import knob
 from autofit.lengths import SampleLengths
-from autofit.predict.allocator import CachingAllocator, SimulatedOutOfMemoryError
+from autofit.predict.allocator import AllocatorPeaks, CachingAllocator, SimulatedOutOfMemoryError
 from autofit.predict.expected_load import rows_of_longest
 from autofit.predict.families import FIRST_PAIR, REFERENCE_OPTIMIZER, Family, pair_for, traceable, with_update
 from autofit.predict.request import TraceDocument, TraceRequest
@@ -42,11 +42,23 @@ class CannotPredictError(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Reserved:
     """What the simulated allocator came to; ``retries_when_warm`` counts how often a step of a running training has to
-    give cached segments back before it goes on."""
+    give cached segments back before it goes on. ``allocated_bytes`` is torch's own peak of allocated memory: what is
+    alive, and what its blocks have beyond that."""
 
     peak_bytes: int
+    allocated_bytes: int
     is_out_of_memory: bool
     retries_when_warm: int
+
+    @classmethod
+    def of(cls, peaks: AllocatorPeaks, *, retries_when_warm: int) -> Reserved:
+        """Of an allocator that never ran out."""
+        return cls(
+            peak_bytes=peaks.reserved,
+            allocated_bytes=peaks.allocated,
+            is_out_of_memory=False,
+            retries_when_warm=retries_when_warm,
+        )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -101,15 +113,13 @@ class Need:
             before = allocator.peaks.retries
             if not before:
                 # Nothing had to give way, so nothing will: a third step finds its blocks where the second left them.
-                return Reserved(peak_bytes=allocator.peaks.reserved, is_out_of_memory=False, retries_when_warm=0)
+                return Reserved.of(allocator.peaks, retries_when_warm=0)
             allocator.play(_going_on(steady, len(own) + len(others), before=len(own)), [*own, *others, *others])
         except SimulatedOutOfMemoryError:
-            return Reserved(peak_bytes=limit, is_out_of_memory=True, retries_when_warm=0)
-        return Reserved(
-            peak_bytes=allocator.peaks.reserved,
-            is_out_of_memory=False,
-            retries_when_warm=allocator.peaks.retries - before,
-        )
+            return Reserved(
+                peak_bytes=limit, allocated_bytes=allocator.peaks.allocated, is_out_of_memory=True, retries_when_warm=0
+            )
+        return Reserved.of(allocator.peaks, retries_when_warm=allocator.peaks.retries - before)
 
 
 class Needs:

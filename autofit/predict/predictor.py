@@ -82,6 +82,10 @@ class Predictor:
             notes=tuple(_notes(config)),
         )
 
+    def need(self, config: TrainConfig) -> Need:
+        """The blocks of memory and the work of a configuration. Raises CannotPredictError."""
+        return self._needs.of(config)
+
     def plain(self, config: TrainConfig) -> Prediction:
         """What is predicted before any trial corrects it, without the allocator's losses. Raises CannotPredictError."""
         calibration, self.calibration = self.calibration, Calibration()

@@ -1,0 +1,246 @@
+"""Predictions against torch's own caching allocator, on a card whose kernels do nothing (tests/null_gpu/README.md).
+
+What is allocated and reserved is real, as the host decides it; the figures are "on the null GPU", not "measured on
+CUDA": workspaces of cuDNN and cuBLASLt and the context are not. Each group is a job of its own in a process of its own;
+this module, run with a group's number and a capability, is that process.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from autofit.driver.starts import made_valid
+from autofit.errors import UserError
+from autofit.knobs import KNOBS
+from autofit.method import PACKAGES_OF
+from autofit.outcome import Outcome
+from autofit.predict.fixed_costs import workspace_bytes
+from autofit.predict.needs import CannotPredictError
+from autofit.prediction import Verdict
+from autofit.recipe import recipe_for
+from autofit.request import JobRequest
+from autofit.space import SearchSpace, SpaceRequest
+from autofit.train_config import TrainConfig
+from autofit.trial.protocol import MeasuringPlan
+from autofit.trial.workers import Workers
+
+CAPABILITIES = ("9.0", "8.0", "7.5")
+LENGTHS = [40, 90, 200, 170, 60, 25, 250, 512] * 8
+PLAN = MeasuringPlan(warmup_steps=2, warmup_limit=2, least_steps=1, most_steps=3, patience_seconds=0.0)
+MOST_SECONDS = 900
+ALLOCATED, RESERVED_MEDIAN, RESERVED_UNDER, RESERVED_OVER = 0.005, 0.003, 0.015, 0.03
+"""Targets: of every row; of the median; of the worst that was predicted too small, and too large."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Group:
+    """One job. ``varied`` are the knobs of which each value is tried beside the plain bf16 configuration (fp16 where
+    there is no bf16); ``splits`` the micro-batches that are."""
+
+    model: str
+    effective_batch: int = 16
+    seq_len: int | None = None
+    lengths: list[int] | None = None
+    method: str = "full"
+    task: str | None = None
+    splits: tuple[int, ...] = (1, 4, 16)
+    varied: tuple[str, ...] = tuple(row.name for row in KNOBS if row.name not in ("batch_layout", "compile"))
+    capabilities: tuple[str, ...] = field(default=CAPABILITIES)
+
+
+FEW = ("activation_checkpointing", "attention")
+GROUPS = (
+    Group(model="HuggingFaceTB/SmolLM2-135M", seq_len=512),
+    Group(model="HuggingFaceTB/SmolLM2-135M", lengths=LENGTHS, varied=("batch_layout", *FEW)),
+    Group(model="Qwen/Qwen3-0.6B", seq_len=1024, splits=(1, 8), varied=("optimizer", *FEW), capabilities=("9.0",)),
+    Group(model="Qwen/Qwen3-0.6B", lengths=LENGTHS, splits=(4,), varied=("batch_layout",), capabilities=("9.0", "8.0")),
+    Group(model="meta-llama/Llama-3.2-1B", seq_len=1024, splits=(1, 4), varied=FEW, capabilities=("9.0",)),
+    Group(model="meta-llama/Llama-3.2-1B", seq_len=1024, splits=(1, 4), method="lora", varied=FEW),
+    Group(model="meta-llama/Llama-3.2-1B", seq_len=1024, splits=(1, 4), method="qlora", varied=FEW),
+    Group(model="answerdotai/ModernBERT-base", seq_len=512, task="sequence-classification", varied=("precision", *FEW)),
+    Group(model="openai-community/gpt2", seq_len=512, splits=(1, 8), varied=("precision", *FEW)),
+    Group(model="google/gemma-3-1b-pt", seq_len=512, effective_batch=8, splits=(2,), varied=FEW, capabilities=("9.0",)),
+    Group(
+        model="microsoft/Phi-3-mini-4k-instruct", seq_len=512, effective_batch=8, splits=(2,), method="lora", varied=FEW
+    ),
+    Group(model="google-t5/t5-small", seq_len=256, splits=(1, 8), varied=("precision", *FEW)),
+    Group(model="google/vit-base-patch16-224", splits=(1, 8), varied=("precision", *FEW)),
+)
+
+
+def run() -> dict[str, Any]:
+    """Every group on every card it is for; a table as it goes."""
+    from tests.null_gpu.build import BuildError, build
+    from tests.null_gpu.run import environment
+
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
+        try:
+            build(Path(scratch) / "null-gpu")
+        except BuildError as error:
+            print(error)
+            return {}
+        for number, group in enumerate(GROUPS):
+            for capability in group.capabilities:
+                rows += _in_a_process(number, capability, Path(scratch), environment)
+    return {"where": "on the null GPU", "rows": rows, **summary(rows)}
+
+
+def _in_a_process(number: int, capability: str, scratch: Path, environment: Any) -> list[dict[str, Any]]:
+    answers = scratch / f"{number}-{capability}.json"
+    settings = {"NULL_GPU_CAPABILITY": capability, "HF_HUB_OFFLINE": "1", "AUTOFIT_HOME": str(scratch / "home")}
+    variables = environment(scratch / "null-gpu", {**os.environ, **settings})
+    command = [sys.executable, "-m", "benchmarks.prediction.null_gpu", str(number), str(answers)]
+    try:
+        subprocess.run(command, env=variables, check=True, timeout=MOST_SECONDS)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        print(f"group {number} on {capability}: {error}")
+    if not answers.exists():
+        return []
+    rows: list[dict[str, Any]] = json.loads(answers.read_text())
+    return [{"capability": capability, **row} for row in rows]
+
+
+def configs_of(group: Group, space: SearchSpace) -> list[TrainConfig]:
+    """The plain configuration at each split, then each value of the varied knobs at the last but one of them."""
+    plain = {row.name: row.reference for row in KNOBS}
+    halves = [value for value in ("bf16", "fp16") if value in space.choices["precision"]]
+    plain["precision"] = halves[0] if halves else plain["precision"]
+
+    def at(size: int, **changes: Any) -> TrainConfig:
+        split = {"micro_batch_size": size, "accumulation_steps": group.effective_batch // size}
+        return TrainConfig({**split, **plain, **changes})
+
+    middle = group.splits[len(group.splits) // 2]
+    wanted = [at(size) for size in group.splits]
+    for name in group.varied:
+        for value in space.choices[name]:
+            config = made_valid(space, at(middle, **{name: value}), keep=name)
+            if config is not None:
+                wanted.append(config)
+    return list(dict.fromkeys(config for config in wanted if config in space))
+
+
+def of_group(group: Group) -> list[dict[str, Any]]:
+    """Predicted and allocated bytes of each configuration, here and now."""
+    request = JobRequest(
+        model=group.model,
+        effective_batch=group.effective_batch,
+        seq_len=group.seq_len,
+        lengths=group.lengths,
+        method=group.method,
+        task=group.task,
+        device="cuda:0",
+    )
+    record = request.record()
+    rows = []
+    with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
+        folder = Path(scratch)
+        with Workers(record, folder, folder / "kept", lambda sentence: print(sentence, file=sys.stderr)) as workers:
+            situation = workers.probe()
+            space = SearchSpace(situation, SpaceRequest(numerics="aggressive"))
+            configs = configs_of(group, space)
+            predictor, runner = workers.predictor(situation), workers.runner(situation)
+            predictor.prepare(configs)
+            for place, config in enumerate(configs):
+                row: dict[str, Any] = {"model": group.model, "method": group.method, "config": dict(config)}
+                row["lengths"] = "varied" if group.lengths else "fixed"
+                try:
+                    predicted = predictor.predict(config)
+                    need, workspaces = predictor.need(config), workspace_bytes(situation.device)
+                    simulated = need.on_allocator(
+                        limit=situation.limits.usable_bytes - predicted.bytes_by_category["context"],
+                        expandable=config["allocator"] == "expandable",
+                        workspaces=workspaces,
+                    )
+                    row |= {
+                        "predicted_allocated": simulated.allocated_bytes,
+                        "predicted_reserved": simulated.peak_bytes,
+                        "fits": predicted.verdict is Verdict.FITS,
+                        "is_exact": not predicted.notes,
+                    }
+                except CannotPredictError as error:
+                    row["not_predicted"] = str(error)
+                result = runner.run(recipe_for(config, situation), PLAN, f"row-{place}")
+                row |= {"outcome": result.outcome.value, "reason": result.reason}
+                if result.measurement is not None:
+                    memory = result.measurement.memory
+                    row |= {"allocated": memory.peak_allocated, "reserved": memory.peak_reserved}
+                rows.append(row)
+                print(line(row), flush=True)
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row for people."""
+    config = row["config"]
+    plain = {row.name: row.reference for row in KNOBS}
+    changed = " ".join(f"{name}={value}" for name, value in config.items() if name in plain and value != plain[name])
+    head = f"{row['model'].split('/')[-1][:20]:20} {row['method']:5} {row['lengths']:6} "
+    head += f"{config['micro_batch_size']} x {config['accumulation_steps']} {changed}"
+    allocated, reserved = error_of(row, "allocated"), error_of(row, "reserved")
+    if allocated is None or reserved is None:
+        return f"{head}: {row['outcome']} {row['reason'][:60]} {row.get('not_predicted', '')[:60]}"
+    return f"{head}: allocated {allocated:+.2%}, reserved {reserved:+.2%}"
+
+
+def error_of(row: dict[str, Any], what: str) -> float | None:
+    """Predicted over actual bytes less one; None where either is missing."""
+    if what not in row or f"predicted_{what}" not in row:
+        return None
+    return float(row[f"predicted_{what}"] / row[what] - 1)
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Errors of what is traced and of what is bounded or by formula, and which rows miss the targets."""
+    kinds: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if error_of(row, "allocated") is not None:
+            kinds["traced" if row["is_exact"] else "bounded or by formula"].append(row)
+    figures: dict[str, Any] = {"configurations": len(rows), "models": len({row["model"] for row in rows})}
+    for kind, members in kinds.items():
+        figures[kind] = {"rows": len(members)}
+        for what in ("allocated", "reserved"):
+            errors = [error for row in members if (error := error_of(row, what)) is not None]
+            figures[kind][what] = {
+                "median_absolute": statistics.median(map(abs, errors)),
+                "most_under": min(0.0, *errors),
+                "most_over": max(0.0, *errors),
+            }
+    figures["misses"] = [line(row) for row in kinds["traced"] if _misses(row)]
+    figures["out of memory though said to fit"] = sum(
+        row["outcome"] == Outcome.OOM.value and row.get("fits", False) for row in rows
+    )
+    print(json.dumps(figures, indent=2))
+    return figures
+
+
+def _misses(row: dict[str, Any]) -> bool:
+    allocated, reserved = error_of(row, "allocated"), error_of(row, "reserved")
+    assert allocated is not None and reserved is not None
+    return abs(allocated) > ALLOCATED or not -RESERVED_UNDER <= reserved <= RESERVED_OVER
+
+
+def main(words: list[str]) -> int:
+    """One group, in this process: its number and the file for its rows."""
+    group = GROUPS[int(words[0])]
+    try:
+        rows = of_group(group)
+    except UserError as error:
+        print(f"{group.model} {group.method} ({', '.join(PACKAGES_OF[group.method])}): {error}")
+        rows = []
+    Path(words[1]).write_text(json.dumps(rows))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
