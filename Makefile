@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 CUDA_VENV ?= .venv-cuda
 
-.PHONY: demo test test-levels null-gpu null-gpu-full lint slow gpu gpu-suite benchmarks clean
+.PHONY: demo test test-levels null-gpu null-gpu-full null-gpu-predictions lint slow gpu gpu-suite benchmarks clean
 
 # Real text of many lengths, and a limit that some configurations exceed: under three minutes.
 demo: $(VENV)/installed
@@ -31,6 +31,10 @@ null-gpu: $(CUDA_VENV)/installed
 
 null-gpu-full: $(CUDA_VENV)/installed
 	NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu
+
+# What the predictor says against what torch's allocator does, written to benchmarks/results.
+null-gpu-predictions: $(CUDA_VENV)/installed
+	$(CUDA_VENV)/bin/python -m benchmarks.memory_prediction null_gpu
 
 # 6 GB, in about two minutes: an environment of its own, so that everything else runs with the small build of torch.
 $(CUDA_VENV)/installed: pyproject.toml constraints.txt

@@ -98,6 +98,8 @@ class Need:
         """What CUDA's allocator does with it under a limit, over three optimizer steps, libraries' workspaces included.
 
         The first step makes the optimizer's state, the second finds it; what the third asks for, all others ask for.
+        Half of ``workspaces`` (bytes) is the main thread's, taken as the first forward pass begins, half autograd's,
+        taken as the first backward pass does.
         """
         is_paged = self.paged_bytes > 0
         first = _without_state(self.builder.first_step(self.accumulation, self.sizes), is_paged)
@@ -105,10 +107,12 @@ class Need:
         allocator = CachingAllocator(limit=limit, expandable=expandable)
         own, others = first.sizes.tolist(), steady.sizes.tolist()
         workspace = len(own) + 2 * len(others)
+        begins = [int((first.phases == phase).argmax()) for phase in (Phase.FORWARD, Phase.BACKWARD)]
         try:
-            if workspaces:
-                allocator.take(workspace, workspaces)
-            allocator.play(first.events.tolist(), own)
+            for number, part in enumerate(np.split(first.events, begins)):
+                if number:
+                    allocator.take(workspace + number, workspaces // len(begins))
+                allocator.play(part.tolist(), own)
             allocator.play(_going_on(steady, len(own)), [*own, *others])
             before = allocator.peaks.retries
             if not before:

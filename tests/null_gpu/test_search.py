@@ -39,6 +39,7 @@ def test_a_memory_limit_is_kept_and_what_does_not_fit_is_named(null_gpu: NullGpu
     assert needs and max(needs) <= document["limits"]["usable_bytes"] < 5 * 2**30
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "settings"),
     [
