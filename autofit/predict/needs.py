@@ -256,8 +256,7 @@ class Needs:
     def _rows(self, config: TrainConfig) -> float:
         """The worst micro-batch as a number of samples of the longest length."""
         lengths = self._situation.workload.lengths
-        layout = str(config["batch_layout"])
-        return rows_of_longest(layout, config.micro_batch_size, config.accumulation_steps, lengths)
+        return rows_of_longest(str(config["batch_layout"]), config.micro_batch_size, lengths)
 
     def _pair(self, config: TrainConfig) -> tuple[int, int]:
         longest = self._situation.workload.lengths.longest

@@ -126,13 +126,12 @@ class Predictor:
         if self._rates is None or not self._efficiencies:
             return None
         lengths, layout, rows = self._workload.lengths, str(config["batch_layout"]), config.micro_batch_size
-        longest_rows = rows_of_longest(layout, rows, config.accumulation_steps, lengths)
         clock = StepClock(
             self._rates,
             tf32=config["precision"] == "tf32",
             causal=task_named(self._workload.task).can_flatten,
             compiled=config["compile"] != "off",
-            length_share=expected_share(layout, rows, lengths) * rows / longest_rows,
+            length_share=expected_share(layout, rows, lengths) * rows / rows_of_longest(layout, rows, lengths),
             # A flattened row is traced as one document; attention stays within each of its samples.
             square_share=1 / rows if layout == "flattened" else 1.0,
         )

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +32,13 @@ from autofit.space import SearchSpace, SpaceRequest
 from autofit.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.workers import Workers
+from benchmarks.record import RESULTS, about, read_results, write_results
 
 CAPABILITIES = ("9.0", "8.0", "7.5")
 LENGTHS = [40, 90, 200, 170, 60, 25, 250, 512] * 8
 PLAN = MeasuringPlan(warmup_steps=2, warmup_limit=2, least_steps=1, most_steps=3, patience_seconds=0.0)
 MOST_SECONDS = 900
+FILE = RESULTS / "prediction_null_gpu.json"
 ALLOCATED, RESERVED_MEDIAN, RESERVED_UNDER, RESERVED_OVER = 0.005, 0.003, 0.015, 0.03
 """Targets: of every row; of the median; of the worst that was predicted too small, and too large."""
 
@@ -54,7 +56,12 @@ class Group:
     task: str | None = None
     splits: tuple[int, ...] = (1, 4, 16)
     varied: tuple[str, ...] = tuple(row.name for row in KNOBS if row.name not in ("batch_layout", "compile"))
-    capabilities: tuple[str, ...] = field(default=CAPABILITIES)
+    capabilities: tuple[str, ...] = CAPABILITIES
+
+    @property
+    def name(self) -> str:
+        """Model, method and lengths: what tells the groups apart."""
+        return f"{self.model} {self.method} {'varied' if self.lengths else 'fixed'}"
 
 
 FEW = ("activation_checkpointing", "attention")
@@ -78,11 +85,17 @@ GROUPS = (
 
 
 def run() -> dict[str, Any]:
-    """Every group on every card it is for; a table as it goes."""
+    """Every group on every card it is for; a table as it goes.
+
+    It takes half an hour on two cores, so what an earlier run with the same versions found is kept, and each group is
+    written down as it ends: delete the file of results to begin anew.
+    """
     from tests.null_gpu.build import BuildError, build
     from tests.null_gpu.run import environment
 
-    rows: list[dict[str, Any]] = []
+    earlier = read_results(FILE) if FILE.exists() else {}
+    has_same = earlier.get("versions") == about("")["versions"]
+    groups: dict[str, list[dict[str, Any]]] = dict(earlier["groups"]) if has_same else {}
     with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
         try:
             build(Path(scratch) / "null-gpu")
@@ -91,8 +104,19 @@ def run() -> dict[str, Any]:
             return {}
         for number, group in enumerate(GROUPS):
             for capability in group.capabilities:
-                rows += _in_a_process(number, capability, Path(scratch), environment)
-    return {"where": "on the null GPU", "rows": rows, **summary(rows)}
+                name = f"{group.name} on {capability}"
+                if name in groups:
+                    continue
+                print(f"-- {name}", flush=True)
+                groups[name] = _in_a_process(number, capability, Path(scratch), environment)
+                write_results(FILE.stem, figures_of(groups))
+    return figures_of(groups)
+
+
+def figures_of(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """The document of results: a summary, and every row."""
+    rows = [row for members in groups.values() for row in members]
+    return {"where": "on the null GPU", **summary(rows), "groups": groups}
 
 
 def _in_a_process(number: int, capability: str, scratch: Path, environment: Any) -> list[dict[str, Any]]:
@@ -220,7 +244,6 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     figures["out of memory though said to fit"] = sum(
         row["outcome"] == Outcome.OOM.value and row.get("fits", False) for row in rows
     )
-    print(json.dumps(figures, indent=2))
     return figures
 
 

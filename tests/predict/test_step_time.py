@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from dataclasses import replace
 
 import numpy as np
@@ -13,9 +12,6 @@ from autofit.predict.calibration import Calibration
 from autofit.predict.expected_load import expected_share, rows_of_longest
 from autofit.predict.step_time import Efficiency, StepClock, Work
 from autofit.rates import Rates
-from autofit.recipe import recipe_for
-from autofit.trial.batches import StepBatches
-from tests.doubles import make_config, make_situation
 
 RATES = Rates(flops_16=1000.0, flops_32=100.0, flops_tf32=500.0, bytes_per_second=10.0, launch_seconds=0.0)
 ALL = Efficiency(arithmetic=1.0, traffic=1.0)
@@ -90,9 +86,9 @@ def test_how_much_of_the_worst_micro_batch_a_typical_one_is() -> None:
 
 def test_the_worst_flattened_batch_has_the_tokens_of_the_longest_samples() -> None:
     lengths = SampleLengths(lengths=(10, 100), counts=(90, 2))
-    assert rows_of_longest("dynamic_padding", 4, 2, lengths) == 4
-    assert rows_of_longest("flattened", 4, 2, lengths) == pytest.approx(2.2)
-    assert rows_of_longest("packed", 8, 2, lengths) == 3
+    assert rows_of_longest("dynamic_padding", 4, lengths) == 4
+    assert rows_of_longest("flattened", 4, lengths) == pytest.approx(2.2)
+    assert rows_of_longest("packed", 8, lengths) == 3
 
 
 def test_packed_rows_are_counted_as_the_collator_packs_them() -> None:
@@ -101,22 +97,4 @@ def test_packed_rows_are_counted_as_the_collator_packs_them() -> None:
     lengths = SampleLengths(lengths=(20, 35, 60, 100), counts=(9, 9, 16, 1))
     for rows in (1, 4, 16, 32):
         packed = PackRows(100).rows(lengths.longest_samples(rows))
-        assert rows_of_longest("packed", rows, 2, lengths) == len(packed)
-
-
-@pytest.mark.parametrize(("rows", "accumulation"), [(1, 16), (4, 4), (8, 2), (2, 16), (16, 4)])
-@pytest.mark.parametrize("longest", [60, 500, 2000])
-def test_the_worst_rebalanced_micro_batch_is_as_large_as_the_trainers_own(
-    rows: int, accumulation: int, longest: int
-) -> None:
-    """The sampler ends where no single move helps, which is 6 % above the least possible at worst here."""
-    rng = random.Random(longest)
-    lengths = SampleLengths.of([rng.randint(longest // 20, longest) for _ in range(200)])
-    workload = make_situation(effective_batch=rows * accumulation, lengths=lengths).workload
-    recipe = recipe_for(
-        make_config(micro_batch_size=rows, accumulation_steps=accumulation, batch_layout="batch_rebalance"),
-        make_situation(effective_batch=rows * accumulation, lengths=lengths),
-    )
-    batches = StepBatches(recipe, workload, seed=0)
-    largest = max(batches.shape(each).padded_tokens for batch in batches.effective_batches for each in batch)
-    assert 0.94 <= rows_of_longest("batch_rebalance", rows, accumulation, lengths) * lengths.longest / largest <= 1.2
+        assert rows_of_longest("packed", rows, lengths) == len(packed)
