@@ -57,8 +57,8 @@ def finalists(trials: Sequence[Trial]) -> list[Trial]:
 def to_repeat(trials: Sequence[Trial]) -> Trial | None:
     """A short trial to run again before finalists are chosen: others took so much of the machine that it may mislead.
 
-    Only of what might be the fastest without them (what they took, a core each, would at best have halved it, or cut it
-    to a third), the likeliest first; each once, and no more than a few.
+    Only of what might be the fastest without them, where as many cores as they took are thought to have made it as many
+    times longer; the likeliest first, each once, and no more than a few.
     """
     runs = Counter(trial.config for trial in trials if not trial.whole and trial.measurement is not None)
     left = MOST_REPEATED - sum(count > 1 for count in runs.values())

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from autofit import nvml
+from autofit.units import GIB
 from benchmarks.gpu.jobs import Job
 from benchmarks.record import read_results, write_results
+
+USABLE = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,12 @@ class Bench:
         return self.deadline - time.monotonic()
 
     def limits_of(self, job: Job) -> list[int]:
-        """The cards of a job that are no larger than this device."""
-        return [limit for limit in job.limits if limit <= self.memory_bytes]
+        """The sizes of card of a job, in bytes; in place of one that this device cannot be, the largest it can.
+
+        That is in whole GiB, and leaves what the driver counts and torch cannot have.
+        """
+        largest = max(1, int(USABLE * self.memory_bytes / GIB)) * GIB
+        return sorted({min(limit, largest) for limit in job.limits})
 
     def item(self, part: str, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
         """One item of a part: as an earlier call completed it, or measured now; None where no time is left for it.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -44,4 +45,10 @@ def test_an_item_is_not_begun_when_the_time_is_up(tmp_path: Path) -> None:
 
 def test_a_card_is_not_asked_to_be_a_larger_one(tmp_path: Path) -> None:
     job = next(job for job in FULL_JOBS if max(job.limits) == 80 * GIB)
-    assert bench(tmp_path).limits_of(job) == [limit for limit in job.limits if limit < 80 * GIB]
+    assert bench(tmp_path).limits_of(job) == [24 * GIB, 74 * GIB]
+
+
+def test_a_small_card_is_asked_for_what_it_has(tmp_path: Path) -> None:
+    for job in FULL_JOBS:
+        limits = replace(bench(tmp_path), memory_bytes=15 * GIB).limits_of(job)
+        assert limits and max(limits) == 14 * GIB
