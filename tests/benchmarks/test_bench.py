@@ -45,7 +45,7 @@ def test_an_item_is_not_begun_when_the_time_is_up(tmp_path: Path) -> None:
 
 def test_a_card_is_not_asked_to_be_a_larger_one(tmp_path: Path) -> None:
     job = next(job for job in FULL_JOBS if max(job.limits) == 80 * GIB)
-    assert bench(tmp_path).limits_of(job) == [24 * GIB, 74 * GIB]
+    assert bench(tmp_path).limits_of(job) == sorted({min(limit, 74 * GIB) for limit in job.limits})
 
 
 def test_a_small_card_is_asked_for_what_it_has(tmp_path: Path) -> None:
