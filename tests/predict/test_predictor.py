@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from autofit.catalogue.models import ModelSource
+from autofit.lengths import SampleLengths
 from autofit.predict.fixed_costs import CONTEXT, CUBLAS_THREADS, CUBLAS_WORKSPACE_HOPPER
 from autofit.predict.needs import CannotPredictError, Needs
 from autofit.predict.predictor import Predictor
@@ -75,6 +76,20 @@ def test_a_configuration_is_said_not_to_fit_only_where_what_is_alive_exceeds_the
     assert predictor_of(card(certain * 0.999), traces).predict(make_config()).verdict is Verdict.NO
     assert predictor_of(card(certain * 1.001), traces).predict(make_config()).verdict is Verdict.BORDERLINE
     assert predictor_of(card(certain * 2), traces).predict(make_config()).verdict is Verdict.FITS
+
+
+def test_rebalanced_micro_batches_whose_rows_are_not_known_are_neither_refused_nor_promised() -> None:
+    traces, lengths = MadeUpTraces(), SampleLengths.of([20, 60, 128] * 40)
+    config = make_config(batch_layout="batch_rebalance")
+
+    def verdict(gibibytes: float) -> Verdict:
+        return predictor_of(card(gibibytes, lengths=lengths), traces).predict(config).verdict
+
+    predicted = predictor_of(card(80, lengths=lengths), traces).predict(config)
+    certain = (predicted.total_bytes - predicted.bytes_by_category["allocator_slack"]) / GIB
+    assert verdict(certain * 0.9) is Verdict.BORDERLINE
+    assert verdict(certain * 1.2) is Verdict.BORDERLINE
+    assert verdict(certain * 2) is Verdict.FITS
 
 
 def test_two_traces_serve_every_micro_batch_and_are_asked_for_once() -> None:
