@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 CUDA_VENV ?= .venv-cuda
 
-.PHONY: demo test test-levels null-gpu null-gpu-full null-gpu-predictions lint slow gpu gpu-suite benchmarks clean
+.PHONY: demo test test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks gpu gpu-suite benchmarks clean
 
 # Real text of many lengths, and a limit that some configurations exceed: under three minutes.
 demo: $(VENV)/installed
@@ -22,15 +22,15 @@ test-levels: $(VENV)/installed
 	for level in $(LEVELS); do \
 	  echo "oneDNN up to $${level%:*}, torch's own kernels up to $${level#*:}"; \
 	  ONEDNN_MAX_CPU_ISA=$${level%:*} ATEN_CPU_CAPABILITY=$${level#*:} $(BIN)/pytest -m "not slow" \
-	    tests/trial tests/tracer tests/benchmarks tests/test_end_to_end.py tests/export || exit 1; \
+	    tests/trial tests/worker tests/runtime tests/benchmarks tests/test_end_to_end.py tests/export || exit 1; \
 	done
 
 # CUDA's code on a card whose kernels do nothing: see tests/null_gpu/README.md.
 null-gpu: $(CUDA_VENV)/installed
-	NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu -m "not slow"
+	NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py -m "not slow"
 
 null-gpu-full: $(CUDA_VENV)/installed
-	NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu
+	NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py
 
 # What the predictor says against what torch's allocator does, written to benchmarks/results.
 null-gpu-predictions: $(CUDA_VENV)/installed
@@ -42,6 +42,24 @@ $(CUDA_VENV)/installed: pyproject.toml constraints.txt
 	$(CUDA_VENV)/bin/pip install --quiet torch==2.14.1
 	grep -v '^torch==' constraints.txt > $(CUDA_VENV)/constraints.txt
 	$(CUDA_VENV)/bin/pip install --quiet --constraint $(CUDA_VENV)/constraints.txt --editable '.[dev]' liger-kernel
+	touch $@
+
+# Programs of other people's that end in a Trainer, with the releases of transformers that they ask for: 9 GB, half an hour.
+frameworks: $(VENV)/installed .venv-axolotl/installed .venv-llama-factory/installed
+	AUTOFIT_ENVIRONMENT_AXOLOTL=.venv-axolotl AUTOFIT_ENVIRONMENT_LLAMA_FACTORY=.venv-llama-factory \
+	  $(BIN)/pytest tests/test_frameworks.py
+
+.venv-axolotl/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-axolotl
+	.venv-axolotl/bin/pip install --quiet torch==2.13.0 axolotl==0.19.0 --editable .
+	touch $@
+
+# Its torchvision and torchaudio do not load beside torch's CPU build. Text needs neither, but for the import of one.
+.venv-llama-factory/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-llama-factory
+	.venv-llama-factory/bin/pip install --quiet torch==2.13.0 llamafactory==0.9.5 --editable .
+	.venv-llama-factory/bin/pip uninstall --quiet --yes torchvision torchaudio
+	touch $$(.venv-llama-factory/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/torchaudio.py
 	touch $@
 
 lint: $(VENV)/installed
@@ -70,4 +88,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(CUDA_VENV) build dist *.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) .venv-axolotl .venv-llama-factory build dist *.egg-info

@@ -1,12 +1,15 @@
 """autofit finds the fastest Hugging Face training configuration that fits, at exactly the effective batch asked for.
 
 ``search`` runs a search and returns its result; ``load`` returns a stored one; ``plan`` and ``estimate`` predict for
-a card that is not here. Importing this loads neither torch nor transformers, and nothing of the search until it is
-used.
+a card that is not here. In a training program, ``attach`` searches around its Trainer and puts the winner
+in, ``guard`` makes it survive out-of-memory, and ``FitCallback`` compares what a run delivers with what was measured
+before; those three import torch. Importing this loads neither torch nor transformers,
+and nothing of the search until it is used.
 """
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from autofit.errors import AutofitError, NothingFitsError, UserError
@@ -14,34 +17,43 @@ from autofit.version import __version__
 
 if TYPE_CHECKING:
     from autofit.api import SearchResult, load, search
-    from autofit.planning import estimate, plan
-    from autofit.result import Run
+    from autofit.attached import attach
+    from autofit.planning.planner import estimate, plan
+    from autofit.runtime.fit_callback import FitCallback
+    from autofit.runtime.recovery import guard
+    from autofit.study.result import Run
 
 __all__ = [
     "AutofitError",
+    "FitCallback",
     "NothingFitsError",
     "Run",
     "SearchResult",
     "UserError",
     "__version__",
+    "attach",
     "estimate",
+    "guard",
     "load",
     "plan",
     "search",
 ]
 
 
+_PLACES = {
+    "FitCallback": "runtime.fit_callback",
+    "Run": "study.result",
+    "SearchResult": "api",
+    "attach": "attached",
+    "estimate": "planning.planner",
+    "guard": "runtime.recovery",
+    "load": "api",
+    "plan": "planning.planner",
+    "search": "api",
+}
+
+
 def __getattr__(name: str) -> Any:
-    if name in ("search", "load", "SearchResult"):
-        from autofit import api
-
-        return getattr(api, name)
-    if name in ("plan", "estimate"):
-        from autofit import planning
-
-        return getattr(planning, name)
-    if name == "Run":
-        from autofit.result import Run
-
-        return Run
-    raise AttributeError(f"module 'autofit' has no attribute '{name}'")
+    if name not in _PLACES:
+        raise AttributeError(f"module 'autofit' has no attribute '{name}'")
+    return getattr(importlib.import_module(f"autofit.{_PLACES[name]}"), name)

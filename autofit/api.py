@@ -5,48 +5,42 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autofit.baseline import read_baseline
-from autofit.catalogue.models import resolve_model
-from autofit.device import Device
+from autofit.device.device import Device
+from autofit.device.locks import held
 from autofit.driver.budget import Budget
-from autofit.driver.foresight import Foresight
-from autofit.driver.loop import Search
-from autofit.driver.need import least_need
-from autofit.driver.observation import Elsewhere
+from autofit.driver.explanation import Explanation
+from autofit.driver.explanation import explain as explain_trials
 from autofit.driver.observer import Observer
-from autofit.driver.strategy import make_strategy
-from autofit.equivalence import Comparison, check_equivalence
-from autofit.errors import AutofitError, NothingFitsError, UserError
-from autofit.explanation import Explanation, neighbours_of
-from autofit.explanation import explain as explain_trials
-from autofit.locks import held
-from autofit.method import Adapter
-from autofit.outcome import Outcome
-from autofit.ranking import rank
-from autofit.recipe import recipe_for
-from autofit.record import home
+from autofit.driver.request import SearchRequest, filled
+from autofit.driver.session import SearchPlan, run_search
+from autofit.driver.workers import Workers
+from autofit.errors import AutofitError, UserError
+from autofit.job.method import Adapter
+from autofit.job.models import resolve_model
+from autofit.job.record import StudyRecord, home
+from autofit.job.request import JobRequest
+from autofit.job.situation import Situation
+from autofit.job.tasks import task_named, task_of
+from autofit.knobs.baseline import read_baseline
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import Because, SearchSpace
+from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.report.document import document
 from autofit.report.text import as_html, as_text, describe
-from autofit.request import JobRequest
-from autofit.result import Result, Run
-from autofit.situation import Situation
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.study import Study, default_storage, load_study, log_folder_of, measured_elsewhere, open_study
-from autofit.tasks import task_named, task_of
-from autofit.train_config import KnobValue, TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.study.result import Result, Run
+from autofit.study.store import Study, default_storage, load_study, log_folder_of, open_study
+from autofit.study.trial import Trial
+from autofit.trial.equivalence import Comparison, check_equivalence
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
 from autofit.trial.runner import MOST_SECONDS, RunResult
-from autofit.trial.workers import Workers
 from autofit.trial.workshop import Announce, remove_scratch
-from autofit.trials import Trial
-from autofit.units import parse_seconds
-
-DEFAULT_BUDGET_SECONDS = 600.0
+from autofit.units import seconds_of
 
 
 @dataclass(frozen=True)
@@ -84,7 +78,7 @@ def search(
     device: str = "auto",
     memory_limit: str | int | None = None,
     headroom: str | float = 0.05,
-    budget: str | float | None = DEFAULT_BUDGET_SECONDS,
+    budget: str | float | None = 600.0,
     max_trials: int | None = None,
     numerics: str = "standard",
     fix: Mapping[str, KnobValue] | None = None,
@@ -116,99 +110,64 @@ def search(
     Raises UserError for a request that cannot be carried out, NothingFitsError where every
     configuration failed, AutofitError where a worker cannot be had.
     """
+    given = dict(locals())
     began = time.monotonic()
     watcher = observer or Observer()
-    request = SpaceRequest.of(numerics, fix, allow, forbid)
-    limit = Budget(
-        seconds=parse_seconds(budget) if isinstance(budget, str) else budget,
-        trials=_checked_max_trials(max_trials),
-    )
-    timeout = parse_seconds(trial_timeout) if isinstance(trial_timeout, str) else trial_timeout
-    record = JobRequest(
-        model=model,
-        effective_batch=effective_batch,
-        seq_len=seq_len,
-        data=data,
-        text_field=text_field,
-        lengths=lengths,
-        max_length=max_length,
-        tokens_per_word=tokens_per_word,
-        task=task,
-        method=method,
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        lora_targets=lora_targets,
-        lora_dropout=lora_dropout,
-        frozen_dtype=frozen_dtype,
-        device=device,
-        memory_limit=memory_limit,
-        headroom=headroom,
-        seed=seed,
-        trust_remote_code=trust_remote_code,
-    ).record()
-    locks = contextlib.ExitStack()
-    with locks:
+    asked = filled(SearchRequest, given)
+    request, limits, timeout = asked.space(), asked.limits(), seconds_of(trial_timeout)
+    record = filled(JobRequest, given).record()
+    with search_of(record, study, storage, fresh=fresh, watcher=watcher) as opened:
+        deadline = deadline_of(opened, limits, began)
+        workers = _workers(opened, watcher.say, timeout, deadline)
+        stopped, interrupted = "it was interrupted", True
+        try:
+            situation = opened.situation
+            if situation is None:
+                watcher.say("Looking at the device and the model (the first start imports torch).")
+                situation = _probe(workers, deadline)
+                opened.keep_situation(situation)
+            space = SearchSpace(situation, request)
+            opened.keep_request(request)
+            if not record.workload.lengths.all_equal:
+                estimate = f", estimated at {tokens_per_word:g} tokens a word" if tokens_per_word else ""
+                watcher.say(f"Data: {record.workload.lengths.describe()}{estimate}.")
+            seconds_left = None if deadline is None else deadline - began
+            watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), seconds_left)
+            if space.refusals:
+                watcher.say(_what_is_left_out(space, model))
+            plan = SearchPlan(
+                budget=limits,
+                began=began,
+                deadline=deadline,
+                seed=seed,
+                predict=predict,
+                sampler=sampler,
+            )
+            own = None if baseline is None else read_baseline(baseline, situation)
+            stopped, interrupted = run_search(opened, situation, space, workers, plan, watcher, own), False
+        except KeyboardInterrupt:
+            if opened.situation is None:
+                raise
+        finally:
+            workers.close()
+    return result_of(opened, stopped=stopped, interrupted=interrupted, run=run)
+
+
+@contextlib.contextmanager
+def search_of(
+    record: StudyRecord, study: str | None, storage: str | None, *, fresh: bool, watcher: Observer
+) -> Iterator[Study]:
+    """The study of a record, kept from other searches meanwhile. Raises UserError where one is at work on it."""
+    with contextlib.ExitStack() as locks:
         _lock(locks, study or record.default_name, record.device, watcher)
         opened = open_study(storage or default_storage(), record, study, fresh=fresh)
-        locks = locks.pop_all()
-    seconds_left = None if limit.seconds is None else max(0.0, limit.seconds - opened.spent_seconds)
-    deadline = None if seconds_left is None else began + seconds_left
-    workers = _workers(opened, watcher.say, timeout, deadline)
-    stopped, interrupted = "it was interrupted", True
-    try:
         remove_scratch(opened.log_folder)
-        situation = opened.situation
-        if situation is None:
-            watcher.say("Looking at the device and the model (the first start imports torch).")
-            situation = _probe(workers, deadline)
-            opened.keep_situation(situation)
-        space = SearchSpace(situation, request)
-        opened.keep_request(request)
-        if not record.workload.lengths.all_equal:
-            estimate = f", estimated at {tokens_per_word:g} tokens a word" if tokens_per_word else ""
-            watcher.say(f"Data: {record.workload.lengths.describe()}{estimate}.")
-        watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), seconds_left)
-        if space.refusals:
-            watcher.say(_what_is_left_out(space, model))
-        plan = MeasuringPlan(seed=seed)
-        foresight = Foresight(lambda: workers.predictor(situation), watcher.say) if predict else None
-        strategy = make_strategy(
-            sampler,
-            space,
-            predicts=foresight,
-            likely_seconds=None if foresight is None else lambda configs: foresight.likely_seconds(configs, ()),
-            elsewhere=[Elsewhere(*each) for each in measured_elsewhere(opened)],
-            seed=seed,
-        )
-        stopped = Search(
-            study=opened,
-            situation=situation,
-            space=space,
-            strategy=strategy,
-            budget=limit,
-            plan=plan,
-            make_runner=lambda: workers.runner(situation),
-            observer=watcher,
-            foresight=foresight,
-            baseline=None if baseline is None else read_baseline(baseline, situation),
-            began=began,
-        ).run()
-        interrupted = False
-        opened.keep_stopped(stopped)
-        best = rank(opened.trials()).best
-        if best is None:
-            raise NothingFitsError(least_need(workers, situation, space, opened.trials(), plan, stopped=stopped))
-        has_time = deadline is None or time.monotonic() < deadline
-        if foresight is not None and best.trial.config in space and has_time:
-            nearby = [best.trial.config, *neighbours_of(space, best.trial.config)]
-            opened.keep_predicted(foresight.expected(nearby))
-    except KeyboardInterrupt:
-        if opened.situation is None:
-            raise
-    finally:
-        workers.close()
-        locks.close()
-    return result_of(opened, stopped=stopped, interrupted=interrupted, run=run)
+        yield opened
+
+
+def deadline_of(study: Study, budget: Budget, began: float) -> float | None:
+    """When what is left of a study's budget is spent (``time.monotonic``); None without a budget of time."""
+    return None if budget.seconds is None else began + max(0.0, budget.seconds - study.spent_seconds)
 
 
 def _probe(workers: Workers, deadline: float | None) -> Situation:
@@ -288,7 +247,7 @@ def replay(study: str | None, number: int, *, storage: str | None = None) -> tup
         result = workers.runner(opened.situation).run(recipe_for(trial.config, opened.situation), plan, "replay")
     finally:
         workers.close()
-    return trial, result, f"{sys.executable} -P -m autofit.trial.worker {opened.log_folder / 'replay.json'}"
+    return trial, result, f"{sys.executable} -P -m autofit.worker.job {opened.log_folder / 'replay.json'}"
 
 
 def verify(
@@ -323,7 +282,7 @@ def verify(
             seed=record.seed,
             trust_remote_code=record.trust_remote_code,
         )
-        answer, how_it_ended = workers.workshop().ask(job, "verify", DEFAULT_BUDGET_SECONDS)
+        answer, how_it_ended = workers.workshop().ask(job, "verify", MOST_SECONDS)
         if isinstance(answer, StepResult):
             return answer
         return StepResult(outcome=Outcome.CRASHED, reason=f"its worker {how_it_ended}")
@@ -362,6 +321,12 @@ def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False
 def _workers(
     study: Study, announce: Announce, most_seconds: float = MOST_SECONDS, deadline: float | None = None
 ) -> Workers:
+    situation = study.situation
+    if situation is not None and situation.program is not None:
+        raise UserError(
+            f"Study '{study.name}' is of a program of your own, which is not run by this command: "
+            "autofit run -- COMMAND runs it again."
+        )
     return Workers(
         study.record, study.log_folder, home() / "traces", announce, most_seconds=most_seconds, deadline=deadline
     )
@@ -369,7 +334,7 @@ def _workers(
 
 def _what_is_left_out(space: SearchSpace, model: str) -> str:
     """What the request itself left out by name, and how to see what cannot be had."""
-    asked = [f"{refusal.knob}={refusal.reason}" for refusal in space.refusals if refusal.by_numerics]
+    asked = [f"{refusal.knob}={refusal}" for refusal in space.refusals if refusal.because is Because.NUMERICS]
     sentence = f"{len(space.refusals)} choices are not searched here; 'autofit doctor {model}' says why"
     if asked:
         sentence += f". Left out by --numerics: {'; '.join(asked)}"
@@ -377,9 +342,3 @@ def _what_is_left_out(space: SearchSpace, model: str) -> str:
         length = space.situation.workload.sequence_length
         sentence += f". Every sample is taken to have {length} tokens: --data FILE searches padding and packing too"
     return f"{sentence}."
-
-
-def _checked_max_trials(max_trials: int | None) -> int | None:
-    if max_trials is not None and max_trials < 1:
-        raise UserError(f"--max-trials must be at least 1, not {max_trials}.")
-    return max_trials

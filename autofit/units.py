@@ -62,6 +62,11 @@ def parse_seconds(text: str) -> float:
     return total
 
 
+def seconds_of(given: str | float) -> float:
+    """Seconds of a duration that is given as such or as text. Raises UserError."""
+    return parse_seconds(given) if isinstance(given, str) else given
+
+
 def parse_share(text: str) -> float:
     """``5%`` or ``0.05`` -> 0.05. Raises UserError outside 0 <= share < 0.9."""
     match = _NUMBER.fullmatch(text)
@@ -71,6 +76,11 @@ def parse_share(text: str) -> float:
     if not 0 <= share < 0.9:
         raise UserError(f"A headroom of {text} leaves too little memory; choose one from 0% to below 90%.")
     return share
+
+
+def share_of(given: str | float) -> float:
+    """A share that is given as such or as text. Raises UserError."""
+    return parse_share(given) if isinstance(given, str) else given
 
 
 def format_bytes(size: float) -> str:
@@ -94,6 +104,19 @@ def format_seconds(seconds: float) -> str:
         return f"{minutes} min {rest:02d} s"
     hours, minutes = divmod(round(seconds / 60), 60)
     return f"{hours} h {minutes:02d} min"
+
+
+def counted(number: int, noun: str) -> str:
+    """A number of things in words: ``1 trial``, ``2 trials``; the noun is one that takes an s."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def format_count(number: int) -> str:
+    """A large number in short: ``135M``, ``1.24B``; small ones as they are."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{_three_digits(number / size)}{letter}"
+    return str(number)
 
 
 def format_rate(rate: float) -> str:

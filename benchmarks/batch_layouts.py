@@ -25,19 +25,19 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from autofit.catalogue.models import resolve_model
-from autofit.data.token_counts import lengths_of_data
-from autofit.detect import find_device
+from autofit.device.detect import find_device
+from autofit.job.models import resolve_model
+from autofit.job.situation import Limits, Situation
+from autofit.job.tasks import task_named
+from autofit.job.token_counts import lengths_of_data
+from autofit.job.workload import Workload
 from autofit.knobs import KNOBS
-from autofit.outcome import Outcome
-from autofit.recipe import Recipe, recipe_for
-from autofit.situation import Limits, Situation
-from autofit.tasks import task_named
-from autofit.train_config import TrainConfig
+from autofit.knobs.recipe import Recipe, recipe_for
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner
 from autofit.trial.workshop import Workshop, probe
-from autofit.workload import Workload
 from benchmarks.record import write_results
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -106,7 +106,7 @@ def _delivered(recipe: Recipe, situation: Situation) -> float:
     """Seconds per optimizer step of a plain Trainer over an epoch of the text, after a first epoch."""
     import transformers
 
-    from autofit.trial.build import build_collator, build_model
+    from autofit.worker.build import build_collator, build_model
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(MODEL)
     samples = []

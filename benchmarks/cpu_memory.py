@@ -16,16 +16,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from autofit.outcome import Outcome
-from autofit.recipe import recipe_for
+from autofit.driver.workers import Workers
+from autofit.job.request import JobRequest
+from autofit.job.situation import Limits, Situation
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
 from autofit.report.text import describe
-from autofit.request import JobRequest
-from autofit.situation import Limits, Situation
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
+from autofit.study.outcome import Outcome
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import RunResult
-from autofit.trial.workers import Workers
 from autofit.units import format_bytes
 from benchmarks.record import write_results
 

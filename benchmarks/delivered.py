@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import autofit
-from autofit.ranking import Ranked
-from autofit.result import Result
+from autofit.study.ranking import Ranked
+from autofit.study.result import Result
 from benchmarks.plain_run import drawn, exported, plain_run
 from benchmarks.record import write_results
 from benchmarks.search.record_sweep import MODELS

@@ -15,8 +15,8 @@ from typing import Any
 from unittest import mock
 
 import autofit
-from autofit.outcome import Outcome
-from autofit.result import Result
+from autofit.study.outcome import Outcome
+from autofit.study.result import Result
 from benchmarks.plain_run import drawn, exported, plain_run
 from benchmarks.record import spread, spreads, write_results
 from benchmarks.search.ladder import LadderStrategy
@@ -62,7 +62,7 @@ def main() -> int:
 
 def _search(engine: str, folder: Path, number: int) -> Result:
     home = folder / f"{engine}-{number}"
-    first = mock.patch("autofit.api.make_strategy", lambda *args, **others: LadderStrategy())
+    first = mock.patch("autofit.driver.session.make_strategy", lambda *args, **others: LadderStrategy())
     with mock.patch.dict(os.environ, {"AUTOFIT_HOME": str(home)}):
         if engine == "autofit":
             return autofit.search(**JOB)

@@ -5,6 +5,7 @@ cuda        2  allocated and reserved against a real GPU; where there is none it
 null_gpu      allocated and reserved against torch's own allocator, on cards whose kernels do nothing (15 minutes; needs
               torch for CUDA: run it as make null-gpu-predictions does)
 published   3  peaks that other people measured on GPUs, against traces; beside them the rules people use (2 minutes)
+published_time  step times of the same runs, against the same traces on the cards' published peaks (5 minutes)
 time        4  predicted against measured seconds over a sweep of this CPU (6 minutes; run it alone)
 spared      5  the same search with and without prediction (8 minutes; run it alone)
 lesson      6  what courses say of memory, and what traces of named models give (1 minute)
@@ -36,13 +37,14 @@ def main(words: list[str]) -> int:
 
 
 def _parts() -> dict[str, Callable[[], dict[str, Any]]]:
-    from benchmarks.prediction import cuda, lesson, live_bytes, null_gpu, published, spared, sweep_time
+    from benchmarks.prediction import cuda, lesson, live_bytes, null_gpu, published, published_time, spared, sweep_time
 
     return {
         "live": live_bytes.run,
         "cuda": cuda.run,
         "null_gpu": null_gpu.run,
         "published": published.run,
+        "published_time": published_time.run,
         "time": sweep_time.run,
         "spared": spared.run,
         "lesson": lesson.run,

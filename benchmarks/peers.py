@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 
 import autofit
-from autofit.recipe import Recipe, recipe_for
-from autofit.result import Result
-from autofit.tasks import task_named
+from autofit.job.tasks import task_named
+from autofit.knobs.recipe import Recipe, recipe_for
+from autofit.study.result import Result
 from benchmarks.plain_run import LIMIT_CARD, exported, one_device, plain_run
 from benchmarks.record import write_results
 

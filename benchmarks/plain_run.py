@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from autofit.export.training_arguments import serialize
-from autofit.lengths import SampleLengths
-from autofit.ranking import Ranked
-from autofit.result import Result
-from autofit.situation import Situation
-from autofit.tasks import task_named
+from autofit.job.lengths import SampleLengths
+from autofit.job.situation import Situation
+from autofit.job.tasks import task_named
+from autofit.study.ranking import Ranked
+from autofit.study.result import Result
 
 MOST_SECONDS = 1500.0
 LIMIT_CARD = """
@@ -115,7 +115,8 @@ def exported(result: Result, ranked: Ranked, path: Path) -> Path:
 def one_device(situation: Situation) -> dict[str, str]:
     """The environment in which a plain script trains on this device alone: several would be DataParallel."""
     device = situation.device
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": "" if device.kind == "cpu" else str(device.index)}
+    visible = "" if device.kind == "cpu" else str(device.index)
+    return {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": visible}
 
 
 def plain_run(

@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from autofit import nvml
-from autofit.host import host_memory_bytes, processor_name
-from autofit.measurement import Measurement
+from autofit.device import nvml
+from autofit.device.host import host_memory_bytes, processor_name
+from autofit.device.versions import installed_versions
+from autofit.study.measurement import Measurement
 from autofit.version import __version__
-from autofit.versions import installed_versions
 
 RESULTS = Path(__file__).parent / "results"
 

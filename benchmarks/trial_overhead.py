@@ -28,20 +28,20 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from autofit.catalogue.models import ModelSource, resolve_model
-from autofit.detect import find_device
+from autofit.device.detect import find_device
+from autofit.job.lengths import SampleLengths
+from autofit.job.models import ModelSource, resolve_model
+from autofit.job.situation import Limits, Situation
+from autofit.job.workload import Workload
 from autofit.knobs import KNOBS
-from autofit.lengths import SampleLengths
-from autofit.measurement import StepSeconds
-from autofit.outcome import Outcome
-from autofit.recipe import recipe_for
-from autofit.situation import Limits, Situation
-from autofit.train_config import TrainConfig
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.measurement import StepSeconds
+from autofit.study.outcome import Outcome
 from autofit.trial.launcher import FreshInterpreters, worker_environment
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult
 from autofit.trial.workshop import Workshop, probe
-from autofit.workload import Workload
 from benchmarks.record import measuring_seconds, write_results
 
 MODEL = Path(__file__).parents[1] / "examples" / "small-llama"

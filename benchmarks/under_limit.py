@@ -25,9 +25,9 @@ def main(limit_bytes: int, script: Path, words: list[str]) -> None:
         if isinstance(statement, ast.Assign) and ast.unparse(statement.targets[0]) == "ENVIRONMENT":
             # Read by libraries that are imported below, before the script could set them.
             os.environ.update(ast.literal_eval(statement.value))
-    from autofit.trial.accelerator import Processor
     from autofit.trial.protocol import MemoryPlan
-    from autofit.trial.server import PRELOADED
+    from autofit.worker.accelerator import Processor
+    from autofit.worker.server import PRELOADED
 
     for module in PRELOADED:
         importlib.import_module(module)

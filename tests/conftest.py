@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from autofit.catalogue.models import ModelSource, resolve_model
-from autofit.situation import Situation
+from autofit.job.models import ModelSource, resolve_model
+from autofit.job.situation import Situation
 from tests.doubles import make_situation
 
 TINY_LLAMA = {
@@ -62,7 +62,7 @@ def situation_of() -> Callable[..., Situation]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """GPU tests are skipped with the reason where there is no CUDA device."""
-    from autofit import nvml
+    from autofit.device import nvml
 
     if nvml.visible_indices() or Path("/dev/kfd").exists():
         return

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from autofit.device import Device, Libraries
-from autofit.lengths import SampleLengths
-from autofit.measurement import Measurement, Memory, StepSeconds, Window
-from autofit.method import Adapter
-from autofit.outcome import Outcome
-from autofit.recipe import Recipe
-from autofit.situation import Limits, ModelFacts, Situation
-from autofit.train_config import TrainConfig
+from autofit.device.device import Device, Libraries
+from autofit.job.lengths import SampleLengths
+from autofit.job.method import Adapter
+from autofit.job.situation import Limits, ModelFacts, Situation
+from autofit.job.workload import Workload
+from autofit.knobs.recipe import Recipe
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.measurement import Measurement, Memory, StepSeconds, Window
+from autofit.study.outcome import Outcome
+from autofit.study.trial import Role, Trial
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import RunResult
-from autofit.trials import Trial
-from autofit.workload import Workload
 
 GIB = 1024**3
 FIELDS = frozenset({"activation_checkpointing", "activation_checkpointing_kwargs"})
@@ -70,6 +70,7 @@ def make_situation(
             versions={"torch": "2.13.0"},
             training_argument_fields=fields,
             missing=MISSING if missing is None else missing,
+            not_installed=frozenset(each for each in MISSING.values() if each.endswith("is not installed")),
         ),
         model=ModelFacts(
             model_type="llama",
@@ -99,6 +100,7 @@ def make_config(**changes: Any) -> TrainConfig:
         "kernels": "default",
         "compile": "off",
         "allocator": "default",
+        "loader": "default",
     }
     return TrainConfig({**values, **changes})
 
@@ -148,6 +150,7 @@ def make_trial(
     jitter: float = 0.0,
     needed: int = GIB,
     number_of_round: int | None = None,
+    role: Role = Role.CANDIDATE,
     **changes: Any,
 ) -> Trial:
     config = make_config(**changes)
@@ -171,6 +174,7 @@ def make_trial(
         whole=whole,
         round=number_of_round,
         wall_seconds=1.0,
+        role=role,
     )
 
 

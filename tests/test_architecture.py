@@ -11,42 +11,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "autofit"
 
-# Floor of every module, or of a whole folder; an import may go to the same floor or below.
-FLOORS = {
-    "cli": 6,
-    "__main__": 6,
-    "__init__": 6,
-    "api": 5,
-    "report": 5,
-    "export": 5,
-    "planning": 5,
-    "plan_result": 4,
-    "plan_progress": 4,
-    "plan_candidates": 4,
-    "result": 4,
-    "request": 4,
-    "driver": 4,
-    "equivalence": 4,
-    "explanation": 4,
-    "recommendation": 4,
-    "study": 3,
-    "ranking": 3,
-    "trial": 3,
-    "tracer": 3,
-    "predict": 2,
-    "space": 2,
-    "baseline": 2,
-    "knobs": 1,
-    "recipe": 1,
-    "failures": 1,
-    "detect": 1,
-    "data": 1,
-}
-WORKER_ONLY = {
-    "accelerator", "batches", "build", "collators", "compilation", "hidden_import", "instrument", "isolation",
-    "measure", "measure_rates", "one_step", "optimizer_state", "probe", "samples", "schedule", "server",
-    "varlen_attention", "worker",
-}  # fmt: skip
+LADDER = (
+    "errors", "version", "units", "runtime", "device", "job", "knobs", "study", "predict", "trial", "worker",
+    "planning", "driver", "report", "api", "own_program", "attached", "export", "cli", "__init__", "__main__",
+)  # fmt: skip
+"""The rooms, lowest first: what is in one may import from those before it and from no other."""
+WITH_TORCH = ("worker", "runtime", "attached")
 HEAVY = {"torch", "transformers", "accelerate", "bitsandbytes", "peft"}
 
 
@@ -59,8 +29,8 @@ def name_of(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def floor_of(name: str) -> int:
-    return FLOORS.get(name.split(".")[0], 0)
+def room_of(name: str) -> str:
+    return name.split(".")[0]
 
 
 def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
@@ -84,37 +54,36 @@ def imports_of(path: Path, *, top_level_only: bool = False) -> set[str]:
     return found
 
 
-@pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_imports_go_down_the_floors(path: Path) -> None:
-    own = floor_of(name_of(path))
-    for imported in imports_of(path):
-        if (
-            imported.startswith("autofit.")
-            and (PACKAGE / imported.split(".")[1]).exists() | (PACKAGE / f"{imported.split('.')[1]}.py").exists()
-        ):
-            target = imported.removeprefix("autofit.")
-            assert floor_of(target) <= own, f"{name_of(path)} imports {target}, which is above it"
+def test_every_room_has_its_place_on_the_ladder() -> None:
+    assert {room_of(name_of(path)) for path in modules()} == set(LADDER)
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_only_workers_import_torch(path: Path) -> None:
+def test_imports_go_down_the_ladder(path: Path) -> None:
+    own = room_of(name_of(path))
+    others = {room_of(each.removeprefix("autofit.")) for each in imports_of(path) if each.startswith("autofit.")}
+    above = {room for room in others & set(LADDER) if LADDER.index(room) > LADDER.index(own)}
+    assert not above, f"{name_of(path)} imports from {above}"
+
+
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_torch_is_imported_in_the_worker_and_in_what_users_take_away_alone(path: Path) -> None:
     name = name_of(path)
-    if name.startswith("tracer.") or (name.startswith("trial.") and name.split(".")[1] in WORKER_ONLY):
+    if room_of(name) in WITH_TORCH:
         return
-    # A library user may ask a finished result for real TrainingArguments; that import stays in the method.
-    found = {module.split(".")[0] for module in imports_of(path, top_level_only=name == "result")}
+    # A library user may ask a finished result for real TrainingArguments and its collator; that stays in the methods.
+    is_result = name == "study.result"
+    found = {module.split(".")[0] for module in imports_of(path, top_level_only=is_result)}
     assert not found & HEAVY, f"{name} must not import {found & HEAVY}"
-    # What a library user takes away is the very code that was measured; its imports stay in the methods, too.
-    taken_away = {"collators", "varlen_attention"} if name == "result" else set()
-    worker_modules = {f"autofit.trial.{module}" for module in WORKER_ONLY - taken_away}
-    assert not any(imported.startswith("autofit.tracer") for imported in imports_of(path)), f"{name} must not trace"
-    assert not imports_of(path) & worker_modules, f"{name} must not import the worker's side"
+    with_torch = {f"autofit.{room}" for room in WITH_TORCH if not (is_result and room == "runtime")}
+    reached = {".".join(each.split(".")[:2]) for each in imports_of(path)}
+    assert not reached & with_torch, f"{name} must not import the worker's side"
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
-def test_torch_cuda_is_named_in_the_accelerator_file_alone(path: Path) -> None:
+def test_torch_cuda_is_named_in_the_accelerator_file_and_where_a_trace_answers_for_it_alone(path: Path) -> None:
     code = ast.unparse(ast.parse(path.read_text()))
-    assert name_of(path) == "trial.accelerator" or "torch.cuda" not in code
+    assert name_of(path) in ("worker.accelerator", "worker.tracer.liger") or "torch.cuda" not in code
 
 
 @pytest.mark.parametrize("path", modules(), ids=name_of)
@@ -135,7 +104,7 @@ def test_every_file_opens_with_what_it_is(path: Path) -> None:
          HEAVY | {"optuna", "rich", "sqlalchemy", "huggingface_hub"}),
         ("import autofit.api", HEAVY),
         ("import autofit.trial.runner, autofit.driver.loop, autofit.report.live", HEAVY),
-        ("import autofit.planning, autofit.report.plan", HEAVY | {"optuna", "sqlalchemy"}),
+        ("import autofit.planning.planner, autofit.report.plan", HEAVY | {"optuna", "sqlalchemy"}),
     ],
     ids=["import", "help", "api", "parent", "plan"],
 )  # fmt: skip
@@ -149,3 +118,34 @@ def test_light_things_load_nothing_heavy(code: str, forbidden: set[str]) -> None
 def test_the_search_function_is_not_hidden_by_a_package_of_the_same_name() -> None:
     script = "import autofit, autofit.api, autofit.driver.loop\nassert callable(autofit.search)"
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+VALUES_ARE_SPELLED_IN = {
+    "planning.candidates": "rungs of the ladder, in the order in which they are planned",
+    "planning.planner": "a feature that is missing only because no GPU is here",
+    "predict.families": "arguments of TrainingArguments with the same names",
+    "predict.needs": "the layout of the one sample with which an update is traced",
+    "predict.predictor": "the rate of a card's products in tf32",
+    "runtime.varlen_attention": "the name under which transformers finds the attention",
+    "worker.accelerator": "a feature that ROCm lacks",
+    "worker.batches": "transformers' own sampling strategies",
+    "worker.probe": "transformers' own names of attentions, and features",
+    "worker.program.device": "an argument of TrainingArguments",
+    "worker.program.facts": "torch's name of a backend",
+    "worker.program.settings": "arguments of TrainingArguments, and torch's name of a backend",
+}
+"""Files outside of knobs/ in which a string is also a knob's value, and what it is there."""
+
+
+def test_values_of_knobs_are_spelled_among_the_knobs_alone() -> None:
+    from autofit.knobs import KNOBS
+
+    values = {choice.value for row in KNOBS for choice in row.choices} - {"default", "off"}
+    spelled = {
+        name_of(path)
+        for path in modules()
+        if room_of(name_of(path)) != "knobs"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and node.value in values and isinstance(node.value, str)
+    }
+    assert spelled == VALUES_ARE_SPELLED_IN.keys()

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 import autofit
-from autofit import api
 from autofit.cli.main import main
+from autofit.driver import session
 from autofit.driver.budget import num_counted
 from autofit.driver.history import History
-from autofit.outcome import Outcome
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.study import load_study
-from autofit.train_config import TrainConfig
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.study.store import load_study
 
 # Few and quick: one precision, one optimizer.
 NARROW = ["--fix", "precision=fp32", "--fix", "optimizer=adamw_torch_fused"]
@@ -47,23 +47,31 @@ def test_the_command_prints_one_document_and_the_same_command_answers_from_the_s
     for trial in document["trials"]:
         assert trial["config"]["micro_batch_size"] * trial["config"]["accumulation_steps"] == 6
         assert set(trial) >= {"number", "config", "outcome", "reason", "measurement"}
-    best = next(trial for trial in document["trials"] if trial["number"] == document["ranking"][0])
+    recommendation = document["recommendation"]
+    # Under load a short trial may seem faster, and then ranks before what is recommended.
+    place = document["ranking"].index(recommendation["trial"])
+    assert document["ranked_confirmed"][place] == recommendation["confirmed"]
+    assert not any(document["ranked_confirmed"][:place])
+    best = next(trial for trial in document["trials"] if trial["number"] == recommendation["trial"])
     assert best["measurement"]["samples_per_second"] == pytest.approx(6 / best["measurement"]["step_seconds"])
     assert best["measurement"]["peak_reserved_bytes"] >= best["measurement"]["peak_allocated_bytes"] > 0
-    recommendation = document["recommendation"]
-    assert recommendation["trial"] == document["ranking"][0] and recommendation["reasons"]
+    assert recommendation["reasons"]
     arguments = recommendation["training_arguments"]
     assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] == 6
     assert arguments["per_device_eval_batch_size"] == best["measurement"]["raw"]["evaluation_batch_size"]
     run = document["run"]
     assert run["steps"] == 200
-    assert run["cost"] == pytest.approx(3 * 200 * document["ranked_step_seconds"][0] / 3600)
+    assert run["cost"] == pytest.approx(3 * 200 * document["ranked_step_seconds"][place] / 3600)
 
     began = time.monotonic()
     assert main(words) == 0
     again, progress = capfd.readouterr()
     repeated = json.loads(again)
-    assert repeated["trials"] == document["trials"] and repeated["ranking"] == document["ranking"]
+    known, later = document["trials"], repeated["trials"][len(document["trials"]) :]
+    assert repeated["trials"][: len(known)] == known
+    # Under load, what others slowed is run once more; nothing that was measured is tried as if it were new.
+    assert all(trial["config"] in [each["config"] for each in known] for trial in later)
+    assert later or repeated["ranking"] == document["ranking"]
     assert "Looking at the device" not in progress, f"a worker was started ({time.monotonic() - began:.1f} s)"
 
 
@@ -92,7 +100,7 @@ def test_a_search_under_a_tight_limit_ranks_as_running_every_configuration_does(
         "budget": None,
     }
     searched = autofit.search(str(tiny_model), study="searched", **setting)
-    monkeypatch.setattr(api, "make_strategy", lambda *arguments, **keywords: Everything())
+    monkeypatch.setattr(session, "make_strategy", lambda *arguments, **keywords: Everything())
     exhaustive = autofit.search(str(tiny_model), study="every", predict=False, **setting)
 
     outcomes = {trial.config: trial.outcome for trial in exhaustive.trials if not trial.whole}

@@ -13,7 +13,7 @@ def main(words: list[str]) -> int:
     parser = Parser(
         prog="autofit estimate",
         description="Explain what one configuration needs on a card, from a training step traced without data. "
-        "Knobs that are not fixed have their first choice on that card; see autofit doctor for their names.",
+        "Knobs that are not fixed take the first choice available on that card; see autofit doctor for their names.",
     )
     add_job_options(parser)
     place = parser.add_argument_group("the card")
@@ -24,13 +24,13 @@ def main(words: list[str]) -> int:
     )
     add_output_options(parser)
     options = parser.parse_args(words)
-    from autofit import planning
     from autofit.cli.plan import NOTHING_FITS
-    from autofit.prediction import Verdict
+    from autofit.planning import planner
     from autofit.report.progress import show_progress
+    from autofit.study.prediction import Verdict
 
     with show_progress(quiet=options.quiet) as progress:
-        found = planning.estimate(
+        found = planner.estimate(
             options.model,
             **job_of(options),
             gpu=options.gpu,

@@ -1,4 +1,4 @@
-"""``autofit explain [STUDY]``: why the recommendation, what each knob is worth, what less memory would change."""
+"""``autofit explain [STUDY]``: why the recommendation, what changing each knob costs, what less memory changes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from autofit.cli.options import Parser, add_study_options
 
 def main(words: list[str]) -> int:
     """Print the explanation of a study; the exit code."""
-    made = Parser(prog="autofit explain", description="What each knob is worth, and what less memory would change.")
-    made.add_argument("study", nargs="?", metavar="STUDY", help="its name (default: the newest)")
+    made = Parser(
+        prog="autofit explain", description="The cost of changing each knob, and what less memory would change."
+    )
+    made.add_argument("study", nargs="?", metavar="STUDY", help="name of the study (default: the newest)")
     made.add_argument("--json", action="store_true", help="one JSON document on stdout")
     add_study_options(made)
     options = made.parse_args(words)

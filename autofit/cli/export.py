@@ -13,7 +13,7 @@ def main(words: list[str]) -> int:
 
     parser = Parser(prog="autofit export", description="Write what a stored study recommends.")
     parser.add_argument("exports", nargs="+", metavar="FORMAT=PATH", help=f"formats: {', '.join(EXPORTERS)}")
-    parser.add_argument("--study", metavar="NAME", help="its name (default: the newest)")
+    parser.add_argument("--study", metavar="NAME", help="name of the study (default: the newest)")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     add_study_options(parser)
     options = parser.parse_args(words)

@@ -17,7 +17,7 @@ from types import FrameType
 
 from autofit.errors import AutofitError, printable
 
-SUBCOMMANDS = ("show", "explain", "export", "verify", "doctor", "plan", "estimate")
+SUBCOMMANDS = ("run", "show", "explain", "export", "verify", "doctor", "plan", "estimate")
 INTERRUPTED = 130
 _OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 
@@ -25,18 +25,20 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENO
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line; its exit code. Usage errors raise SystemExit(2), as argparse does."""
     words = sys.argv[1:] if arguments is None else arguments
+    # What comes after -- are a program's own words.
+    is_debugging = "--debug" in words[: words.index("--") if "--" in words else len(words)]
     signal.signal(signal.SIGTERM, _interrupt)
     _prepare_streams()
     try:
         code = _run(words)
         sys.stdout.flush()
     except AutofitError as error:
-        if "--debug" in words:
+        if is_debugging:
             raise
         _tell(f"autofit: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        if "--debug" in words:
+        if is_debugging:
             raise
         _tell("autofit: interrupted before anything was measured.")
         return INTERRUPTED
@@ -45,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         _drop_stdout()
         return 0
     except OSError as error:
-        if "--debug" in words:
+        if is_debugging:
             raise
         _drop_stdout()
         place = f" '{error.filename}'" if error.filename else ""
@@ -57,7 +59,7 @@ def main(arguments: list[str] | None = None) -> int:
         _tell(f"autofit: {error.strerror or error}{place}{remedy}.")
         return 1
     except Exception as error:
-        if "--debug" in words:
+        if is_debugging:
             raise
         sentence = _of_the_storage(error)
         _tell(

@@ -7,9 +7,10 @@ import sys
 from collections import defaultdict
 from typing import Any, NoReturn
 
+from autofit.driver.samplers import SAMPLERS
 from autofit.errors import UserError
-from autofit.method import FROZEN_DTYPES, METHODS, Adapter
-from autofit.tasks import TASK_NAMES
+from autofit.job.method import FROZEN_DTYPES, METHODS, Adapter
+from autofit.job.tasks import TASK_NAMES
 
 
 class Parser(argparse.ArgumentParser):
@@ -37,7 +38,9 @@ def add_job_options(made: argparse.ArgumentParser) -> None:
         metavar="N",
         help="tokens in every sample (default: 1024, or what the model can)",
     )
-    job.add_argument("--data", metavar="FILE", help="the training set: txt, jsonl, csv, parquet, a datasets folder")
+    job.add_argument(
+        "--data", metavar="FILE", help="the training set: txt, jsonl, json, csv, tsv, parquet, a datasets folder"
+    )
     job.add_argument("--text-field", metavar="NAMES", help="the field of --data that holds the text (default: text)")
     job.add_argument("--lengths", metavar="FILE", help="tokens of each sample, instead of --data: one number a line")
     job.add_argument("--max-length", type=whole_number, metavar="N", help="cut samples of --data and --lengths")
@@ -51,7 +54,10 @@ def add_job_options(made: argparse.ArgumentParser) -> None:
     job.add_argument("--lora-targets", default=Adapter.targets, metavar="NAMES", help="default: all-linear")
     job.add_argument("--lora-dropout", type=float, default=Adapter.dropout, metavar="X", help="default: 0")
     job.add_argument(
-        "--frozen-dtype", choices=FROZEN_DTYPES, default="auto", help="of frozen weights (default: the precision's)"
+        "--frozen-dtype",
+        choices=FROZEN_DTYPES,
+        default="auto",
+        help="dtype of the frozen weights (default: the precision's)",
     )
     job.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
 
@@ -73,13 +79,85 @@ def add_space_options(group: Any) -> None:
         "--numerics",
         default="standard",
         choices=("exact", "standard", "aggressive"),
-        help="how far a choice may move the numbers (default: standard: autocast and 8-bit optimizer state too)",
+        help="how much a choice may change numerical results (default: standard: autocast and 8-bit state, too)",
     )
     group.add_argument("--fix", action="append", default=[], metavar="KNOB=VALUE", help="search only this value")
     group.add_argument(
-        "--allow", action="append", default=[], metavar="KNOB=VALUE", help="search it whatever --numerics says"
+        "--allow",
+        action="append",
+        default=[],
+        metavar="KNOB=VALUE",
+        help="search this value even if --numerics excludes it",
     )
-    group.add_argument("--forbid", action="append", default=[], metavar="KNOB=VALUE", help="do not search it")
+    group.add_argument("--forbid", action="append", default=[], metavar="KNOB=VALUE", help="do not search this value")
+
+
+def add_place_options(made: argparse.ArgumentParser) -> None:
+    """The present device: ``--device``, ``--memory-limit``, ``--headroom``."""
+    place = made.add_argument_group("the device")
+    place.add_argument("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda:0 ...")
+    place.add_argument("--memory-limit", metavar="SIZE", help="fit on a card this large, such as 24GiB; enforced")
+    place.add_argument(
+        "--headroom", default="5%", metavar="SHARE", help="share of the memory that must stay free (default: 5%%)"
+    )
+
+
+def add_search_options(search: Any) -> None:
+    """Options of the search itself: the space, the sampler, the limits of time and trials."""
+    add_space_options(search)
+    search.add_argument(
+        "--sampler", default="autofit", choices=SAMPLERS, help="sampler that proposes configurations (default: autofit)"
+    )
+    search.add_argument("--budget", default="10m", metavar="TIME", help="time for the whole search (default: 10m)")
+    search.add_argument("--max-trials", type=whole_number, metavar="N", help="trials for the whole search")
+    search.add_argument(
+        "--trial-timeout", default="10m", metavar="TIME", help="end a trial that hangs this long (default: 10m)"
+    )
+    search.add_argument(
+        "--seed", type=int, default=0, metavar="N", help="random seed for weights and tokens (default: 0)"
+    )
+
+
+def add_kept_options(made: argparse.ArgumentParser) -> None:
+    """Where a study is kept: ``--study``, ``--fresh``, ``--storage``, ``--debug``."""
+    kept = made.add_argument_group("the study")
+    kept.add_argument("--study", metavar="NAME", help="name of the study (default: made from the job and the device)")
+    kept.add_argument("--fresh", action="store_true", help="forget what was measured and begin anew")
+    add_study_options(kept)  # type: ignore[arg-type]
+
+
+def add_result_options(made: argparse.ArgumentParser) -> None:
+    """Options of the output: exports, JSON, the cost of the run."""
+    shown = made.add_argument_group("what comes out")
+    shown.add_argument(
+        "--export", action="append", default=[], metavar="FORMAT=PATH", help="training-arguments=..., json=..."
+    )
+    shown.add_argument("--force", action="store_true", help="overwrite exported files that exist")
+    shown.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else there")
+    shown.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    shown.add_argument("--samples", type=whole_number, metavar="N", help="samples in the whole run; adds its duration")
+    shown.add_argument(
+        "--epochs", type=positive_number, default=1.0, metavar="N", help="epochs in the whole run (default: 1)"
+    )
+    shown.add_argument(
+        "--price", type=positive_number, metavar="P", help="price per GPU-hour; adds the cost of the run"
+    )
+
+
+def search_of(options: argparse.Namespace) -> dict[str, Any]:
+    """Keywords of the library's calls from the place, search and study options."""
+    return {
+        **{name: getattr(options, name) for name in _SEARCH},
+        "fix": pairs("--fix", options.fix),
+        "allow": lists("--allow", options.allow),
+        "forbid": lists("--forbid", options.forbid),
+    }
+
+
+_SEARCH = (
+    "device", "memory_limit", "headroom", "budget", "max_trials", "numerics", "study", "storage", "fresh", "seed",
+    "trial_timeout", "sampler",
+)  # fmt: skip
 
 
 def add_memory_options(group: Any) -> None:
@@ -120,17 +198,20 @@ def whole_number(text: str) -> int:
     return value
 
 
-def _pair(flag: str, text: str) -> tuple[str, str]:
+KNOB_VALUE = "KNOB=VALUE, such as precision=bf16"
+
+
+def _pair(flag: str, text: str, form: str) -> tuple[str, str]:
     name, separator, value = text.partition("=")
     if not separator or not name or not value:
-        raise UserError(f"{flag} takes KNOB=VALUE, such as precision=bf16; not '{text}'.")
+        raise UserError(f"{flag} takes {form}; not '{text}'.")
     return name, value
 
 
-def pairs(flag: str, texts: list[str]) -> dict[str, str]:
-    """``KNOB=VALUE`` texts, each knob once. Raises UserError."""
+def pairs(flag: str, texts: list[str], form: str = KNOB_VALUE) -> dict[str, str]:
+    """``NAME=VALUE`` texts, each name once; ``form`` is what a user is told to give. Raises UserError."""
     found: dict[str, str] = {}
-    for name, value in (_pair(flag, text) for text in texts):
+    for name, value in (_pair(flag, text, form) for text in texts):
         if found.get(name, value) != value:
             raise UserError(f"{flag} {name} is given twice: {found[name]} and {value}; keep one.")
         found[name] = value
@@ -140,6 +221,6 @@ def pairs(flag: str, texts: list[str]) -> dict[str, str]:
 def lists(flag: str, texts: list[str]) -> dict[str, list[str]]:
     """``KNOB=VALUE`` texts, a knob as often as wanted. Raises UserError."""
     found: dict[str, list[str]] = defaultdict(list)
-    for name, value in (_pair(flag, text) for text in texts):
+    for name, value in (_pair(flag, text, KNOB_VALUE) for text in texts):
         found[name].append(value)
     return dict(found)

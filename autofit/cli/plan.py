@@ -18,6 +18,7 @@ from autofit.cli.options import (
 from autofit.errors import UserError
 
 NOTHING_FITS = 3
+PRICE = "NAME=P, such as rtx-4090=0.40"
 
 
 def main(words: list[str]) -> int:
@@ -26,23 +27,25 @@ def main(words: list[str]) -> int:
         return _list_gpus()
     parser = Parser(
         prog="autofit plan",
-        description="Predict which configurations fit on a GPU that is not here, and how fast they are. Nothing is run "
-        "and no weights are fetched: a training step of the real model is traced without data.",
+        description="Predict which configurations fit on a GPU that this machine does not have, and how fast they are. "
+        "Nothing is run and no weights are fetched: a training step of the real model is traced without data.",
     )
     add_job_options(parser)
     place = parser.add_argument_group("the cards")
-    place.add_argument("--gpu", action="append", default=[], metavar="NAME", help="such as rtx-4090 or h100; or all")
+    place.add_argument(
+        "--gpu", action="append", default=[], metavar="NAME", help="GPU name, such as rtx-4090 or h100, or all"
+    )
     add_memory_options(place)
     place.add_argument("--list-gpus", action="store_true", help="the names that --gpu takes")
-    place.add_argument("--price", action="append", default=[], metavar="NAME=P", help="of an hour on this card")
+    place.add_argument("--price", action="append", default=[], metavar="NAME=P", help="price per hour of this card")
     add_space_options(parser.add_argument_group("what may be planned"))
     add_output_options(parser)
     options = parser.parse_args(words)
-    from autofit import planning
+    from autofit.planning import planner
     from autofit.report.progress import show_progress
 
     with show_progress(quiet=options.quiet) as progress:
-        plan = planning.plan(
+        plan = planner.plan(
             options.model,
             **job_of(options),
             gpus=options.gpu,
@@ -68,16 +71,16 @@ def main(words: list[str]) -> int:
 
 def _prices(texts: list[str]) -> dict[str, float]:
     found = {}
-    for name, text in pairs("--price", texts).items():
+    for name, text in pairs("--price", texts, PRICE).items():
         try:
             found[name] = float(text)
         except ValueError:
-            raise UserError(f"--price takes NAME=P, such as rtx-4090=0.40; not '{name}={text}'.") from None
+            raise UserError(f"--price takes {PRICE}; not '{name}={text}'.") from None
     return found
 
 
 def _list_gpus() -> int:
-    from autofit.catalogue.gpus import all_gpus
+    from autofit.device.gpus import all_gpus
     from autofit.units import format_bytes
 
     for gpu in all_gpus():

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def main(words: list[str]) -> int:
     """Print a study; the exit code."""
     parser = Parser(prog="autofit show", description="The ranked table and the recommendation of a stored study.")
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="its name (default: the newest)")
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="name of the study (default: the newest)")
     parser.add_argument("--all", action="store_true", help="every row, and every failure")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     add_study_options(parser)

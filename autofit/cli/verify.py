@@ -16,7 +16,7 @@ def main(words: list[str]) -> int:
         "same precision, from the same weights with dropout off, and compare loss and gradient norm. A configuration "
         "that is not the same training is stored as invalid and no longer ranked.",
     )
-    parser.add_argument("study", nargs="?", metavar="STUDY", help="its name (default: the newest)")
+    parser.add_argument("study", nargs="?", metavar="STUDY", help="name of the study (default: the newest)")
     parser.add_argument("--equivalence", action="store_true", help="what is compared; the only kind there is, so far")
     parser.add_argument(
         "--trial", type=int, action="append", metavar="N", help="check this trial's configuration (default: the best's)"

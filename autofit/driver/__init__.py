@@ -1,1 +1,1 @@
-"""The search driver: what to try next (``ladder``), trying it (``loop``), and when to stop (``budget``)."""
+"""The search driver: what to try next (``strategy``), trying it (``loop``), and when to stop (``budget``)."""

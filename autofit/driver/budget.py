@@ -7,14 +7,17 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autofit.evidence import measurement_of
-from autofit.ranking import rank
-from autofit.trials import Trial
+from autofit.study.evidence import measurement_of
+from autofit.study.ranking import rank
+from autofit.study.trial import Trial
+from autofit.units import counted
 
 FIRST_TRIAL_SECONDS = 10.0
 """A guess for a trial's cost before the first one ended."""
-COMPILING_SECONDS = 90.0
-"""A guess for a trial that compiles, before one has: 40 to 60 s for a small model on two cores."""
+COMPILING_SECONDS = 60.0
+"""A guess for compiling, before a trial has: 40 to 60 s for a small model on two cores."""
+COMPILING_AT_MOST = 1.5
+"""Times the guess, where a trial must not begin what it cannot end."""
 CONFIRMING_SHARE = 1 / 3
 """Of the budget, at most: a search that confirms more than it looks has seen too little to confirm."""
 WHOLE_STEPS = 5.5
@@ -60,7 +63,7 @@ class Budget:
         """
         unconfirmed = {trial.config for trial in to_confirm if not trial.whole}
         if self.trials is not None and num_counted(trials) + len(unconfirmed) >= self.trials:
-            return f"the {self.trials} trials of --max-trials are used"
+            return f"--max-trials allows {counted(self.trials, 'trial')}"
         if trials and not self.leaves_time(spent_seconds, trials, to_confirm, whole_run):
             return self.is_spent
         return None
@@ -84,7 +87,7 @@ class Budget:
         if self.seconds is None:
             return True
         compiled = [trial.wall_seconds for trial in trials if trial.config.get("compile", "off") != "off"]
-        return spent_seconds + max(compiled, default=COMPILING_SECONDS) <= self.seconds
+        return spent_seconds + max(compiled, default=COMPILING_AT_MOST * COMPILING_SECONDS) <= self.seconds
 
     def allows_trial(self, spent_seconds: float, trials: Sequence[Trial], left_over: int = 0) -> bool:
         """Whether one more short trial may start, as long as they usually take, and ``left_over`` after it."""
@@ -119,7 +122,7 @@ class Budget:
         ranking = rank(trials)
         if ranking.best is None or ranking.best.is_confirmed:
             return ()
-        inside = [trial for trial in finalists if trial.role != "outside"]
+        inside = [trial for trial in finalists if not trial.is_outside]
         fastest = min(inside, key=ranking.evidence.likely_seconds)
         counted, seconds = costs([fastest])
         return (fastest,) if counted <= more_trials and seconds <= left else ()

@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from autofit.knobs.activation_checkpointing import LADDER
-from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
-from autofit.space import SearchSpace
-from autofit.train_config import TrainConfig
+from autofit.knobs import knob
+from autofit.knobs.space import SearchSpace
+from autofit.knobs.train_config import TrainConfig
 
 Numbers = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -71,21 +70,23 @@ class EncodedSpace:
         """What certainly needs as much memory as the configuration at a place, that one too (``needs_at_least``)."""
         as_large: Mask = (
             (self._apart_from_rung == self._apart_from_rung[place])
-            & (self._rungs <= self._rungs[place])
+            & (self._rungs <= self._rungs[place]).all(axis=1)
             & (self.sizes >= self.sizes[place])
             & (self.accumulates == self.accumulates[place])
         )
         return as_large
 
     def _ladder(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """For each configuration: its rung, and a number for all its other knobs together."""
-        names = list(self.space.choices)
-        where = names.index(CHECKPOINTING)
+        """For each configuration: its rung on each knob, and a number for what has to be equal beside them."""
+        rows = [knob(name) for name in self.space.choices]
         groups: dict[Sequence[Any], int] = {}
         rungs, others = [], []
         for values in self.space.combinations:
-            rungs.append(LADDER.index(str(values[where])))
-            rest = (*values[:where], *values[where + 1 :])
-            others.append(groups.setdefault(rest, len(groups)))
+            own = [row.choice(value).rung for row, value in zip(rows, values, strict=True)]
+            rungs.append([rung or 0 for rung in own])
+            apart = tuple(value if rung is None else "" for value, rung in zip(values, own, strict=True))
+            others.append(groups.setdefault(apart, len(groups)))
         pairs = len(self.space.batch_pairs)
-        return np.repeat(np.array(rungs), pairs), np.repeat(np.array(others), pairs)
+        laddered = np.array(rungs)
+        laddered = laddered[:, laddered.any(axis=0)]
+        return np.repeat(laddered, pairs, axis=0), np.repeat(np.array(others), pairs)

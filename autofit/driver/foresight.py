@@ -6,12 +6,12 @@ import functools
 import math
 from collections.abc import Callable, Sequence
 
-from autofit.outcome import Outcome
-from autofit.predict.needs import CannotPredictError
+from autofit.knobs.train_config import TrainConfig
+from autofit.predict.micro_batches import CannotPredictError
 from autofit.predict.predictor import Predictor
-from autofit.prediction import Expected, Prediction
-from autofit.train_config import TrainConfig
-from autofit.trials import Trial
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Expected, Prediction
+from autofit.study.trial import Trial
 
 
 class Foresight:

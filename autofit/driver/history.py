@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import cached_property
 
-from autofit.evidence import NO_EVIDENCE, evidence_by_config
-from autofit.outcome import Outcome
-from autofit.space import SearchSpace
-from autofit.train_config import TrainConfig
-from autofit.trials import Trial
+from autofit.knobs.space import SearchSpace
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.evidence import NO_EVIDENCE, evidence_by_config
+from autofit.study.outcome import Outcome
+from autofit.study.trial import Trial
 
 
 class History:

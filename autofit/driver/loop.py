@@ -14,17 +14,18 @@ from autofit.driver.observer import Observer
 from autofit.driver.rounds import next_round, rounds_to_come, to_repeat
 from autofit.driver.starts import descend, reference_configs
 from autofit.driver.strategy import Strategy
-from autofit.evidence import NO_EVIDENCE
-from autofit.outcome import Outcome
-from autofit.prediction import Prediction, Verdict
-from autofit.recipe import recipe_for
-from autofit.situation import Situation
-from autofit.space import SearchSpace
-from autofit.study import Study
-from autofit.train_config import TrainConfig
+from autofit.job.situation import Situation
+from autofit.knobs.allocator import EXPANDABLE
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.evidence import NO_EVIDENCE
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction, Verdict
+from autofit.study.store import Study
+from autofit.study.trial import Role, Trial
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import Runner
-from autofit.trials import Trial
 from autofit.units import format_bytes
 
 WORTH_WAITING_FOR = 1.1
@@ -104,7 +105,7 @@ class Search:
     def _explore(self) -> str:
         tried = {trial.config for trial in self._trials if trial.outcome not in NO_EVIDENCE}
         if self._baseline is not None and self._baseline not in tried and self._budget.has_time(self._spent):
-            role = "baseline" if self._baseline in self._space else "outside"
+            role = Role.BASELINE if self._baseline in self._space else Role.OUTSIDE
             self._try(self._baseline, self._plan, self._prediction(self._baseline), role)
         while True:
             history = self._history()
@@ -115,7 +116,7 @@ class Search:
             reason = self._budget.reason_to_stop(self._spent, compared, to_confirm, self._whole_run)
             if reason is not None:
                 if not self._tried_now and self._spent_before:
-                    reason += " by earlier runs of this study: a larger one goes on where they ended"
+                    reason += ", which earlier runs of this study took: a larger one goes on where they ended"
                 return reason
             config = self._strategy.propose(history) or self._next_late_one(history)
             if config is None:
@@ -153,8 +154,8 @@ class Search:
             self._given_up.add(config)
             if not self._is_worth_a_late_try(config, history):
                 continue
-            if "expandable" in self._space.choices["allocator"]:
-                config = config.replace(allocator="expandable")
+            if EXPANDABLE in self._space.choices["allocator"]:
+                config = config.replace(allocator=EXPANDABLE)
             else:
                 self._given_up.discard(config)
             self._now_late.add(config)
@@ -242,7 +243,7 @@ class Search:
     def _compared(self) -> list[Trial]:
         """The trials of the space, and those of the baseline."""
         in_space = {trial.number for trial in self._history().trials}
-        return [trial for trial in self._trials if trial.number in in_space or trial.role]
+        return [trial for trial in self._trials if trial.number in in_space or trial.is_baseline]
 
     def _missing_reference(self) -> TrainConfig | None:
         """The reference in the best one's own precision, where the search left it out: speed-ups are over it."""
@@ -270,7 +271,7 @@ class Search:
         config: TrainConfig,
         plan: MeasuringPlan,
         prediction: Prediction | None = None,
-        role: str = "",
+        role: Role = Role.CANDIDATE,
         number_of_round: int | None = None,
     ) -> None:
         if self._runner is None:

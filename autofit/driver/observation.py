@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from autofit.outcome import Outcome
-from autofit.train_config import TrainConfig
-from autofit.trials import Trial
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.study.trial import Trial
 
 ATTRIBUTE = "observation"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from autofit.situation import Situation
-from autofit.train_config import TrainConfig
-from autofit.trials import Trial
+from autofit.job.situation import Situation
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.trial import Trial
 
 
 class Observer:

@@ -10,8 +10,8 @@ from typing import Any
 from optuna.distributions import BaseDistribution, CategoricalDistribution, IntDistribution
 
 from autofit.driver.encoding import EncodedSpace
-from autofit.space import SearchSpace
-from autofit.train_config import TrainConfig
+from autofit.knobs.space import SearchSpace
+from autofit.knobs.train_config import TrainConfig
 
 STEP = "micro_batch_step"
 

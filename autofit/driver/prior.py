@@ -12,11 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
+from autofit.driver.covariance import Amplitudes, Belief
 from autofit.driver.encoding import EncodedSpace
 from autofit.driver.interpolation import Interpolation
-from autofit.driver.kernel import Amplitudes, Belief
-from autofit.prediction import Prediction
-from autofit.train_config import TrainConfig
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.prediction import Prediction
 
 # Of logarithms: what precision, checkpointing or a layout does is often tens of percent, a micro-batch doubles.
 SECONDS_BETWEEN = Amplitudes(level=2.0, knob=0.4, pair=0.06, size=0.4, knob_size=0.1, combination=0.03, regime=0.05)

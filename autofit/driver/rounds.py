@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autofit.evidence import Evidence, measurement_of
-from autofit.measurement import Measurement
-from autofit.ranking import rank
-from autofit.trials import Trial
+from autofit.study.evidence import Evidence, measurement_of
+from autofit.study.measurement import Measurement
+from autofit.study.ranking import rank
+from autofit.study.trial import Trial
 
 MOST_FINALISTS = 3
 ROUNDS, MOST_ROUNDS = 3, 6
@@ -38,7 +38,7 @@ def finalists(trials: Sequence[Trial]) -> list[Trial]:
     the fastest of those that did.
     """
     ranking = rank(trials)
-    measured = [each.trial for each in ranking.ranked if each.trial.role != "outside"]
+    measured = [each.trial for each in ranking.ranked if not each.trial.is_outside]
     if not measured:
         return []
     evidence = ranking.evidence
@@ -62,7 +62,7 @@ def to_repeat(trials: Sequence[Trial]) -> Trial | None:
     """
     runs = Counter(trial.config for trial in trials if not trial.whole and trial.measurement is not None)
     left = MOST_REPEATED - sum(count > 1 for count in runs.values())
-    measured = [trial for trial in Evidence(trials).measured if trial.role != "outside"]
+    measured = [trial for trial in Evidence(trials).measured if not trial.is_outside]
     if left <= 0 or not measured:
         return None
     best = min(measurement_of(trial).step_seconds for trial in measured)

@@ -9,7 +9,8 @@ What is believed of a configuration's step time, on the logarithm, is a predicti
 
 The same is done for bytes, which gives each configuration a chance to fit. An out-of-memory does two things: it says
 that the bytes are at least the limit, and it rules out at once what certainly needs as much (same knobs, a larger
-micro-batch or less checkpointing; never across the border between accumulation 1 and more, MEASURING 12).
+micro-batch or less checkpointing; never across the border between accumulation 1 and more, where gradients begin to
+be alive in the forward pass).
 
 With b the best step so far, d the believed difference of logarithms to it with mean m and deviation s, and F the normal
 distribution, the expected gain is the mean of max(0, 1 - exp(d)):
@@ -39,14 +40,15 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
+from autofit.driver.budget import COMPILING_SECONDS
+from autofit.driver.covariance import Amplitudes, Belief
 from autofit.driver.encoding import EncodedSpace, Mask, Numbers
-from autofit.driver.kernel import Amplitudes, Belief
 from autofit.driver.observation import Elsewhere, Observation, observed
 from autofit.driver.parameters import distributions_of, params_of, place_of
 from autofit.driver.prior import Predicts, Prior
 from autofit.driver.surrogate import AdditiveProcess
-from autofit.outcome import Outcome
-from autofit.space import SearchSpace
+from autofit.knobs.space import SearchSpace
+from autofit.study.outcome import Outcome
 
 WORTHWHILE = 0.0002
 """An expected gain of less than this share of a step is not worth a trial."""
@@ -60,8 +62,8 @@ RUN_NOISE = 0.01
 LEAST_CERTAIN = 0.2
 ELSEWHERE_NOISE = 0.15
 """How far a knob's effect in another study, with another length or effective batch, may be from its effect here."""
-TRIAL_SECONDS, COMPILING_SECONDS, STEPS_OF_A_TRIAL = 5.0, 60.0, 8.0
-"""Guesses for a trial before one has ended: around its steps, for compiling, and how many shortened steps it runs."""
+TRIAL_SECONDS, STEPS_OF_A_TRIAL = 5.0, 8.0
+"""Guesses for a trial before one has ended: around its steps, and how many shortened steps it runs."""
 
 SECONDS_OFF = Amplitudes(level=0.7, knob=0.20, pair=0.03, size=0.10, knob_size=0.04, combination=0.02, regime=0.02)
 """By how much predicted seconds turn out wrong (logarithms): a device by a factor of two, a knob by 20 %."""

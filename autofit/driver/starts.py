@@ -11,13 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 
 from autofit.driver.history import History
 from autofit.knobs import KNOBS
+from autofit.knobs.activation_checkpointing import EVERY_LAYER
 from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
-from autofit.ranking import LARGEST_REFERENCE_MICRO_BATCH
-from autofit.space import SearchSpace
-from autofit.train_config import KnobValue, TrainConfig
+from autofit.knobs.optimizer import SMALLER_STATE
+from autofit.knobs.precision import FULL
+from autofit.knobs.space import SearchSpace
+from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.study.ranking import LARGEST_REFERENCE_MICRO_BATCH
 
-SMALLER_STATE: dict[str, KnobValue] = {"optimizer": "adamw_8bit"}
-SAVERS: tuple[dict[str, KnobValue], ...] = ({CHECKPOINTING: "every_layer"}, SMALLER_STATE)
+SAVERS: tuple[dict[str, KnobValue], ...] = ({CHECKPOINTING: EVERY_LAYER}, {"optimizer": SMALLER_STATE})
 """What saves memory at the same micro-batch, strongest first."""
 
 LikelySeconds = Callable[[Sequence[TrainConfig]], list[float]]
@@ -69,7 +71,7 @@ def reference_configs(space: SearchSpace) -> list[TrainConfig]:
     precisions = list(space.choices["precision"])
     if space.situation.device.kind == "cpu":
         # Few CPUs are fast in fewer bits, and a slow first trial has no best to be stopped by.
-        precisions.sort(key=lambda precision: precision != "fp32")
+        precisions.sort(key=lambda precision: precision != FULL)
     return list(dict.fromkeys(nearest(space, base.replace(precision=precision)) for precision in precisions))
 
 

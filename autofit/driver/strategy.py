@@ -25,10 +25,10 @@ from autofit.driver.sampler import AutofitSampler, NothingWorthwhileError
 from autofit.driver.samplers import SAMPLERS
 from autofit.driver.starts import LikelySeconds, next_start
 from autofit.errors import UserError
-from autofit.evidence import evidence_by_config
-from autofit.outcome import Outcome
-from autofit.space import SearchSpace
-from autofit.train_config import TrainConfig
+from autofit.knobs.space import SearchSpace
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.evidence import evidence_by_config
+from autofit.study.outcome import Outcome
 from autofit.trial.protocol import SLOWER_FACTOR
 
 MOST_ASKS = 100

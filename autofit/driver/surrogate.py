@@ -1,4 +1,4 @@
-"""What a few measured configurations say of all the others: a Gaussian process with the kernel of ``kernel.py``.
+"""Beliefs about all configurations from the few that were measured: a Gaussian process over ``covariance.py``.
 
 Rasmussen and Williams, Gaussian Processes for Machine Learning (2006), chapters 2 and 5, has the algebra.
 """
@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from autofit.driver.covariance import Amplitudes, Belief, Kernel
 from autofit.driver.encoding import EncodedSpace, Numbers
-from autofit.driver.kernel import Amplitudes, Belief, Kernel
 
 SCALES = (0.35, 0.7, 1.0, 1.4, 2.0, 3.0)
 """How much larger or smaller than the amplitudes the effects may turn out; chosen by their likelihood."""
@@ -44,7 +44,7 @@ class AdditiveProcess:
         variance = self._kernel.variance
         if not places:
             return Belief(mean=np.zeros(self._count), deviation=np.full(self._count, math.sqrt(variance)))
-        # Columns are kept in half precision and everything else is done in full: in half, searches without predictions
+        # Columns are kept in float32 and everything else is done in float64: in float32, searches without predictions
         # took three times the trials.
         between = self._kernel.between(places, places)
         middle = float(np.median(values))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from autofit.errors import UserError
 from autofit.export import json_document, training_arguments
-from autofit.result import Result
+from autofit.study.result import Result
 
 EXPORTERS: dict[str, Callable[[Result], str]] = {
     "training-arguments": training_arguments.serialize,

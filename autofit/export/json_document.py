@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from autofit.report.document import document
-from autofit.result import Result
+from autofit.study.result import Result
 
 
 def serialize(result: Result) -> str:

@@ -5,17 +5,17 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
-_TRIAL = Path(__file__).parents[1] / "trial"
+_RUNTIME = Path(__file__).parents[1] / "runtime"
 
 
 def collator_source(name: str) -> str:
-    """The class ``name`` of ``trial/collators.py``."""
-    return _definitions(_TRIAL / "collators.py", {name})
+    """The class ``name`` of ``runtime/collators.py``."""
+    return _definitions(_RUNTIME / "collators.py", {name})
 
 
 def varlen_attention_source() -> str:
-    """The functions of ``trial/varlen_attention.py``, and the call that makes the attention known."""
-    source = _definitions(_TRIAL / "varlen_attention.py", None)
+    """The functions of ``runtime/varlen_attention.py``, and the call that makes the attention known."""
+    source = _definitions(_RUNTIME / "varlen_attention.py", None)
     return f'NAME = "torch_varlen"\n\n\n{source}\n\n\nregister()'
 
 

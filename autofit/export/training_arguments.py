@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import pprint
 import textwrap
-from typing import Any
 
+from autofit.device.device import Device
 from autofit.errors import UserError
+from autofit.export import program_settings
 from autofit.export.measured_code import collator_source, varlen_attention_source
-from autofit.recommendation import Recommendation
-from autofit.result import Result
-from autofit.tasks import Task, task_named
+from autofit.export.template import filled, in_docstring, literal
+from autofit.job.tasks import Task, task_named
+from autofit.job.workload import Workload
+from autofit.knobs.attention import TORCH_VARLEN
+from autofit.study.recommendation import Recommendation
+from autofit.study.result import Result
 from autofit.units import format_bytes, format_seconds
 from autofit.version import __version__
-from autofit.workload import Workload
 
-# Replaced by name rather than formatted: the code below is full of braces.
 _TEMPLATE = '''\
 """Training settings for @MODEL@, found by autofit @VERSION@.
 
@@ -138,6 +139,8 @@ def serialize(result: Result) -> str:
     best, recommendation = result.ranking.best, result.recommendation
     if best is None or recommendation is None:
         raise UserError(f"Study '{result.study}' has no measured configuration to export.")
+    if result.situation.program is not None:
+        return program_settings.serialize(result, result.situation.program)
     workload, device = result.record.workload, result.situation.device
     task = task_named(workload.task)
     runs = task.labels in ("tokens", "masked")
@@ -145,12 +148,12 @@ def serialize(result: Result) -> str:
         "MAIN": _main(task, workload, trust_remote_code=result.record.trust_remote_code) if runs else "",
         "OR_RUN": _RUN if runs else ".",
         "OWN_CODE": _own_code(task, recommendation),
-        "MODEL": _in_docstring(workload.model),
+        "MODEL": in_docstring(workload.model),
         "VERSION": __version__,
         "WARNING": f"\n{textwrap.fill(recommendation.warning, 110)}\n" if recommendation.warning else "",
         "STEP": format_seconds(best.measurement.step_seconds),
         "MEMORY": format_bytes(best.measurement.memory.needed),
-        "DEVICE": _in_docstring(device.name),
+        "DEVICE": in_docstring(device.name),
         "LIBRARIES": ", ".join(f"{name} {version}" for name, version in result.record.versions.items()),
         "SAMPLES": "images" if task.reads == "images" else workload.lengths.describe(),
         "IMPORTS": _imports(task, recommendation, runs=runs),
@@ -164,19 +167,16 @@ def serialize(result: Result) -> str:
         "MODEL_REPR": repr(workload.model),
         "MAX_LENGTH": str(workload.sequence_length),
         "EFFECTIVE_BATCH": str(workload.effective_batch),
-        "MODEL_KWARGS": _literal(recommendation.model_kwargs),
+        "MODEL_KWARGS": literal(recommendation.model_kwargs),
         "METHOD_KWARGS": _method_kwargs(recommendation),
-        "TRAINING_ARGUMENTS": _literal(recommendation.training_arguments),
-        "LAUNCH": _launch_command(workload.processes),
+        "TRAINING_ARGUMENTS": literal(recommendation.training_arguments),
+        "LAUNCH": _launch_command(workload.processes, device),
     }
-    text = _TEMPLATE
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", value)
-    return text
+    return filled(_TEMPLATE, values)
 
 
 def _imports(task: Task, recommendation: Recommendation, *, runs: bool) -> str:
-    varlen = recommendation.model_kwargs.get("attn_implementation") == "torch_varlen"
+    varlen = recommendation.model_kwargs.get("attn_implementation") == TORCH_VARLEN
     own_collator = _own_collator(task, recommendation)
     standard = ["os"]
     if varlen:
@@ -188,7 +188,7 @@ def _imports(task: Task, recommendation: Recommendation, *, runs: bool) -> str:
     lines += ["from typing import Any"] if varlen or own_collator else []
     lines += [
         "",
-        f"ENVIRONMENT = {_literal(recommendation.environment)}",
+        f"ENVIRONMENT = {literal(recommendation.environment)}",
         "os.environ.update(ENVIRONMENT)  # torch reads these when it is imported",
         "",
     ]
@@ -214,7 +214,7 @@ def _own_code(task: Task, recommendation: Recommendation) -> str:
     parts = []
     if _own_collator(task, recommendation):
         parts.append(collator_source(recommendation.collator))
-    if recommendation.model_kwargs.get("attn_implementation") == "torch_varlen":
+    if recommendation.model_kwargs.get("attn_implementation") == TORCH_VARLEN:
         parts.append(varlen_attention_source())
     return "".join(f"\n\n{part}\n" for part in parts)
 
@@ -222,9 +222,9 @@ def _own_code(task: Task, recommendation: Recommendation) -> str:
 def _method_kwargs(recommendation: Recommendation) -> str:
     text = ""
     if recommendation.quantization is not None:
-        text += f"QUANTIZATION = {_literal(recommendation.quantization)}\n"
+        text += f"QUANTIZATION = {literal(recommendation.quantization)}\n"
     if recommendation.adapter is not None:
-        text += f"LORA = {_literal(recommendation.adapter)}\n"
+        text += f"LORA = {literal(recommendation.adapter)}\n"
     return text
 
 
@@ -278,21 +278,12 @@ def _main(task: Task, workload: Workload, *, trust_remote_code: bool) -> str:
         "NO_SAMPLE": "it is shorter than {MAX_LENGTH} tokens" if fixed else "it has no line of text",
         "LABELS": "" if task.labels == "masked" else f', "labels": {"block" if fixed else "line"}',
     }
-    text = _MAIN
-    for name, value in values.items():
-        text = text.replace(f"@{name}@", value)
-    return text
+    return filled(_MAIN, values)
 
 
-def _in_docstring(name: str) -> str:
-    return " ".join(name.split()).replace("\\", "/").replace('"', "'")
-
-
-def _launch_command(processes: int) -> str:
+def _launch_command(processes: int, device: Device) -> str:
     if processes == 1:
-        return "CUDA_VISIBLE_DEVICES=0 python"
+        # Numbers are the driver's, which CUDA counts by only where it is told to.
+        order = "CUDA_DEVICE_ORDER=PCI_BUS_ID " if device.index else ""
+        return f"{order}CUDA_VISIBLE_DEVICES={device.index} python"
     return f"torchrun --nproc-per-node {processes}"
-
-
-def _literal(value: dict[str, Any]) -> str:
-    return pprint.pformat(value, width=110, sort_dicts=False)

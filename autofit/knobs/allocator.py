@@ -5,16 +5,19 @@ from __future__ import annotations
 from autofit.knobs.availability import first_of, missing, needs_cuda
 from autofit.knobs.knob import Choice, Knob
 
+EXPANDABLE = "expandable"
+
 ALLOCATOR = Knob(
     name="allocator",
     title="allocator",
     question="How does the device's caching allocator grow?",
     reference="default",
     label="allocator",
+    is_traced=False,
     choices=(
         Choice(value="default", title="segments of fixed size"),
         Choice(
-            value="expandable",
+            value=EXPANDABLE,
             title="expandable segments: less is lost between tensors of changing sizes",
             environment={"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
             unavailable=first_of(needs_cuda("the caching allocator"), missing("expandable_segments")),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from autofit.job.situation import Situation
 from autofit.knobs.availability import first_of, missing, needs_cuda
-from autofit.knobs.batch_layout import BATCH_LAYOUT
+from autofit.knobs.batch_layout import BATCH_LAYOUT, FLATTENED
 from autofit.knobs.knob import Choice, Knob, Unavailable
-from autofit.situation import Situation
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
-VARLEN = (*FLASH, "torch_varlen", "flex_attention")
+PLAIN, PLAINEST, TORCH_VARLEN = "sdpa", "eager", "torch_varlen"
+VARLEN = (*FLASH, TORCH_VARLEN, "flex_attention")
 """Implementations that compute nothing for pairs of tokens of different documents in a flattened batch."""
 
 
@@ -22,11 +25,13 @@ def _unsupported_by_model(implementation: str) -> Unavailable:
 
 
 def _flex_unavailable(situation: Situation) -> str | None:
+    if situation.model.drops_attention:
+        return "transformers' flex_attention drops no attention scores, and this model's configuration asks for that"
     return first_of(needs_cuda("the backward pass of flex_attention"), missing("inductor"))(situation)
 
 
 def _nothing_is_flattened(situation: Situation) -> str | None:
-    reason = BATCH_LAYOUT.choice("flattened").unavailable(situation)
+    reason = BATCH_LAYOUT.choice(FLATTENED).unavailable(situation)
     return None if reason is None else f"it is for flattened batches, and {reason}"
 
 
@@ -41,13 +46,13 @@ def _between_ampere_and_hopper(situation: Situation) -> str | None:
     return needs_cuda("flash_attention_3", (8, 0))(situation)
 
 
-def _choice(implementation: str, title: str, *needs: Unavailable, is_compiled: bool = False) -> Choice:
+def _choice(implementation: str, title: str, *needs: Unavailable, **settings: Any) -> Choice:
     return Choice(
         value=implementation,
         title=title,
         model_kwargs={"attn_implementation": implementation},
         unavailable=first_of(*needs, missing(implementation), _unsupported_by_model(implementation)),
-        is_compiled=is_compiled,
+        **settings,
     )
 
 
@@ -55,14 +60,14 @@ ATTENTION = Knob(
     name="attention",
     title="attention",
     question="Which kernel computes attention?",
-    reference="sdpa",
+    reference=PLAIN,
     choices=(
-        _choice("sdpa", "torch's scaled_dot_product_attention"),
-        _choice("flash_attention_2", "the flash-attn package", needs_cuda("flash_attention_2", (8, 0))),
+        _choice(PLAIN, "torch's scaled_dot_product_attention", planned=0),
+        _choice("flash_attention_2", "the flash-attn package", needs_cuda("flash_attention_2", (8, 0)), planned=1),
         _choice("flash_attention_3", "the flash-attn-3 package", _between_ampere_and_hopper),
         _choice("flash_attention_4", "the flash-attn-4 package", needs_cuda("flash_attention_4", (9, 0))),
-        _choice("torch_varlen", "torch's variable-length flash attention", _nothing_is_flattened, _old_card),
+        _choice(TORCH_VARLEN, "torch's variable-length flash attention", _nothing_is_flattened, _old_card),
         _choice("flex_attention", "torch's flex_attention, compiled", _flex_unavailable, is_compiled=True),
-        _choice("eager", "plain matrix products"),
+        _choice(PLAINEST, "plain matrix products", planned=2),
     ),
 )

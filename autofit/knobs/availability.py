@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from autofit.job.situation import Situation
 from autofit.knobs.knob import Unavailable
-from autofit.situation import Situation
 
 
 def needs_cuda(what: str, capability: tuple[int, int] = (0, 0)) -> Unavailable:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
+from autofit.job.situation import Situation
+from autofit.job.tasks import task_named
 from autofit.knobs.availability import first_of
 from autofit.knobs.knob import Choice, Knob, Unavailable, always_available
-from autofit.numerics import Numerics
-from autofit.situation import Situation
-from autofit.tasks import task_named
+from autofit.knobs.numerics import Numerics
 
 
 def _nothing_to_pad(situation: Situation) -> str | None:
     if situation.workload.lengths.all_equal:
-        return "all samples have the same length, so there is nothing to pad (give --data or --lengths)"
+        remedy = " (give --data or --lengths)" if situation.program is None else ""
+        return f"all samples have the same length, so there is nothing to pad{remedy}"
     return None
 
 
@@ -39,6 +40,8 @@ def _choice(value: str, title: str, collator: str, needs: Unavailable = always_a
     return Choice(value=value, title=title, collator=collator, unavailable=first_of(_nothing_to_pad, needs), **settings)
 
 
+FLATTENED = "flattened"
+
 BATCH_LAYOUT = Knob(
     name="batch_layout",
     title="layout",
@@ -49,6 +52,7 @@ BATCH_LAYOUT = Knob(
             value="dynamic_padding",
             title="padded to the longest of the micro-batch",
             collator="PadRight",
+            planned=0,
         ),
         _choice(
             "batch_rebalance",
@@ -58,10 +62,11 @@ BATCH_LAYOUT = Knob(
             training_arguments={"train_sampling_strategy": "batch_rebalance"},
         ),
         _choice(
-            "flattened",
+            FLATTENED,
             "one row without padding; needs a variable-length attention",
             "DataCollatorWithFlattening",
             _rows_cannot_be_shared,
+            planned=2,
         ),
         _choice(
             "packed",
@@ -69,6 +74,7 @@ BATCH_LAYOUT = Knob(
             "PackRows",
             _rows_cannot_be_shared,
             pads_to_longest_of_all=True,
+            planned=1,
         ),
         _choice(
             "group_by_length",

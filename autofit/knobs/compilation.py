@@ -11,6 +11,7 @@ COMPILE = Knob(
     question="Is the model compiled by torch.compile?",
     reference="off",
     label="compile",
+    is_traced=False,
     choices=(
         Choice(value="off", title="operators run one after another"),
         Choice(

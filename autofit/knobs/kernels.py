@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from autofit.job.situation import Situation
 from autofit.knobs.availability import first_of, missing, needs_cuda
 from autofit.knobs.knob import Choice, Knob
-from autofit.situation import Situation
 
 
 def _unsupported_by_liger(situation: Situation) -> str | None:
@@ -26,7 +26,6 @@ KERNELS = Knob(
             value="liger",
             title="Liger's Triton kernels; the logits are never materialised",
             training_arguments={"use_liger_kernel": True},
-            not_traced="Liger's kernels are not traced: it needs less than this, by the logits at least",
             unavailable=first_of(
                 needs_cuda("Liger"), missing("liger_kernel"), missing("inductor"), _unsupported_by_liger
             ),

@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from autofit.numerics import Numerics
-from autofit.situation import Situation
-from autofit.train_config import KnobValue
+from autofit.job.situation import Situation
+from autofit.knobs.numerics import Numerics
+from autofit.knobs.train_config import KnobValue
 
 Unavailable = Callable[[Situation], str | None]
 
@@ -27,13 +27,18 @@ class Choice:
 
     ``unavailable`` gives the sentence that says why not, or None. Knobs use what they need of the rest:
 
-    ``collator`` names the data collator (a class of transformers or of ``trial/collators.py``);
+    ``collator`` names the data collator (a class of transformers or of ``runtime/collators.py``);
     ``pads_to_longest_of_all`` gives it the workload's longest length. ``half_precision`` marks precisions
     whose matrix inputs have 16 bits; ``frozen_dtype`` is what frozen weights are stored in with it.
     ``state_bytes`` is the optimizer's state per parameter (float32 parameters; embeddings apart), and
     ``paged_state`` says that it lies in managed memory, outside the allocator's sight. ``is_compiled``
     marks what is compiled in its first step. ``not_traced`` says how a prediction counts what a trace does not show of
-    this choice; it then needs at most what is predicted.
+    this choice; it then needs at most what is predicted. ``planned`` is its place among the values worth planning; None
+    for what is as fast at best and needs as much, or is not predicted. ``traced_as`` names the optimizer whose update
+    stands for this one's, and ``state_by_formula`` says that its state is then scaled to ``state_bytes``. Its first use
+    imports ``package``. ``tolerances`` are a precision's: largest relative differences of the loss and of the
+    gradient norm between two orders of the same sums. A choice on a higher ``rung`` certainly needs no more memory
+    than one on a lower, all else equal; None where nothing is certain.
     """
 
     value: KnobValue
@@ -51,6 +56,17 @@ class Choice:
     paged_state: bool = False
     is_compiled: bool = False
     not_traced: str = ""
+    planned: int | None = None
+    traced_as: str = ""
+    state_by_formula: bool = False
+    package: str = ""
+    tolerances: tuple[float, float] = (0.0, 0.0)
+    rung: int | None = None
+
+
+PROGRAMS_OWN = "program"
+"""Value of a knob that a user's own program decides, in a way that no choice says."""
+_AS_THE_PROGRAM_HAS_IT = Choice(value=PROGRAMS_OWN, title="as the program has it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,7 +75,9 @@ class Knob:
 
     ``reference`` is the value TrainingArguments and from_pretrained have when nobody sets it (for
     precision, where the default depends on the checkpoint, the plainest one). Choices stand in the order
-    in which they are worth trying. ``label`` introduces a value that does not say what it is of.
+    in which they are worth trying. ``label`` introduces a value that does not say what it is of. ``is_of_programs``
+    marks what is searched in a user's own program alone. One trace serves configurations that differ only in knobs that
+    are not ``is_traced``.
     """
 
     name: str
@@ -68,10 +86,20 @@ class Knob:
     reference: KnobValue
     choices: tuple[Choice, ...]
     label: str = ""
+    is_of_programs: bool = False
+    is_traced: bool = True
 
     def choice(self, value: KnobValue) -> Choice:
         """The row of ``value``. Raises KeyError for a value the knob does not have."""
+        if value == PROGRAMS_OWN:
+            return _AS_THE_PROGRAM_HAS_IT
         for choice in self.choices:
             if choice.value == value:
                 return choice
         raise KeyError(f"{self.name} has no value {value}")
+
+    @property
+    def planned(self) -> list[KnobValue]:
+        """Values that are worth planning, in that order; of a knob that names none, the reference's."""
+        marked = sorted((each.planned, each.value) for each in self.choices if each.planned is not None)
+        return [value for _, value in marked] or [self.reference]

@@ -6,10 +6,16 @@ block of 256 (2.03), torchao the same per block of 256 (8 bit) or half a byte an
 
 from __future__ import annotations
 
+from typing import Any
+
+from autofit.job.situation import Situation
 from autofit.knobs.availability import first_of, missing, needs_cuda
 from autofit.knobs.knob import Choice, Knob
-from autofit.numerics import Numerics
-from autofit.situation import Situation
+from autofit.knobs.numerics import Numerics
+
+REFERENCE = "adamw_torch_fused"
+SMALLER_STATE = "adamw_8bit"
+"""The same algorithm with the smallest state that is kept on the device."""
 
 
 def _paging_is_pointless(situation: Situation) -> str | None:
@@ -18,7 +24,14 @@ def _paging_is_pointless(situation: Situation) -> str | None:
     return None
 
 
-def _choice(optim: str, title: str, state_bytes: float, numerics: Numerics = Numerics.EXACT, needs: str = "") -> Choice:
+def _choice(
+    optim: str,
+    title: str,
+    state_bytes: float,
+    numerics: Numerics = Numerics.EXACT,
+    needs: str = "",
+    **settings: Any,
+) -> Choice:
     paged = optim.startswith("paged")
     reasons = [missing(needs)] if needs else []
     if paged:
@@ -34,26 +47,67 @@ def _choice(optim: str, title: str, state_bytes: float, numerics: Numerics = Num
         state_bytes=state_bytes,
         paged_state=paged,
         is_compiled=needs == "torchao",
+        package=needs,
+        **settings,
     )
 
 
 _8BIT = 2 + 2 * 4 / 256
 _4BIT = 1 + 2 * 4 / 128
+_OF_TORCHAO: dict[str, Any] = {"traced_as": REFERENCE, "state_by_formula": True}
+"""Its state are tensor subclasses, which are not traced."""
 
 OPTIMIZER = Knob(
     name="optimizer",
     title="optimizer",
     question="Which optimizer, and in how many bits is its state kept?",
-    reference="adamw_torch_fused",
+    reference=REFERENCE,
     choices=(
-        _choice("adamw_torch_fused", "torch's fused AdamW", 8),
-        _choice("adamw_8bit", "bitsandbytes' AdamW, 8-bit state", _8BIT, Numerics.QUANTIZED_STATE, "bitsandbytes"),
-        _choice("paged_adamw_8bit", "the same, paged under pressure", _8BIT, Numerics.QUANTIZED_STATE, "bitsandbytes"),
+        _choice(REFERENCE, "torch's fused AdamW", 8, planned=0),
+        _choice(
+            SMALLER_STATE,
+            "bitsandbytes' AdamW, 8-bit state",
+            _8BIT,
+            Numerics.QUANTIZED_STATE,
+            "bitsandbytes",
+            planned=1,
+        ),
+        _choice(
+            "paged_adamw_8bit",
+            "the same, paged under pressure",
+            _8BIT,
+            Numerics.QUANTIZED_STATE,
+            "bitsandbytes",
+            planned=2,
+            # A paged state has the blocks of one that is not.
+            traced_as=SMALLER_STATE,
+        ),
         _choice("paged_adamw_32bit", "AdamW, state paged under pressure", 8, needs="bitsandbytes"),
         _choice("adamw_torch", "torch's AdamW, one kernel per operation (foreach on GPUs)", 8),
-        _choice("adamw_torch_8bit", "torchao's AdamW, 8-bit state", _8BIT, Numerics.QUANTIZED_STATE, "torchao"),
-        _choice("adamw_torch_4bit", "torchao's AdamW, 4-bit state", _4BIT, Numerics.QUANTIZED_STATE, "torchao"),
-        _choice("adafactor", "factored second moment, no first one", 0.1, Numerics.OTHER_ALGORITHM),
-        _choice("lion_8bit", "bitsandbytes' Lion, 8-bit state", _8BIT / 2, Numerics.OTHER_ALGORITHM, "bitsandbytes"),
+        _choice(
+            "adamw_torch_8bit",
+            "torchao's AdamW, 8-bit state",
+            _8BIT,
+            Numerics.QUANTIZED_STATE,
+            "torchao",
+            **_OF_TORCHAO,
+        ),
+        _choice(
+            "adamw_torch_4bit",
+            "torchao's AdamW, 4-bit state",
+            _4BIT,
+            Numerics.QUANTIZED_STATE,
+            "torchao",
+            **_OF_TORCHAO,
+        ),
+        _choice("adafactor", "factored second moment, no first one", 0.1, Numerics.OTHER_ALGORITHM, planned=3),
+        _choice(
+            "lion_8bit",
+            "bitsandbytes' Lion, 8-bit state",
+            _8BIT / 2,
+            Numerics.OTHER_ALGORITHM,
+            "bitsandbytes",
+            planned=4,
+        ),
     ),
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from autofit.knobs.activation_checkpointing import ACTIVATION_CHECKPOINTING
 from autofit.knobs.allocator import ALLOCATOR
 from autofit.knobs.attention import ATTENTION
@@ -9,10 +11,11 @@ from autofit.knobs.batch_layout import BATCH_LAYOUT
 from autofit.knobs.compilation import COMPILE
 from autofit.knobs.kernels import KERNELS
 from autofit.knobs.knob import Knob
+from autofit.knobs.loader import LOADER
+from autofit.knobs.numerics import Numerics
 from autofit.knobs.optimizer import OPTIMIZER
 from autofit.knobs.precision import PRECISION
-from autofit.numerics import Numerics
-from autofit.train_config import KnobValue
+from autofit.knobs.train_config import KnobValue
 
 KNOBS: tuple[Knob, ...] = (
     PRECISION,
@@ -23,10 +26,16 @@ KNOBS: tuple[Knob, ...] = (
     KERNELS,
     COMPILE,
     ALLOCATOR,
+    LOADER,
 )
 
 BATCH_KNOBS = ("micro_batch_size", "accumulation_steps")
 """The two names that split the effective batch; their values come from the workload, not from the table."""
+
+
+def completed(values: Mapping[str, KnobValue]) -> dict[str, KnobValue]:
+    """Values with the reference of every knob that they do not name: what was stored before there was that knob."""
+    return {**values, **{row.name: row.reference for row in KNOBS if row.name not in values}}
 
 
 def knob(name: str) -> Knob:

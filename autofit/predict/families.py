@@ -1,50 +1,75 @@
 """Which traces a configuration needs, and how its own step follows from them.
 
-The bytes of every block and the work of every operator are affine in the number of rows, so that two traces tell all
-others, where their events come in the same order. The optimizer's update depends on neither the micro-batch nor what
-the forward pass keeps, so it is traced once for each optimizer and put behind the micro-step of any family.
+The bytes of every block and the work of every operator are affine in the number of rows (but for the pieces that
+Liger's loss makes of the logits), so that two traces tell all others, where their events come in the same order. The
+optimizer's update depends on neither the micro-batch nor what the forward pass keeps, so it is traced once for each
+optimizer and put behind the micro-step of any family.
 """
 
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from autofit.knobs import KNOBS
+from autofit.knobs.baseline import names_of
+from autofit.knobs.recipe import Recipe
 from autofit.predict.step_time import Floats, Work
 from autofit.predict.timeline import Integers, StepBuilder
-from autofit.recipe import Recipe
-from autofit.trace import SORTED_EMBEDDING_TOKENS, Operators, Phase, StepTrace
+from autofit.predict.trace import CHANGING_TOKENS, Operators, Phase, StepTrace
 
-REFERENCE_OPTIMIZER = "adamw_torch_fused"
+_LEFT_OUT = {"tf32", "train_sampling_strategy", "fp16"}.union(*(names_of(row) for row in KNOBS if not row.is_traced))
+"""Arguments that change nothing in what a micro-step keeps, or that a CPU does not take."""
 FIRST_PAIR = (2, 4)
 """Rows of the two traces that tell all others. One row is a case of its own: tensors with a dimension of 1 are
 contiguous in more ways, and less is copied."""
 
 
 def pair_for(rows: float, length: int, *, on_cuda: bool) -> tuple[int, int]:
-    """Rows of the two traces that tell of ``rows`` rows of ``length`` tokens: on the same side of what CUDA sorts."""
-    most = SORTED_EMBEDDING_TOKENS // length
-    if not on_cuda or most < FIRST_PAIR[0]:
-        return FIRST_PAIR
-    if rows > most:
-        # A power of two, which effective batches are mostly divided by, so that it may be of use by itself.
-        few = 2 ** int(most).bit_length()
-        return few, 2 * few
-    return FIRST_PAIR[0], max(FIRST_PAIR[0] + 1, min(FIRST_PAIR[1], most))
+    """Rows of the two traces that tell of ``rows`` rows of ``length`` tokens: in one range of what CUDA does alike."""
+    least, most = _alike(rows * length) if on_cuda else (1, math.inf)
+    few = max(FIRST_PAIR[0], -(-least // length))
+    # A power of two, which effective batches are mostly divided by, so that it may be of use by itself.
+    few = 2 ** (few - 1).bit_length()
+    return few, int(min(2 * few, max(few + 1, most / length)))
+
+
+def _alike(tokens: float) -> tuple[int, float]:
+    """The fewest and the most tokens for which CUDA takes the blocks that it takes for so many."""
+    bounds = (1, *CHANGING_TOKENS, math.inf)
+    upper = next(place for place, bound in enumerate(bounds) if tokens < bound)
+    return int(bounds[upper - 1]), bounds[upper] - 1
+
+
+def shorter_length(rows: float, length: int, *, on_cuda: bool) -> int | None:
+    """Tokens of ``rows`` rows that tell, beside rows of ``length`` tokens, how blocks grow with the length.
+
+    More than half, so that no two of them fit into a packed row; a multiple of 128 where there is one, as attention's
+    kernels round to it; in the same range of what CUDA does alike. None where there is no such length.
+    """
+    least = length // 2 + 1
+    if on_cuda:
+        least = max(least, math.ceil(_alike(rows * length)[0] / rows))
+    for step in (128, 8, 1):
+        found = -(-least // step) * step
+        if found < length:
+            return found
+    return None
 
 
 def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
     """The part of a recipe that decides what a micro-step keeps, in words that a CPU takes.
 
     fp16 autocast makes the copies that bf16's makes, and its loss scaling works in place; tf32 rounds inside the
-    kernels. Compiling and fused kernels are left out: what is kept with them is at most what is kept without.
+    kernels. Compiling is left out: what is kept with it is at most what is kept without.
     """
-    left_out = ("tf32", "torch_compile", "use_liger_kernel", "train_sampling_strategy", "fp16")
-    arguments = {name: value for name, value in recipe.training_arguments.items() if name not in left_out}
+    arguments = {name: value for name, value in recipe.training_arguments.items() if name not in _LEFT_OUT}
     if recipe.training_arguments.get("fp16"):
         arguments["bf16"] = True
     arguments |= {
@@ -72,7 +97,12 @@ def _with_bfloat16(keywords: dict[str, Any]) -> dict[str, Any]:
 
 
 class Family:
-    """A step at any number of rows: from one trace at its own, or from two, of ``pair`` rows, at all others."""
+    """A step at any number of rows: from one trace at its own, or from two at all others; ``rows`` are theirs.
+
+    ``shorter`` is a trace of as many rows as ``many`` (``few`` where that is missing) and of fewer tokens each: between
+    its length and theirs, and beyond, every block is taken to grow with the power of the length that the two tell (0, 1
+    and 2 are what there is).
+    """
 
     def __init__(
         self,
@@ -80,10 +110,25 @@ class Family:
         many: StepTrace | None,
         *,
         inputs_ahead: int,
-        pair: tuple[int, int] = FIRST_PAIR,
+        rows: Sequence[int] = FIRST_PAIR,
+        shorter: StepTrace | None = None,
     ) -> None:
         self.builder = StepBuilder(few, inputs_ahead=inputs_ahead)
-        self._few, self._many, self._pair = few, many, pair
+        self._few, self._many, self._rows, self._shorter = few, many, rows, shorter
+
+    @property
+    def has_lengths(self) -> bool:
+        """True where a shorter trace tells of other lengths."""
+        return self._shorter is not None
+
+    def rows_told(self, rows: float) -> float:
+        """Rows that are told of where ``rows`` are asked for: one trace tells of its own alone."""
+        return self._rows[0] if self._many is None else rows
+
+    def between_squares(self, rows: float) -> float:
+        """The square of a number of rows, as what is affine between the two traces has it."""
+        few, *many = ([number**2] for number in self._rows)
+        return float(self._between(few, many[0] if many else None, rows)[0])
 
     @staticmethod
     def are_alike(few: StepTrace, many: StepTrace) -> bool:
@@ -92,27 +137,37 @@ class Family:
         same = all(getattr(few, name) == getattr(many, name) for name in names)
         return same and few.operators.names == many.operators.names
 
-    def sizes(self, rows: float) -> Integers:
-        """Bytes of every block."""
+    def sizes(self, rows: float, length: int | None = None) -> Integers:
+        """Bytes of every block at a number of rows of the traced length, or of another ``length``."""
         many = None if self._many is None else self._many.sizes
-        return np.rint(self._between(self._few.sizes, many, rows)).astype(np.int64)
+        sizes = self._between(self._few.sizes, many, rows)
+        if length is not None and length != self._few.length and self._shorter is not None:
+            way = math.log(length / self._few.length) / math.log(self._shorter.length / self._few.length)
+            sizes = sizes * self._shrinking**way
+        return np.rint(sizes).astype(np.int64)
+
+    @cached_property
+    def _shrinking(self) -> Floats:
+        """Shares of the longer trace's bytes that the shorter one's blocks have."""
+        assert self._shorter is not None
+        longer = np.array((self._many or self._few).sizes, dtype=float)
+        shares: Floats = np.array(self._shorter.sizes, dtype=float) / np.maximum(longer, 1.0)
+        return np.where(longer > 0, shares, 1.0)
 
     def work(self, rows: float) -> Work:
         """What the operators do."""
         few, many = self._few.operators, None if self._many is None else self._many.operators
-        return Work(
+        return replace(
+            Work.of(few),
             flops=self._between(few.flops, None if many is None else many.flops, rows),
             moved_bytes=self._between(few.moved_bytes, None if many is None else many.moved_bytes, rows),
-            bits=np.array(few.bits),
-            is_quadratic=np.array(few.quadratic, dtype=bool),
-            is_update=np.array(few.phases) == Phase.UPDATE,
         )
 
     def _between(self, first: Sequence[int], second: Sequence[int] | None, rows: float) -> Floats:
         start = np.array(first, dtype=float)
         if second is None:
             return start
-        few, many = self._pair
+        few, many = self._rows
         share = (rows - few) / (many - few)
         between: Floats = start + share * (np.array(second, dtype=float) - start)
         return between
@@ -144,13 +199,17 @@ def with_update(step: StepTrace, update: StepTrace) -> StepTrace | None:
         number = blocks.get(block)
         if number is not None:
             events.append(number + 1 if event > 0 else -(number + 1))
+    update_ends = len(events)
+    evaluation = step.events[end : step.phase_ends[Phase.EVALUATION]]
+    own = {event - 1 for event in evaluation if event > 0}
+    events += [event for event in evaluation if abs(event) - 1 in own]
     return replace(
         step,
         sizes=tuple(sizes),
         categories=tuple(categories),
         makers=tuple(makers),
         events=tuple(events),
-        phase_ends=(*step.phase_ends[: Phase.UPDATE], len(events)),
+        phase_ends=(*step.phase_ends[: Phase.UPDATE], update_ends, len(events)),
         operators=_with_update(step.operators, update.operators),
     )
 

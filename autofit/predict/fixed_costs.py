@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from autofit.device import Device
+from autofit.device.device import Device
 from autofit.units import MIB
 
 CUBLAS_WORKSPACE = 8_519_680

@@ -2,143 +2,76 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+import contextlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
-from autofit.catalogue.models import ModelSource
-from autofit.knobs import knob
-from autofit.lengths import SampleLengths
-from autofit.predict.allocator import AllocatorPeaks, CachingAllocator, SimulatedOutOfMemoryError
-from autofit.predict.expected_load import rows_of_longest
-from autofit.predict.families import FIRST_PAIR, REFERENCE_OPTIMIZER, Family, pair_for, traceable, with_update
-from autofit.predict.request import TraceDocument, TraceRequest
-from autofit.predict.step_time import Work
-from autofit.predict.timeline import Integers, StepBuilder, Timeline
-from autofit.recipe import Recipe, recipe_for
-from autofit.situation import Situation
-from autofit.trace import Category, Phase, StepTrace
-from autofit.train_config import TrainConfig
+from autofit.job.lengths import SampleLengths
+from autofit.job.models import ModelSource
+from autofit.job.situation import Situation
+from autofit.job.tasks import task_named
+from autofit.job.workload import Workload
+from autofit.knobs import KNOBS, knob
+from autofit.knobs.attention import PLAIN, PLAINEST
+from autofit.knobs.optimizer import REFERENCE as REFERENCE_OPTIMIZER
+from autofit.knobs.precision import PURE_BF16
+from autofit.knobs.recipe import Recipe, recipe_for
+from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.predict.families import (
+    Family,
+    pair_for,
+    shorter_length,
+    traceable,
+    with_update,
+)
+from autofit.predict.micro_batches import CannotPredictError, Layouts, MicroBatches
+from autofit.predict.step_need import Need
+from autofit.predict.step_time import WorkShares
+from autofit.predict.timeline import Integers
+from autofit.predict.trace import Category, StepTrace
+from autofit.predict.trace_request import TraceDocument, TraceRequest
+from autofit.study.measurement import BatchShape
 
+TOKENS_OF_AN_IMAGE = 197
+"""A vision transformer's at 224 x 224 pixels in patches of 16 x 16, for choosing how many rows are traced."""
 UPDATE_LENGTH = 8
 """Tokens of the one sample with which an optimizer's update is traced."""
-STATE_BY_FORMULA = ("adamw_torch_8bit", "adamw_torch_4bit")
-"""Optimizers whose state are tensor subclasses, which are not traced: fused AdamW's update, its state's size scaled."""
-
-_SAME_UPDATE = {
-    "paged_adamw_8bit": "adamw_8bit",
-    **dict.fromkeys(STATE_BY_FORMULA, REFERENCE_OPTIMIZER),
-}
-
-Traces = Callable[[Sequence[TraceRequest]], list[TraceDocument]]
+_UNTRACED = {row.name for row in KNOBS if not row.is_traced}
+"""Knobs in which configurations differ that need the same."""
 
 
-class CannotPredictError(Exception):
-    """There is no trace of this; the text is a sentence that says why."""
+class Keeper(Protocol):
+    """Makes what predictions are made of, or finds it on the disk."""
 
+    def traces(self, requests: Sequence[TraceRequest], /) -> list[TraceDocument]:
+        """A document for each request, in order."""
+        ...
 
-@dataclass(frozen=True, kw_only=True)
-class Reserved:
-    """What the simulated allocator came to; ``retries_when_warm`` counts how often a step of a running training has to
-    give cached segments back before it goes on. ``allocated_bytes`` is torch's own peak of allocated memory: what is
-    alive, and what its blocks have beyond that."""
-
-    peak_bytes: int
-    allocated_bytes: int
-    is_out_of_memory: bool
-    retries_when_warm: int
-
-    @classmethod
-    def of(cls, peaks: AllocatorPeaks, *, retries_when_warm: int) -> Reserved:
-        """Of an allocator that never ran out."""
-        return cls(
-            peak_bytes=peaks.reserved,
-            allocated_bytes=peaks.allocated,
-            is_out_of_memory=False,
-            retries_when_warm=retries_when_warm,
-        )
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Need:
-    """One configuration's. ``bytes_by_category`` is what is alive at the peak on the device, and adds up to
-    ``live_bytes``; ``paged_bytes`` is optimizer state that may leave the device and is part of neither."""
-
-    bytes_by_category: dict[Category, int]
-    paged_bytes: int
-    work: Work
-    builder: StepBuilder
-    sizes: Integers
-    accumulation: int
-
-    @property
-    def live_bytes(self) -> int:
-        """The most that is alive at once."""
-        return sum(self.bytes_by_category.values())
-
-    def phase_peaks(self) -> dict[str, int]:
-        """The most that is alive in each phase of a steady step, paged state included."""
-        peaks = self.builder.steady_step(self.accumulation, self.sizes).phase_peaks()
-        return {phase.name.lower(): size for phase, size in peaks.items()}
-
-    def largest_blocks(self, most: int) -> tuple[tuple[int, str, str, int], ...]:
-        """What is alive at the peak, equal blocks together: bytes, operator, category, how many; the largest first."""
-        blocks = self.builder.steady_step(self.accumulation, self.sizes).alive_at_peak()
-        makers = self.builder.trace.makers
-        groups = Counter(
-            (size, makers[block] if block < len(makers) else "collator", Category(category).name.lower())
-            for block, size, category in blocks
-        )
-        largest = sorted(groups.items(), key=lambda item: -item[0][0] * item[1])[:most]
-        return tuple((size, maker, category, number) for (size, maker, category), number in largest)
-
-    def on_allocator(self, *, limit: int, expandable: bool, workspaces: int = 0) -> Reserved:
-        """What CUDA's allocator does with it under a limit, over three optimizer steps, libraries' workspaces included.
-
-        The first step makes the optimizer's state, the second finds it; what the third asks for, all others ask for.
-        Half of ``workspaces`` (bytes) is the main thread's, taken as the first forward pass begins, half autograd's,
-        taken as the first backward pass does.
-        """
-        is_paged = self.paged_bytes > 0
-        first = _without_state(self.builder.first_step(self.accumulation, self.sizes), is_paged)
-        steady = _without_state(self.builder.steady_step(self.accumulation, self.sizes), is_paged)
-        allocator = CachingAllocator(limit=limit, expandable=expandable)
-        own, others = first.sizes.tolist(), steady.sizes.tolist()
-        workspace = len(own) + 2 * len(others)
-        begins = [int((first.phases == phase).argmax()) for phase in (Phase.FORWARD, Phase.BACKWARD)]
-        try:
-            for number, part in enumerate(np.split(first.events, begins)):
-                if number:
-                    allocator.take(workspace + number, workspaces // len(begins))
-                allocator.play(part.tolist(), own)
-            allocator.play(_going_on(steady, len(own)), [*own, *others])
-            before = allocator.peaks.retries
-            if not before:
-                # Nothing had to give way, so nothing will: a third step finds its blocks where the second left them.
-                return Reserved.of(allocator.peaks, retries_when_warm=0)
-            allocator.play(_going_on(steady, len(own) + len(others), before=len(own)), [*own, *others, *others])
-        except SimulatedOutOfMemoryError:
-            return Reserved(
-                peak_bytes=limit, allocated_bytes=allocator.peaks.allocated, is_out_of_memory=True, retries_when_warm=0
-            )
-        return Reserved.of(allocator.peaks, retries_when_warm=allocator.peaks.retries - before)
+    def micro_batches(
+        self, model: ModelSource, workload: Workload, layouts: Sequence[Recipe], /
+    ) -> list[MicroBatches] | None:
+        """Micro-batches that each layout makes of the workload's samples, in order; None where no worker answers."""
+        ...
 
 
 class Needs:
-    """Needs of the configurations of one situation; ``traces`` makes traces, or finds them on the disk.
+    """Needs of the configurations of one situation; ``keeper`` has what they are made of.
 
     The situation's device decides by its kind and by whether torch's flash attention runs on it; its size does not
     matter.
     """
 
     def __init__(
-        self, situation: Situation, model: ModelSource, traces: Traces, *, trust_remote_code: bool = False
+        self, situation: Situation, model: ModelSource, keeper: Keeper, *, trust_remote_code: bool = False
     ) -> None:
         self._situation = situation
         self._model = model
-        self._traces = traces
+        self._keeper = keeper
+        self._layouts = Layouts(situation, model, keeper.micro_batches)
         self._trust_remote_code = trust_remote_code
         self._known: dict[str, TraceDocument] = {}
         self._families: dict[tuple[str, ...], Family | None] = {}
@@ -146,7 +79,7 @@ class Needs:
 
     def prepare(self, configs: Iterable[TrainConfig]) -> None:
         """Have the traces of many configurations made at once, side by side."""
-        wanted = list(configs)
+        wanted = [config for config in configs if self._layouts.has(config)]
         requests: dict[str, TraceRequest] = {}
         for config in wanted:
             for request in self._requests(config):
@@ -160,28 +93,41 @@ class Needs:
         ordered = sorted(requests.items(), key=lambda item: _optimizer(item[1]) == REFERENCE_OPTIMIZER)
         missing = {identity: request for identity, request in ordered if identity not in self._known}
         if missing:
-            documents = self._traces(list(missing.values()))
+            documents = self._keeper.traces(list(missing.values()))
             self._known.update(zip(missing, documents, strict=True))
 
     def of(self, config: TrainConfig) -> Need:
         """One configuration's need. Raises CannotPredictError."""
-        # The allocator, compiling and fused kernels are not traced: configurations that differ in them need the same.
-        key = tuple(config[name] for name in config if name not in ("allocator", "compile", "kernels"))
+        key = tuple(config[name] for name in config if name not in _UNTRACED)
         if key not in self._needs:
             self.prepare([config])
             self._needs[key] = self._make(config)
         return self._needs[key]
 
     def _make(self, config: TrainConfig) -> Need:
-        family, rows = self._family(config)
+        shapes = self._layouts.of(config)
+        family = self._family(config)
         choice = knob("optimizer").choice(config["optimizer"])
-        sizes = family.sizes(rows)
         accumulation = config.accumulation_steps
-        if config["optimizer"] in STATE_BY_FORMULA:
-            traced = 4 if config["precision"] == "pure_bf16" else 8  # bytes a parameter, of fused AdamW
-            is_state = family.builder.categories == Category.OPTIMIZER_STATE
-            sizes = np.where(is_state, np.rint(sizes * choice.state_bytes / traced).astype(np.int64), sizes)
-        categories = family.builder.steady_step(accumulation, sizes).peak_by_category()
+        is_state = family.builder.categories == Category.OPTIMIZER_STATE
+        traced = 4 if config["precision"] == PURE_BF16 else 8  # bytes a parameter, of fused AdamW
+
+        def sizes_of(shape: BatchShape) -> Integers:
+            sizes = family.sizes(*self._in_family(family, config, shape))
+            if choice.state_by_formula:
+                sizes = np.where(is_state, np.rint(sizes * choice.state_bytes / traced).astype(np.int64), sizes)
+            return sizes
+
+        def course() -> Iterator[list[Integers]]:
+            known = {shape: sizes_of(shape) for shape in set(itertools.chain.from_iterable(shapes.in_order))}
+            for step in shapes.in_order:
+                yield [known[shape] for shape in step]
+
+        steps = {shape: family.builder.steady_step(accumulation, sizes_of(shape)) for shape in shapes.worst}
+        worst = max(steps, key=lambda shape: steps[shape].peak_bytes)
+        categories = steps[worst].peak_by_category()
+        # What one trace tells is told of its own rows, whatever the shape.
+        rows = family.rows_told(worst.padded_tokens / self._longest)
         paged = categories[Category.OPTIMIZER_STATE] if choice.paged_state else 0
         if paged:
             categories[Category.OPTIMIZER_STATE] = 0
@@ -189,26 +135,41 @@ class Needs:
             bytes_by_category=categories,
             paged_bytes=paged,
             work=family.work(rows),
+            shares=WorkShares(
+                length=shapes.mean_tokens / (rows * self._longest),
+                scores=shapes.mean_scores / (self._squares(family, config, rows) * self._longest**2),
+            ),
             builder=family.builder,
-            sizes=sizes,
+            sizes=sizes_of(worst),
             accumulation=accumulation,
+            course=course,
         )
 
-    def _family(self, config: TrainConfig) -> tuple[Family, float]:
-        """The family of a configuration, and its rows in it."""
+    def _family(self, config: TrainConfig) -> Family:
         family = self._family_of_all_sizes(config)
         if family is None:
-            family = self._make_family([self._with_update(config, self._trace(self._alone(config)))])
-        return family, self._rows(config)
+            alone = self._alone(config)
+            family = self._make_family([len(alone.micro_batch)], self._with_update(config, self._trace(alone)))
+        return family
 
     def _family_of_all_sizes(self, config: TrainConfig) -> Family | None:
         """None where its two traces are not alike, event by event: each size is then traced for itself."""
         requests = self._micro_step_requests(config)
-        key = (*map(_identity, requests), self._traced_optimizer(config))
+        key = (*(_identity(request) for request in requests if request), self._traced_optimizer(config))
         if key not in self._families:
-            traces = [self._with_update(config, self._trace(request)) for request in requests]
-            alike = len(traces) == 1 or Family.are_alike(traces[0], traces[1])
-            self._families[key] = self._make_family(traces, self._pair(config)) if alike else None
+            few, many = (
+                None if request is None else self._with_update(config, self._trace(request)) for request in requests[:2]
+            )
+            assert few is not None
+            shorter = None
+            with contextlib.suppress(CannotPredictError):
+                if requests[2] is not None:
+                    shorter = self._with_update(config, self._trace(requests[2]))
+            if shorter is not None and not Family.are_alike(few, shorter):
+                shorter = None
+            alike = many is None or Family.are_alike(few, many)
+            rows = [len(request.micro_batch) for request in requests[:2] if request is not None]
+            self._families[key] = self._make_family(rows, few, many, shorter) if alike else None
         return self._families[key]
 
     def _is_alone(self, config: TrainConfig) -> bool:
@@ -218,11 +179,19 @@ class Needs:
             return False
 
     def _alone(self, config: TrainConfig) -> TraceRequest:
-        return self._micro_step_request(config, config.micro_batch_size)
+        """A trace of as many of the longest samples as the worst micro-batch has tokens of."""
+        tokens = max(shape.padded_tokens for shape in self._layouts.of(config).worst)
+        return self._micro_step_request(config, -(-tokens // self._longest), self._longest)
 
-    def _make_family(self, traces: Sequence[StepTrace], pair: tuple[int, int] = FIRST_PAIR) -> Family:
-        few, many = traces[0], traces[1] if len(traces) > 1 else None
-        return Family(few, many, inputs_ahead=int(self._situation.device.kind == "cpu"), pair=pair)
+    def _make_family(
+        self,
+        rows: Sequence[int],
+        few: StepTrace,
+        many: StepTrace | None = None,
+        shorter: StepTrace | None = None,
+    ) -> Family:
+        ahead = int(self._situation.device.kind == "cpu")
+        return Family(few, many, inputs_ahead=ahead, rows=rows, shorter=shorter)
 
     def _with_update(self, config: TrainConfig, trace: StepTrace) -> StepTrace:
         if self._traced_optimizer(config) == REFERENCE_OPTIMIZER:
@@ -239,43 +208,82 @@ class Needs:
         return document.trace
 
     def _requests(self, config: TrainConfig) -> list[TraceRequest]:
-        requests = self._micro_step_requests(config)
+        requests = [request for request in self._micro_step_requests(config) if request is not None]
         if self._traced_optimizer(config) != REFERENCE_OPTIMIZER:
             requests.append(self._update_request(config))
         return requests
 
     def _traced_optimizer(self, config: TrainConfig) -> str:
-        """Which optimizer's update stands for the configuration's: a paged state has the blocks of one that is not."""
-        return _SAME_UPDATE.get(str(config["optimizer"]), str(config["optimizer"]))
+        """The optimizer whose update stands for the configuration's."""
+        value = config["optimizer"]
+        return knob("optimizer").choice(value).traced_as or str(value)
 
-    def _micro_step_requests(self, config: TrainConfig) -> list[TraceRequest]:
-        size, wanted, pair = config.micro_batch_size, self._rows(config), self._pair(config)
-        rows = (size,) if size in (1, *pair) and wanted == size else pair
-        return [self._micro_step_request(config, number) for number in rows]
+    def _micro_step_requests(
+        self, config: TrainConfig
+    ) -> tuple[TraceRequest, TraceRequest | None, TraceRequest | None]:
+        """Few rows of the longest samples, more of them, and as many of shorter ones; None for what tells nothing."""
+        shapes, size, longest = self._layouts.of(config), config.micro_batch_size, self._longest
+        on_cuda = self._situation.device.kind != "cpu"
+        every = {*shapes.worst, *itertools.chain.from_iterable(shapes.in_order)} if on_cuda else set(shapes.worst)
+        varies = any(shape.length != longest or shape.rows != size for shape in every)
+        pair = self._pair(config)
+        few, many = (size, None) if size == 1 or (size in pair and not varies) else pair
+        shorter = None
+        # In a flattened row shorter samples are fewer tokens, as fewer samples are.
+        if varies and not (self._flattens(config) and many):
+            shorter = shorter_length(many or few, longest, on_cuda=on_cuda)
+        return (
+            self._micro_step_request(config, few, longest),
+            None if many is None else self._micro_step_request(config, many, longest),
+            None if shorter is None else self._micro_step_request(config, many or few, shorter),
+        )
 
-    def _rows(self, config: TrainConfig) -> float:
-        """The worst micro-batch as a number of samples of the longest length."""
-        lengths = self._situation.workload.lengths
-        return rows_of_longest(str(config["batch_layout"]), config.micro_batch_size, lengths)
+    def _in_family(self, family: Family, config: TrainConfig, shape: BatchShape) -> tuple[float, int]:
+        """Rows and length of a shape as its family counts them: by its tokens where lengths tell the family nothing."""
+        if not family.has_lengths or (self._flattens(config) and config.micro_batch_size > 1):
+            return shape.padded_tokens / self._longest, self._longest
+        return shape.rows, shape.length
+
+    def _squares(self, family: Family, config: TrainConfig, rows: float) -> float:
+        """Squares of the longest length that attention works on in a traced micro-batch of so many rows.
+
+        On CUDA a flattened row is traced as one document, and its family is affine between its two traces.
+        """
+        if not self._flattens(config) or self._situation.device.kind == "cpu":
+            return rows
+        return family.between_squares(rows)
+
+    @staticmethod
+    def _flattens(config: TrainConfig) -> bool:
+        return knob("batch_layout").choice(config["batch_layout"]).collator == "DataCollatorWithFlattening"
+
+    @property
+    def _longest(self) -> int:
+        return self._situation.workload.lengths.longest
 
     def _pair(self, config: TrainConfig) -> tuple[int, int]:
-        longest = self._situation.workload.lengths.longest
-        return pair_for(self._rows(config), longest, on_cuda=self._situation.device.kind != "cpu")
+        rows = max(shape.padded_tokens for shape in self._layouts.of(config).worst) / self._longest
+        reads_images = task_named(self._situation.workload.task).reads == "images"
+        tokens = TOKENS_OF_AN_IMAGE if reads_images else self._longest
+        return pair_for(rows, tokens, on_cuda=self._situation.device.kind != "cpu")
 
-    def _micro_step_request(self, config: TrainConfig, rows: int) -> TraceRequest:
-        lengths = self._situation.workload.lengths
+    def _micro_step_request(self, config: TrainConfig, rows: int, length: int) -> TraceRequest:
         recipe = traceable(recipe_for(config, self._situation), optimizer=REFERENCE_OPTIMIZER)
         # A sample alone in its micro-batch fills its row, unless rows have one length.
         is_alone = rows == 1 and "length" not in recipe.collator_kwargs
-        fills_rows = recipe.collator == "PadRight" and (lengths.all_equal or is_alone)
-        return self._request(recipe, (lengths.longest,) * rows, truth=fills_rows)
+        fills_rows = recipe.collator == "PadRight" and (self._situation.workload.lengths.all_equal or is_alone)
+        program = self._situation.program
+        fills_rows = fills_rows and (program is None or not program.shares_rows)
+        return self._request(recipe, (length,) * rows, truth=fills_rows)
 
     def _update_request(self, config: TrainConfig) -> TraceRequest:
-        attention = "sdpa" if "sdpa" in self._situation.model.attention else "eager"
-        plain = config.replace(
-            attention=attention, activation_checkpointing="off", batch_layout="dynamic_padding", kernels="default",
-            compile="off",
-        )  # fmt: skip
+        attention = PLAIN if PLAIN in self._situation.model.attention else PLAINEST
+        wanted: dict[str, KnobValue] = {
+            "attention": attention, "activation_checkpointing": "off", "batch_layout": "dynamic_padding",
+            "kernels": "default", "compile": "off",
+        }  # fmt: skip
+        program = self._situation.program
+        plain = config.replace(**{name: wanted[name] for name in wanted if program is None or name not in program.own})
         recipe = traceable(recipe_for(plain, self._situation), optimizer=self._traced_optimizer(config))
         length = min(UPDATE_LENGTH, self._situation.workload.lengths.longest)
         return self._request(recipe, (length,), truth=True)
@@ -298,32 +306,6 @@ class Needs:
 
 def _identity(request: TraceRequest) -> str:
     return request.key({})
-
-
-def _without_state(timeline: Timeline, is_paged: bool) -> Timeline:
-    """Without the blocks of a paged optimizer's state: they are not the allocator's."""
-    if not is_paged:
-        return timeline
-    return replace(timeline, sizes=np.where(timeline.categories == Category.OPTIMIZER_STATE, 0, timeline.sizes))
-
-
-def _going_on(steady: Timeline, shift: int, before: int | None = None) -> list[int]:
-    """A steady step's events after other steps, with numbers of their own from ``shift`` on for the blocks that it
-    takes itself; ``before`` is how many blocks the first step numbered."""
-    known = int((steady.phases == Phase.BEFORE).sum())
-    own: set[int] = set()
-    events = []
-    for event in steady.events[known:].tolist():
-        block = abs(event) - 1
-        if event > 0:
-            own.add(block)
-            events.append(event + shift)
-        elif block in own:
-            own.discard(block)
-            events.append(event - shift)
-        elif block < (shift if before is None else before):
-            events.append(event)
-    return events
 
 
 def _optimizer(request: TraceRequest) -> str:

@@ -4,24 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from autofit.knobs import KNOBS
+from autofit.device.rates import Rates
+from autofit.job.situation import Situation
+from autofit.job.tasks import task_named
+from autofit.knobs import KNOBS, knob
+from autofit.knobs.allocator import EXPANDABLE
+from autofit.knobs.train_config import TrainConfig
 from autofit.predict.calibration import Calibration
-from autofit.predict.expected_load import expected_share, rows_of_longest
 from autofit.predict.fixed_costs import context_bytes, workspace_bytes
-from autofit.predict.needs import STATE_BY_FORMULA, CannotPredictError, Need, Needs
-from autofit.predict.step_time import Efficiency, StepClock
-from autofit.prediction import Prediction, Verdict
-from autofit.rates import Rates
-from autofit.situation import Situation
-from autofit.tasks import task_named
-from autofit.train_config import TrainConfig
+from autofit.predict.micro_batches import CannotPredictError
+from autofit.predict.needs import Needs
+from autofit.predict.step_need import Need, Reserved
+from autofit.predict.step_time import OF_MEASURED_RATES, Efficiency, StepClock
+from autofit.study.prediction import Prediction, Verdict
 
 FITS_UP_TO = 0.97
 """What certainly must be there is borderline above this share of the limit: the allocator is only simulated."""
-MOST_REBALANCED = 1.25
-"""How many times as large as an ordinary micro-batch a rebalanced one gets: how many rows the Trainer's sampler puts
-together is only known when it is asked. For five made-up sets of lengths cut in eight ways it was 0.25 to 1.37 times,
-and more than this twice in 40."""
 HEAP_OVERHEAD = 0.15
 """On a CPU a process's own pages exceed its tensors by up to this share: the heap, threads, libraries' buffers."""
 
@@ -29,7 +27,7 @@ HEAP_OVERHEAD = 0.15
 class Predictor:
     """Predictions for the device and the limits of one situation; ``needs`` may serve several devices.
 
-    ``rates`` and ``efficiencies`` give times; without rates there are none.
+    ``rates`` and ``efficiency`` give times; without rates there are none.
     """
 
     def __init__(
@@ -38,12 +36,12 @@ class Predictor:
         situation: Situation,
         *,
         rates: Rates | None = None,
-        efficiencies: tuple[Efficiency, ...] = (),
+        efficiency: Efficiency = OF_MEASURED_RATES,
     ) -> None:
         self._needs = needs
         self._workload, self._device, self._limits = situation.workload, situation.device, situation.limits
         self._rates = rates
-        self._efficiencies = efficiencies
+        self._efficiency = efficiency
         self._context = context_bytes(situation.device)
         self.calibration = Calibration()
 
@@ -57,17 +55,12 @@ class Predictor:
         ``simulate`` plays the allocator over the step, which takes a fraction of a second for a large model; without
         it, what the allocator loses is left out.
         """
-        need = self._needs.of(config)
-        workspaces = workspace_bytes(self._device)
+        need, workspaces = self._needs.of(config), workspace_bytes(self._device)
         certain = need.live_bytes + workspaces + self._context
         extra = self.calibration.extra_bytes(config.combination())
         reserved = None
         if simulate and self._device.kind != "cpu" and certain <= self._limits.usable_bytes:
-            reserved = need.on_allocator(
-                limit=self._limits.usable_bytes - self._context,
-                expandable=config["allocator"] == "expandable",
-                workspaces=workspaces,
-            )
+            reserved = self.on_allocator(config)
         slack = 0 if reserved is None else max(0, reserved.peak_bytes - need.live_bytes - workspaces)
         categories = {category.name.lower(): size for category, size in need.bytes_by_category.items()}
         categories |= {"allocator_slack": slack, "workspaces": workspaces, "context": self._context}
@@ -76,7 +69,7 @@ class Predictor:
         total = sum(categories.values())
         is_tight = reserved is not None and (reserved.is_out_of_memory or reserved.retries_when_warm > 0)
         return Prediction(
-            verdict=self._verdict(config, certain, extra, is_tight=is_tight),
+            verdict=self._verdict(config, certain, slack + extra, is_tight=is_tight),
             bytes_by_category=categories,
             live_bytes=need.live_bytes,
             total_bytes=total,
@@ -86,9 +79,13 @@ class Predictor:
             notes=tuple(_notes(config)),
         )
 
-    def need(self, config: TrainConfig) -> Need:
-        """The blocks of memory and the work of a configuration. Raises CannotPredictError."""
-        return self._needs.of(config)
+    def on_allocator(self, config: TrainConfig) -> Reserved:
+        """Peaks of CUDA's allocator, simulated under the limit. Raises CannotPredictError."""
+        return self._needs.of(config).on_allocator(
+            limit=self._limits.usable_bytes - self._context,
+            expandable=config["allocator"] == EXPANDABLE,
+            workspaces=workspace_bytes(self._device),
+        )
 
     def plain(self, config: TrainConfig) -> Prediction:
         """What is predicted before any trial corrects it, without the allocator's losses. Raises CannotPredictError."""
@@ -115,39 +112,32 @@ class Predictor:
             time_ratio=None if likely is None else seconds / likely,
         )
 
-    def _verdict(self, config: TrainConfig, certain: int, extra: int, *, is_tight: bool) -> Verdict:
+    def _verdict(self, config: TrainConfig, certain: int, likely_more: int, *, is_tight: bool) -> Verdict:
         usable = self._limits.usable_bytes
-        is_rebalanced = config["batch_layout"] == "batch_rebalance" and not self._workload.lengths.all_equal
         if certain > usable:
             # Of what is not traced the need is only known not to be more.
-            return Verdict.BORDERLINE if _not_traced(config) or is_rebalanced else Verdict.NO
-        likely = certain + max(0, extra)
-        if is_rebalanced:
-            likely = round(likely * MOST_REBALANCED)
+            return Verdict.BORDERLINE if _not_traced(config) else Verdict.NO
+        likely = certain + max(0, likely_more)
         if self._device.kind == "cpu" and not self.calibration.num_trials:
             likely = round(likely * (1 + HEAP_OVERHEAD))
         # The simulated allocator keeps within the limit; what is asked of it is room for being wrong by a little.
         return Verdict.BORDERLINE if is_tight or likely > FITS_UP_TO * usable else Verdict.FITS
 
     def _step_seconds(self, config: TrainConfig, need: Need) -> tuple[float, float] | None:
-        if self._rates is None or not self._efficiencies:
+        if self._rates is None:
             return None
-        lengths, layout, rows = self._workload.lengths, str(config["batch_layout"]), config.micro_batch_size
         clock = StepClock(
             self._rates,
             tf32=config["precision"] == "tf32",
             causal=task_named(self._workload.task).can_flatten,
             compiled=config["compile"] != "off",
-            length_share=expected_share(layout, rows, lengths) * rows / rows_of_longest(layout, rows, lengths),
-            # A flattened row is traced as one document; attention stays within each of its samples.
-            square_share=1 / rows if layout == "flattened" else 1.0,
+            shares=need.shares,
         )
-        times = [clock.step(need.work, each, config.accumulation_steps) for each in self._efficiencies]
+        likely = clock.step(need.work, self._efficiency, config.accumulation_steps)
         factor = self.calibration.time_factor(config.combination())
         if factor is None:
-            return min(times), max(times)
-        middle = (min(times) * max(times)) ** 0.5 * factor
-        return middle, middle
+            return likely / self._efficiency.spread, likely * self._efficiency.spread
+        return likely * factor, likely * factor
 
 
 def _not_traced(config: TrainConfig) -> list[str]:
@@ -157,5 +147,5 @@ def _not_traced(config: TrainConfig) -> list[str]:
 
 
 def _notes(config: TrainConfig) -> list[str]:
-    by_formula = ["the optimizer's state is computed by formula"] if config["optimizer"] in STATE_BY_FORMULA else []
-    return [*_not_traced(config), *by_formula]
+    by_formula = knob("optimizer").choice(config["optimizer"]).state_by_formula
+    return [*_not_traced(config), *(["the optimizer's state is computed by formula"] if by_formula else [])]

@@ -3,8 +3,8 @@
 An operator takes the longer of its arithmetic at the rate of its precision and its traffic at the memory's
 bandwidth. A GPU's step cannot be faster than its operators can be launched one after another; on a CPU every launch is
 waited for. Both peaks are met only
-in part: the efficiencies say how far. They are measured on a present device; for an absent one they are a range, so
-that the answer is a range too.
+in part: an Efficiency says how far. Of a present device the rates are measured; for an absent one the published peaks
+are taken and the answer is a range.
 """
 
 from __future__ import annotations
@@ -14,24 +14,34 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from autofit.rates import Rates
+from autofit.device.rates import Rates
+from autofit.predict.trace import Operators, Phase
 
 Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Efficiency:
-    """Which parts of a device's rates training reaches."""
+    """Parts of a device's rates that training reaches: of its arithmetic in matrix products and in fused attention, and
+    of its memory's bandwidth.
 
-    arithmetic: float
+    ``launch_seconds`` go by from one operator to the next where the device is faster than its host; None where the
+    rates say it. A step is likely to take between 1 / ``spread`` and ``spread`` times what is predicted.
+    """
+
+    products: float
+    attention: float
     traffic: float
+    launch_seconds: float | None = None
+    spread: float = 1.0
 
 
-OF_PUBLISHED_PEAKS = (Efficiency(arithmetic=0.40, traffic=0.55), Efficiency(arithmetic=0.70, traffic=0.85))
-"""For a GPU that is not here, the slow and the fast end. Against the 5,762 tokens/s per GPU that torchtitan
-published for an 8B model on H100s, 0.45 and 0.60 give +5 %, 0.70 and 0.80 +55 % (one run, which shards and
-checkpoints too): a sanity check and no fit."""
-OF_MEASURED_RATES = (Efficiency(arithmetic=0.8, traffic=0.8),)
+OF_PUBLISHED_PEAKS = Efficiency(products=0.68, attention=0.7, traffic=0.59, launch_seconds=29e-6, spread=1.4)
+"""For a GPU that is not here: fitted to 60 published steps on A100 and L40S (``python -m benchmarks.memory_prediction
+published_time``)."""
+OF_POWER_LIMITED_CARDS = Efficiency(products=0.42, attention=0.23, traffic=0.6, launch_seconds=46e-6, spread=1.4)
+"""The same for cards of at most 75 W, which cannot keep up their clocks: fitted to 37 published steps on a T4."""
+OF_MEASURED_RATES = Efficiency(products=0.8, attention=0.8, traffic=0.8)
 """Of what plain work reached on this very device: a start, which the first trial replaces by its own figure."""
 CAUSAL = 0.5
 """Flash kernels skip what a causal mask hides; torch's formulas count the whole square."""
@@ -54,6 +64,26 @@ class Work:
     is_quadratic: npt.NDArray[np.bool_]
     is_update: npt.NDArray[np.bool_]
 
+    @classmethod
+    def of(cls, operators: Operators) -> Work:
+        """Of the operators of one trace."""
+        return cls(
+            flops=np.array(operators.flops, dtype=float),
+            moved_bytes=np.array(operators.moved_bytes, dtype=float),
+            bits=np.array(operators.bits),
+            is_quadratic=np.array(operators.quadratic, dtype=bool),
+            is_update=np.array(operators.phases) == Phase.UPDATE,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkShares:
+    """A typical micro-batch's part of the work of the traced one: of its padded tokens, and of the squares of the
+    lengths that attention works on."""
+
+    length: float = 1.0
+    scores: float = 1.0
+
 
 class StepClock:
     """Times of one traced micro-step and its update, on one device."""
@@ -65,14 +95,10 @@ class StepClock:
         tf32: bool = False,
         causal: bool = True,
         compiled: bool = False,
-        length_share: float = 1.0,
-        square_share: float = 1.0,
+        shares: WorkShares = WorkShares(),
     ) -> None:
-        """``length_share`` is the length of a typical micro-batch over that of the traced one; ``square_share`` the
-        part of the square of a row that attention computes."""
-        self._square_share = square_share
+        self._shares = shares
         self._rates = rates
-        self._length_share = length_share
         self._tf32 = tf32
         self._causal = causal
         self._traffic = COMPILED_TRAFFIC if compiled else 1.0
@@ -80,23 +106,27 @@ class StepClock:
 
     def micro_step_and_update(self, work: Work, efficiency: Efficiency) -> tuple[float, float]:
         """Seconds of forward and backward of one micro-batch, and of the update."""
-        square = self._square_share * (CAUSAL if self._causal else 1.0)
-        flops = np.where(work.is_quadratic, work.flops * square, work.flops)
+        launch = self._rates.launch_seconds if efficiency.launch_seconds is None else efficiency.launch_seconds
         moved = np.where(work.bits == 0, work.moved_bytes * self._traffic, work.moved_bytes)
-        share = np.where(work.is_update, 1.0, self._length_share)
-        flops = flops * np.where(work.is_quadratic, share**2, share)
+        share = np.where(work.is_update, 1.0, self._shares.length)
+        scores = self._shares.scores * (CAUSAL if self._causal else 1.0)
+        flops = work.flops * np.where(work.is_quadratic, scores, share)
         moved = moved * share
         wide = (self._rates.flops_tf32 if self._tf32 else 0.0) or self._rates.flops_32
-        rate = np.where(work.bits == 16, self._rates.flops_16, wide) * efficiency.arithmetic
+        rate = np.where(work.bits == 16, self._rates.flops_16, wide)
+        rate = rate * np.where(work.is_quadratic, efficiency.attention, efficiency.products)
         seconds = np.maximum(flops / rate, moved / (self._rates.bytes_per_second * efficiency.traffic))
-        return self._with_launches(seconds[~work.is_update]), self._with_launches(seconds[work.is_update])
+        return (
+            self._with_launches(seconds[~work.is_update], launch),
+            self._with_launches(seconds[work.is_update], launch),
+        )
 
     def step(self, work: Work, efficiency: Efficiency, accumulation: int) -> float:
         """Seconds of an optimizer step."""
         micro_step, update = self.micro_step_and_update(work, efficiency)
         return accumulation * micro_step + update
 
-    def _with_launches(self, seconds: Floats) -> float:
-        launches = len(seconds) * self._rates.launch_seconds * self._launches
+    def _with_launches(self, seconds: Floats, launch_seconds: float) -> float:
+        launches = len(seconds) * launch_seconds * self._launches
         work = float(seconds.sum())
         return max(work, launches) if self._rates.launches_overlap else work + launches

@@ -19,7 +19,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from autofit.trace import Category, Phase, StepTrace
+from autofit.predict.trace import Category, Phase, StepTrace
 
 Integers = npt.NDArray[np.int64]
 
@@ -71,6 +71,29 @@ class Timeline:
         return alive
 
 
+@dataclass(frozen=True, kw_only=True)
+class StepParts:
+    """Events of the parts of a step, and the blocks that need a word: what stays (``state``), what every micro-batch
+    has of its own (``inputs``), what a micro-step leaves behind that is no gradient (``left_over``), and the gradients
+    that an ``accumulating`` backward pass adds to those that are there (``incoming``, by the gradients' own numbers).
+    ``products`` are outputs of matrix products.
+    """
+
+    before: tuple[int, ...]
+    fetched: tuple[int, ...]
+    forward: tuple[int, ...]
+    backward: tuple[int, ...]
+    accumulating: tuple[int, ...]
+    update: tuple[int, ...]
+    evaluation: tuple[int, ...]
+    state: frozenset[int]
+    inputs: tuple[int, ...]
+    left_over: tuple[int, ...]
+    incoming: tuple[int, ...]
+    products: frozenset[int]
+
+
+_PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_grouped_mm")
 _AHEAD, _OTHERS, _ALL, _ONE = range(4)
 """How many of a micro-batch's inputs a copied block stands for: those fetched ahead, the other micro-batches of the
 step, all of the last step, or one of any block."""
@@ -105,6 +128,7 @@ class StepBuilder:
         self._forward = list(events[ends[Phase.FETCH] : ends[Phase.FORWARD]])
         self._backward = list(events[ends[Phase.FORWARD] : ends[Phase.BACKWARD]])
         self._update = list(events[ends[Phase.BACKWARD] : ends[Phase.UPDATE]])
+        self._evaluation = list(events[ends[Phase.UPDATE] : ends[Phase.EVALUATION]])
         taken = {event - 1 for event in self._update if event > 0}
         freed = {-event - 1 for event in self._update if event < 0}
         self._state = sorted(taken - freed)
@@ -117,6 +141,29 @@ class StepBuilder:
     def steady_step(self, accumulation: int, sizes: Integers | None = None) -> Timeline:
         """Any later optimizer step. ``sizes`` are the blocks' for another number of rows than was traced."""
         return self._step(accumulation, sizes, has_state=True)
+
+    @cached_property
+    def parts(self) -> StepParts:
+        """The step taken apart, to be put together with other sizes for each micro-batch."""
+        incoming = self._incoming()
+        return StepParts(
+            before=tuple(block + 1 for block in self._resident),
+            fetched=tuple(self._fetched),
+            forward=tuple(self._forward),
+            backward=tuple(self._backward),
+            accumulating=tuple(self._accumulating_backward({block: block for block in incoming})),
+            update=tuple(self._update),
+            evaluation=tuple(self._evaluation),
+            state=frozenset(self._state),
+            inputs=tuple(self._inputs),
+            left_over=tuple(self._left_over()),
+            incoming=tuple(incoming),
+            products=frozenset(block for block, maker in enumerate(self.trace.makers) if maker in _PRODUCTS),
+        )
+
+    def _incoming(self) -> list[int]:
+        """Gradients that are added to those that are there and not copied into them."""
+        return sorted(set(self.trace.gradient_events) - set(self.trace.cloned_gradients))
 
     def _step(self, accumulation: int, sizes: Integers | None, *, has_state: bool) -> Timeline:
         template = self._template(accumulation > 1, has_state)
@@ -174,10 +221,11 @@ class StepBuilder:
         if accumulates:
             # Of any number of further micro-steps the second is as good as all: it finds what each finds.
             free(self._left_over(), Phase.FORWARD)
-            play(self._forward, Phase.FORWARD)
-            incoming = sorted(set(self.trace.gradient_events) - set(self.trace.cloned_gradients))
+            incoming = self._incoming()
             first_incoming, number_incoming = len(copied), len(incoming)
             numbers = dict(zip(incoming, copies_of(incoming, _ONE), strict=True))
+            # Liger's loss makes the gradient of the head in the forward pass.
+            play([_renumbered(event, numbers) for event in self._forward], Phase.FORWARD)
             play(self._accumulating_backward(numbers), Phase.BACKWARD)
         state = set(self._state)
         play([event for event in self._update if not (has_state and event - 1 in state)], Phase.UPDATE)
@@ -211,6 +259,10 @@ class StepBuilder:
             played += [-(block + 1) for block in added_at.get(number, ())]
             block = abs(event) - 1
             if event and block not in cloned:
-                number_now = incoming.get(block, block) + 1
-                played.append(number_now if event > 0 else -number_now)
+                played.append(_renumbered(event, incoming))
         return played
+
+
+def _renumbered(event: int, numbers: dict[int, int]) -> int:
+    number = numbers.get(abs(event) - 1, abs(event) - 1) + 1
+    return number if event > 0 else -number

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from autofit.recommendation import Recommendation
-from autofit.tasks import task_named
-from autofit.workload import Workload
+from autofit.job.tasks import task_named
+from autofit.job.workload import Workload
+from autofit.knobs.attention import TORCH_VARLEN
+from autofit.study.recommendation import Recommendation
 
 
 def training_arguments_call(arguments: dict[str, Any], *, output_dir: str) -> str:
@@ -29,7 +30,7 @@ def model_call(workload: Workload, recommendation: Recommendation, *, trust_remo
 def method_lines(recommendation: Recommendation) -> list[str]:
     """What the model call needs beside it: adapters, the data collator where it is not the usual one."""
     lines = []
-    if recommendation.model_kwargs.get("attn_implementation") == "torch_varlen":
+    if recommendation.model_kwargs.get("attn_implementation") == TORCH_VARLEN:
         lines.append("# torch_varlen is not transformers' own: the exported file has it")
     if recommendation.adapter is not None:
         lines.append(f"get_peft_model(model, LoraConfig({_keywords(recommendation.adapter)}))")

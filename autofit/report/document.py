@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 
 from autofit.knobs import numerics_of
-from autofit.measurement import Measurement
-from autofit.result import Result
-from autofit.trials import Trial
+from autofit.report.own_program import recommended_changes
+from autofit.study.measurement import Measurement
+from autofit.study.result import Result
+from autofit.study.trial import Trial
 
 FORMAT = 1
 
@@ -43,10 +44,20 @@ def document(result: Result) -> dict[str, Any]:
             "confirmed": recommendation.is_confirmed,
         },
         "run": None if result.run is None else _run(result),
+        "program": _program(result),
     }
     # Tuples become lists here, as they would on the way through a file.
     plain: dict[str, Any] = msgspec.json.decode(msgspec.json.encode(content))
     return plain
+
+
+def _program(result: Result) -> dict[str, Any] | None:
+    """The user's own program and what to change in it; None where the job is none."""
+    program = result.situation.program
+    if program is None:
+        return None
+    changes = {each.name: [each.before, each.after] for each in recommended_changes(result)}
+    return {**msgspec.to_builtins(program), "changes": changes}
 
 
 def _trial(trial: Trial) -> dict[str, Any]:

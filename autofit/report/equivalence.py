@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from autofit.equivalence import Comparison
+from autofit.trial.equivalence import Comparison
 
 
 def equivalence_report(comparisons: Sequence[Comparison]) -> RenderableType:

@@ -7,7 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from autofit.explanation import Explanation, Neighbour
+from autofit.driver.explanation import Explanation, Neighbour
 from autofit.report.text import describe
 from autofit.units import format_bytes, format_seconds
 
@@ -80,8 +80,7 @@ def _never_in_question(explanation: Explanation) -> list[str]:
         sentences.append(f"Never in question, as only one value was left: {named}.")
     by_knob: dict[str, dict[str, list[str]]] = {}
     for refusal in explanation.refusals:
-        value, _, why = refusal.reason.partition(": ")
-        by_knob.setdefault(refusal.knob, {}).setdefault(why, []).append(value)
+        by_knob.setdefault(refusal.knob, {}).setdefault(refusal.reason, []).append(str(refusal.value))
     for knob, reasons in by_knob.items():
         said = "; ".join(f"{', '.join(values)}: {why}" for why, values in reasons.items())
         sentences.append(f"Not searched, {knob}: {said}.")

@@ -15,12 +15,12 @@ from rich.table import Table
 from rich.text import Text
 
 from autofit.driver.observer import Observer
-from autofit.ranking import rank
+from autofit.job.situation import Situation
+from autofit.knobs.train_config import TrainConfig
 from autofit.report.text import count_trials, describe
-from autofit.situation import Situation
-from autofit.train_config import TrainConfig
-from autofit.trials import Trial
-from autofit.units import format_bytes, format_rate, format_seconds
+from autofit.study.ranking import rank
+from autofit.study.trial import Trial
+from autofit.units import counted, format_bytes, format_rate, format_seconds
 
 LAST_TRIALS = 6
 
@@ -119,7 +119,7 @@ class LivePanel(Watcher):
     def _progress(self) -> RenderableType:
         spent = time.monotonic() - self.began
         line = Table.grid(padding=(0, 1))
-        count = Text(f"{len(self.trials)} trial{'' if len(self.trials) == 1 else 's'}, {format_seconds(spent)}")
+        count = Text(f"{counted(len(self.trials), 'trial')}, {format_seconds(spent)}")
         if self.seconds_left is None:
             line.add_row(count)
         else:

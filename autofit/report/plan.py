@@ -8,13 +8,14 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from autofit.job.situation import Limits
+from autofit.job.workload import Workload
 from autofit.knobs import KNOBS, numerics_of
-from autofit.plan_result import CardPlan, Estimate, Plan, PlannedConfig
-from autofit.prediction import Prediction, Verdict
+from autofit.knobs.train_config import TrainConfig
+from autofit.planning.result import CardPlan, Estimate, Plan, PlannedConfig
 from autofit.report.text import describe
-from autofit.train_config import TrainConfig
+from autofit.study.prediction import Prediction, Verdict
 from autofit.units import format_bytes, format_rate, format_seconds
-from autofit.workload import Workload
 
 BAR_LETTERS = {
     "weights": "W",
@@ -95,8 +96,8 @@ def _heading(workload: Workload, config: TrainConfig) -> Text:
     line = Text()
     line.append(workload.model, style="bold")
     line.append(f"  {_job(workload)}\n")
-    settings = ", ".join(f"{row.name}={config[row.name]}" for row in KNOBS)
-    line.append(f"{config.micro_batch_size} x {config.accumulation_steps}, {settings}\n")
+    settings = ", ".join(f"{row.name}={config[row.name]}" for row in KNOBS if not row.is_of_programs)
+    line.append(f"{config.split}, {settings}\n")
     return line
 
 
@@ -107,7 +108,7 @@ def _job(workload: Workload) -> str:
 
 
 def _card_details(card: CardPlan, plan: Plan, width: int) -> list[RenderableType]:
-    usable = card.card.device.memory_bytes * (1 - plan.headroom)
+    usable = Limits(memory_bytes=card.card.device.memory_bytes, headroom=plan.headroom).usable_bytes
     parts: list[RenderableType] = [
         Text(f"{card.card.device.name}, {format_bytes(card.card.device.memory_bytes)} less {plan.headroom:.0%}")
     ]

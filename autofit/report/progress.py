@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.status import Status
 
-from autofit.plan_progress import Progress
+from autofit.planning.progress import Progress
 
 
 class ProgressLines(Progress):

@@ -8,10 +8,11 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from autofit.job.tasks import task_named
 from autofit.knobs import KNOBS, Knob
-from autofit.ranking import Ranked
-from autofit.result import Result
-from autofit.tasks import task_named
+from autofit.knobs.knob import PROGRAMS_OWN
+from autofit.study.ranking import LARGEST_REFERENCE_MICRO_BATCH, Ranked
+from autofit.study.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
 
 _PREDICTED = ("predicted a step", "predicted needs")
@@ -47,7 +48,7 @@ def _wide(result: Result, rows: tuple[Ranked, ...]) -> Table:
     for each in rows:
         settings = [str(each.trial.config[row.name]) for row in telling]
         figures = [*_figures(each, result), *(_predicted(each) if predicted else ())]
-        cells = [_place(each, result), _split(each), *settings, *figures, _numerics(each), _evidence(each)]
+        cells = [_place(each, result), each.trial.config.split, *settings, *figures, _numerics(each), _evidence(each)]
         table.add_row(*cells, style="bold" if each is result.ranking.best else "")
     return table
 
@@ -55,7 +56,7 @@ def _wide(result: Result, rows: tuple[Ranked, ...]) -> Table:
 def _narrow(result: Result, rows: tuple[Ranked, ...], width: int) -> RenderableType:
     telling = _telling_knobs(result)
     lines = [["#", "micro x acc", *_figure_titles(result)]]
-    lines += [[_place(each, result), _split(each), *_figures(each, result)] for each in rows]
+    lines += [[_place(each, result), each.trial.config.split, *_figures(each, result)] for each in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     if sum(widths) + 2 * (len(widths) - 1) > width:
         # What is free follows from what is needed.
@@ -86,7 +87,7 @@ def _telling_knobs(result: Result) -> list[Knob]:
     telling = []
     for row in KNOBS:
         values = {each.trial.config[row.name] for each in result.ranking.ranked}
-        if values != {row.reference}:
+        if values not in ({row.reference}, {PROGRAMS_OWN}):
             telling.append(row)
     return telling
 
@@ -98,11 +99,6 @@ def _figure_titles(result: Result) -> list[str]:
     if task_named(result.record.workload.task).reads == "images":
         left_out.add("tokens/s")
     return [title for title in _FIGURES if title not in left_out]
-
-
-def _split(each: Ranked) -> str:
-    config = each.trial.config
-    return f"{config.micro_batch_size} x {config.accumulation_steps}"
 
 
 def _figures(each: Ranked, result: Result) -> list[str]:
@@ -181,8 +177,8 @@ def describe_reference(result: Result) -> str:
 
 def _why_not(result: Result, best: Ranked) -> str:
     before = result.ranking.ranked[: best.rank - 1]
-    if all(each.trial.role == "outside" for each in before):
-        return "is your baseline, which this search leaves out"
+    if all(each.trial.is_outside for each in before):
+        return "is what you train with now, which this search leaves out"
     return "did not run whole"
 
 
@@ -192,17 +188,18 @@ def _explanation(result: Result, shown: int) -> str:
     hidden = len(result.ranking.ranked) - shown
     if hidden > 0:
         sentences.append(f"{hidden} more: autofit show {result.study} --all.")
-    same = [row for row in KNOBS if row not in _telling_knobs(result)]
+    of_all = {row.name: result.ranking.ranked[0].trial.config[row.name] for row in KNOBS}
+    folded = [row for row in KNOBS if row not in _telling_knobs(result) and of_all[row.name] != PROGRAMS_OWN]
+    same = [row.name for row in folded if not row.is_of_programs or result.situation.program is not None]
     if same:
-        rest = ", ".join(f"{row.name}={row.reference}" for row in same)
-        sentences.append(f"Same in every row: {rest}.")
+        sentences.append(f"Same in every row: {', '.join(f'{name}={of_all[name]}' for name in same)}.")
     if _any_predicted(result.ranking.ranked):
         sentences.append("predicted: before the trial ran, calibrated on earlier trials.")
     reference = result.ranking.reference
-    if reference is not None and reference.role:
-        sentences.append("ref: your baseline.")
+    if reference is not None and reference.is_baseline:
+        sentences.append("ref: your settings.")
     elif reference is not None:
-        sentences.append(f"ref: {describe_reference(result)}, micro-batch up to 8.")
+        sentences.append(f"ref: {describe_reference(result)}, micro-batch up to {LARGEST_REFERENCE_MICRO_BATCH}.")
     if any(each.against_reference is not None and not each.against_reference.rounds for each in shown_rows):
         sentences.append("~: not run side by side with it.")
     best = result.ranking.best

@@ -14,17 +14,19 @@ from rich.table import Table
 from rich.text import Text
 
 from autofit.errors import printable
+from autofit.job.tasks import task_named
+from autofit.job.workload import Workload
 from autofit.knobs import KNOBS
-from autofit.outcome import Outcome
+from autofit.knobs.knob import PROGRAMS_OWN
+from autofit.knobs.train_config import TrainConfig
 from autofit.report.code import method_lines, model_call, training_arguments_call
 from autofit.report.document import document
+from autofit.report.own_program import ARGUMENTS, Change, changed_command, recommended_changes
 from autofit.report.table import ranked_table
-from autofit.result import Result
-from autofit.tasks import task_named
-from autofit.train_config import TrainConfig
-from autofit.trials import Trial
-from autofit.units import format_bytes, format_seconds
-from autofit.workload import Workload
+from autofit.study.outcome import Outcome
+from autofit.study.result import Result
+from autofit.study.trial import Trial
+from autofit.units import counted, format_bytes, format_seconds
 
 PIPE_WIDTH = 132
 """Columns where the output is no terminal and COLUMNS does not say."""
@@ -58,8 +60,8 @@ def as_html(result: Result) -> str:
 
 def describe(config: TrainConfig) -> str:
     """One configuration in a line: ``8 x 4, precision=bf16, ...``; what is as the reference has it is left out."""
-    rest = [f"{row.name}={config[row.name]}" for row in KNOBS if config[row.name] != row.reference]
-    return ", ".join([f"{config.micro_batch_size} x {config.accumulation_steps}", *rest])
+    rest = [f"{row.name}={config[row.name]}" for row in KNOBS if config[row.name] not in (row.reference, PROGRAMS_OWN)]
+    return ", ".join([config.split, *rest])
 
 
 def _heading(result: Result) -> Text:
@@ -68,12 +70,20 @@ def _heading(result: Result) -> Text:
     line = Text()
     line.append(printable(workload.model), style="bold")
     line.append(
-        f"  {workload.task}{_method(workload)}, effective batch {workload.effective_batch}, {_samples(workload)}, "
+        f"  {_kind(result)}, effective batch {workload.effective_batch}, {_samples(workload)}, "
         f"on {device.name}, limit {format_bytes(limits.memory_bytes)} less {limits.headroom:.0%}"
     )
     if result.stopped:
         line.append(f"\n{count_trials(result.trials)}; stopped because {result.stopped}.", style="dim")
     return line
+
+
+def _kind(result: Result) -> str:
+    """Model and method of the training, in a few words."""
+    program, workload = result.situation.program, result.record.workload
+    if program is not None:
+        return ", ".join([f"{program.model} in {program.trainer}", *program.details])
+    return f"{workload.task}{_method(workload)}"
 
 
 def _method(workload: Workload) -> str:
@@ -87,8 +97,8 @@ def count_trials(trials: Sequence[Trial]) -> str:
     ran = [trial for trial in trials if trial.outcome is not Outcome.SKIPPED]
     whole = sum(trial.whole for trial in ran)
     tried = len({trial.config for trial in ran})
-    text = f"{tried} configuration{'' if tried == 1 else 's'} tried"
-    return text + (f", {whole} whole run{'' if whole == 1 else 's'} to confirm" if whole else "")
+    text = f"{counted(tried, 'configuration')} tried"
+    return text + (f", {counted(whole, 'whole run')} to confirm" if whole else "")
 
 
 def _samples(workload: Workload) -> str:
@@ -120,22 +130,12 @@ def _recommendation(result: Result) -> list[RenderableType]:
     recommendation = result.recommendation
     if recommendation is None:
         return []
-    record = result.record
-    code = "\n".join(
-        [
-            *(f"export {name}={shlex.quote(value)}" for name, value in recommendation.environment.items()),
-            training_arguments_call(recommendation.training_arguments, output_dir="output"),
-            model_call(record.workload, recommendation, trust_remote_code=record.trust_remote_code),
-            *method_lines(recommendation),
-        ]
-    )
     reasons = Group(*(_bullet(reason) for reason in recommendation.reasons))
     parts: list[RenderableType] = []
     if recommendation.warning:
         parts += [Text(recommendation.warning, style="bold"), Text("")]
+    parts += _what_to_use(result) if result.situation.program is None else _what_to_change(result)
     parts += [
-        Text("Use this", style="bold"),
-        pasteable(textwrap.indent(code, "  ")),
         Text(""),
         Text("Because", style="bold"),
         Padding(reasons, (0, 0, 1, 0)),
@@ -145,6 +145,39 @@ def _recommendation(result: Result) -> list[RenderableType]:
     command = f"autofit export training-arguments=train_args.py --study {shlex.quote(result.study)}"
     parts.append(pasteable(f"Export: {command}", style="dim"))
     return parts
+
+
+def _what_to_use(result: Result) -> list[RenderableType]:
+    record, recommendation = result.record, result.recommendation
+    assert recommendation is not None
+    code = "\n".join(
+        [
+            *(f"export {name}={shlex.quote(value)}" for name, value in recommendation.environment.items()),
+            training_arguments_call(recommendation.training_arguments, output_dir="output"),
+            model_call(record.workload, recommendation, trust_remote_code=record.trust_remote_code),
+            *method_lines(recommendation),
+        ]
+    )
+    return [Text("Use this", style="bold"), pasteable(textwrap.indent(code, "  "))]
+
+
+def _what_to_change(result: Result) -> list[RenderableType]:
+    """The settings of a program that differ, and its command with them where they are flags."""
+    program, changes = result.situation.program, recommended_changes(result)
+    assert program is not None
+    if not changes:
+        return [Text("Change nothing: your settings are the best that was found", style="bold")]
+    width = max(len(change.name) for change in changes)
+    lines = [f"  {each.name.ljust(width)}  {each.before} -> {each.after}{_set_in(each)}" for each in changes]
+    parts: list[RenderableType] = [Text("Change this in your program", style="bold"), pasteable("\n".join(lines))]
+    command = changed_command(program, changes)
+    if command is not None:
+        parts += [Text(""), Text("As a command", style="bold"), pasteable(f"  {command}")]
+    return parts
+
+
+def _set_in(change: Change) -> str:
+    return "" if change.place == ARGUMENTS else f"   ({change.place})"
 
 
 def pasteable(text: str, style: str = "") -> Text:

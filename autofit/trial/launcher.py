@@ -15,10 +15,11 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
-from autofit.host import own_peak_resident, reap
+from autofit.device.host import own_peak_resident, reap
 from autofit.trial.protocol import JobFiles
 
 SERVER_START_SECONDS = 180.0
@@ -80,29 +81,40 @@ def worker_environment(visible_device: str | None, extra: dict[str, str] | None 
     return environment
 
 
+def start_quietly(
+    command: Sequence[str], log: BinaryIO, environment: dict[str, str], **others: Any
+) -> subprocess.Popen[bytes]:
+    """A process that leads its own session, reads nothing and writes to its log. Raises OSError."""
+    return subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        env=environment,
+        start_new_session=True,
+        **others,
+    )
+
+
 class FreshInterpreters:
     """A new Python for every worker: slow to start, works wherever Python does."""
 
     def __init__(self, environment: dict[str, str], command: tuple[str, ...] = ()) -> None:
         self._environment = environment
-        self._command = command or (sys.executable, "-P", "-m", "autofit.trial.worker")
+        self._command = command or (sys.executable, "-P", "-m", "autofit.worker.job")
         self.peak_resident: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, job_path: Path) -> int:
         with JobFiles(job_path).log.open("wb") as log:
             try:
-                self._process = subprocess.Popen(
-                    [*self._command, str(job_path)],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=self._environment,
-                    start_new_session=True,
-                )
+                self._process = self._popen(job_path, log)
             except OSError as error:
                 raise LaunchError(str(error)) from None
         return self._process.pid
+
+    def _popen(self, job_path: Path, log: BinaryIO) -> subprocess.Popen[bytes]:
+        return start_quietly([*self._command, str(job_path)], log, self._environment)
 
     def wait(self, seconds: float) -> int | None:
         assert self._process is not None, "nothing was started"
@@ -150,29 +162,19 @@ class FreshInterpreters:
             pause = min(pause * 2, 0.02)
 
 
-class TrialServer:
-    """The parent's end of ``server.py``. Raises LaunchError where forking workers cannot be had."""
+class ForkServer:
+    """The parent's end of ``server.py``'s messages, whichever process speaks them.
 
-    def __init__(self, environment: dict[str, str], device: str, log: Path) -> None:
-        if sys.platform != "linux":
-            raise LaunchError(f"forking workers is not safe on {sys.platform}")
-        ours, theirs = socket.socketpair()
-        self._connection = ours
+    ``await_ready`` raises LaunchError where forking workers cannot be had.
+    """
+
+    def __init__(self, process: subprocess.Popen[bytes], connection: socket.socket, log: Path) -> None:
+        self._process = process
+        self._connection = connection
         self._buffer = b""
         self._running: int | None = None
         self.peak_resident: int | None = None
         self._log = log
-        with log.open("wb") as errors:
-            self._process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "autofit.trial.server", str(theirs.fileno()), device],
-                stdin=subprocess.DEVNULL,
-                stdout=errors,
-                stderr=errors,
-                env=environment,
-                pass_fds=(theirs.fileno(),),
-                start_new_session=True,
-            )
-        theirs.close()
         self._ready = False
 
     def await_ready(self, seconds: float = SERVER_START_SECONDS) -> None:
@@ -246,3 +248,55 @@ class TrialServer:
     def _last_words(self) -> str:
         lines = self._log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         return lines[-1] if lines else "the trial server did not answer"
+
+
+class TrialServer(ForkServer):
+    """A process of ours that imports torch and transformers once. Raises LaunchError where forking is not safe."""
+
+    def __init__(self, environment: dict[str, str], device: str, log: Path) -> None:
+        refuse_unsafe_forks()
+        ours, theirs = socket.socketpair()
+        with theirs, log.open("wb") as errors:
+            command = [sys.executable, "-P", "-m", "autofit.worker.server", str(theirs.fileno()), device]
+            process = start_quietly(command, errors, environment, pass_fds=(theirs.fileno(),))
+        super().__init__(process, ours, log)
+
+
+def refuse_unsafe_forks() -> None:
+    """Raises LaunchError on systems where a process with threads cannot be forked safely."""
+    if sys.platform != "linux":
+        raise LaunchError(f"forking workers is not safe on {sys.platform}")
+
+
+class Starts(Protocol):
+    """Source of a job's workers. ``start_seconds`` is what a server may take until it can fork."""
+
+    start_seconds: float
+
+    def server(self, log: Path) -> ForkServer:
+        """A process that forks workers. Raises LaunchError where it cannot be had."""
+
+    def fresh(self, environment: dict[str, str]) -> Launcher:
+        """Workers that are started anew, with ``environment`` added to theirs."""
+
+    def has(self, environment: dict[str, str]) -> bool:
+        """True where forked workers have these variables already."""
+
+
+class OwnWorkers:
+    """Workers of ours: the trial server, fresh interpreters. ``torch_device`` is the one they see."""
+
+    start_seconds = SERVER_START_SECONDS
+
+    def __init__(self, environment: dict[str, str], torch_device: str) -> None:
+        self._environment = environment
+        self._torch_device = torch_device
+
+    def server(self, log: Path) -> ForkServer:
+        return TrialServer(self._environment, self._torch_device, log)
+
+    def fresh(self, environment: dict[str, str]) -> Launcher:
+        return FreshInterpreters({**self._environment, **environment})
+
+    def has(self, environment: dict[str, str]) -> bool:
+        return all(self._environment.get(name) == value for name, value in environment.items())

@@ -7,24 +7,28 @@ file, which is how the parent's watchdog knows what a silent worker is doing.
 
 from __future__ import annotations
 
+import hashlib
 import os
+import tempfile
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from autofit.catalogue.models import ModelSource
-from autofit.device import Device, Libraries
-from autofit.measurement import Measurement
-from autofit.outcome import Outcome
-from autofit.predict.request import TraceRequest
-from autofit.rates import Rates
-from autofit.recipe import Recipe
-from autofit.situation import ModelFacts
-from autofit.workload import Workload
+from autofit.device.device import Device, Libraries
+from autofit.device.rates import Rates
+from autofit.job.lengths import SampleLengths
+from autofit.job.models import ModelSource
+from autofit.job.program import Program, ProgramSamples
+from autofit.job.situation import ModelFacts
+from autofit.job.workload import Workload
+from autofit.knobs.recipe import Recipe
+from autofit.predict.micro_batches import MicroBatches
+from autofit.predict.trace_request import TraceRequest
+from autofit.study.measurement import Measurement
+from autofit.study.outcome import Outcome
 
 FORMAT = 1
-SCRATCH = ".scratch"
 
 SLOWER_FACTOR = 3.0
 """A step this many times slower than the best is surely slower: noise moves steps by a few percent, and all warm steps
@@ -144,10 +148,103 @@ class TraceJob(msgspec.Struct, frozen=True, kw_only=True, tag="traces"):
         return {}
 
 
+class BatchesJob(msgspec.Struct, frozen=True, kw_only=True, tag="batches"):
+    """Say which micro-batches layouts make of a workload's samples."""
+
+    model: ModelSource
+    workload: Workload
+    layouts: tuple[Recipe, ...]
+    seed: int = 0
+    format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return {}
+
+
 class RatesJob(msgspec.Struct, frozen=True, kw_only=True, tag="rates"):
     """Measure what the device reaches: matrix products in each precision, a copy, the launch of an operator."""
 
     model: ModelSource
+    device: str
+    format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return {}
+
+
+class ProgramTrialJob(msgspec.Struct, frozen=True, kw_only=True, tag="program-trial"):
+    """Train some steps of a user's own program with what the recipe changes in it; run inside the program.
+
+    ``in_use_before`` are bytes of the device that were in use before the program began; None where nobody says.
+    """
+
+    recipe: Recipe
+    samples: ProgramSamples
+    device: str
+    memory: MemoryPlan
+    plan: MeasuringPlan
+    expected_paged_bytes: int = 0
+    in_use_before: int | None = None
+    format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return self.recipe.environment
+
+
+class ProgramRunJob(msgspec.Struct, frozen=True, kw_only=True, tag="program-run"):
+    """Train a user's own program to its end, with what a recipe changes in it, surviving out-of-memory.
+
+    ``recipe`` is None where nothing is changed. ``step_seconds`` and ``memory_bytes`` are what was measured of it.
+    """
+
+    recipe: Recipe | None = None
+    step_seconds: float | None = None
+    memory_bytes: int | None = None
+    format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return {} if self.recipe is None else self.recipe.environment
+
+
+class ProgramTraceJob(msgspec.Struct, frozen=True, kw_only=True, tag="program-traces"):
+    """Trace steps of a user's own program, each in a process of its own, up to ``processes`` at a time."""
+
+    requests: tuple[TraceRequest, ...]
+    samples: ProgramSamples
+    processes: int = 1
+    format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return {}
+
+
+class ProgramBatchesJob(msgspec.Struct, frozen=True, kw_only=True, tag="program-batches"):
+    """Say which micro-batches a program's own collator makes at the batch sizes of some layouts."""
+
+    layouts: tuple[Recipe, ...]
+    samples: ProgramSamples
+    format: int = FORMAT
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """Variables that must be there before torch is imported."""
+        return {}
+
+
+class ProgramFactsJob(msgspec.Struct, frozen=True, kw_only=True, tag="program-facts"):
+    """Say what the program is that is about to train: its model, settings, samples and device."""
+
+    command: tuple[str, ...]
     device: str
     format: int = FORMAT
 
@@ -193,6 +290,13 @@ class TracesResult(msgspec.Struct, frozen=True, kw_only=True, tag="traces"):
     format: int = FORMAT
 
 
+class BatchesResult(msgspec.Struct, frozen=True, kw_only=True, tag="batches"):
+    """The micro-batches of each layout, in order."""
+
+    batches: tuple[MicroBatches, ...]
+    format: int = FORMAT
+
+
 class RatesResult(msgspec.Struct, frozen=True, kw_only=True, tag="rates"):
     """What the device reaches."""
 
@@ -200,21 +304,49 @@ class RatesResult(msgspec.Struct, frozen=True, kw_only=True, tag="rates"):
     format: int = FORMAT
 
 
-Job = TrialJob | ProbeJob | StepJob | TraceJob | RatesJob
-Result = TrialResult | ProbeResult | StepResult | TracesResult | RatesResult
+class ProgramFacts(msgspec.Struct, frozen=True, kw_only=True, tag="program-facts"):
+    """Facts of a program. ``refusal`` is a sentence where it cannot be searched.
+
+    ``lengths`` count the tokens of its samples as its collator makes them (1 where samples have no length);
+    ``looked_at`` is how many samples were looked at, of ``num_samples`` (None of a stream).
+    """
+
+    refusal: str | None = None
+    program: Program | None = None
+    device: Device | None = None
+    libraries: Libraries | None = None
+    model: ModelFacts | None = None
+    samples: ProgramSamples | None = None
+    lengths: SampleLengths | None = None
+    num_samples: int | None = None
+    looked_at: int = 0
+    effective_batch: int = 1
+    processes: int = 1
+    task: str = "causal-lm"
+    format: int = FORMAT
+
+
+ProgramJob = ProgramTrialJob | ProgramFactsJob | ProgramRunJob | ProgramTraceJob | ProgramBatchesJob
+Job = TrialJob | ProbeJob | StepJob | TraceJob | BatchesJob | RatesJob | ProgramJob
+JobResult = TrialResult | ProbeResult | StepResult | TracesResult | BatchesResult | RatesResult | ProgramFacts
 
 Phase = Literal["start", "build", "train", "first_micro_step", "first_step", "warm", "evaluate", "done"]
 
 
 class JobFiles:
-    """The files of one job: the same stem, four endings. ``scratch`` is a folder for temporary files."""
+    """The files of one job: the same stem, four endings. ``scratch`` is a folder for temporary files.
+
+    It lies among the system's, found again by the job's path: sockets are made in it (a loader's workers hand on
+    tensors through them), whose paths have at most 107 bytes.
+    """
 
     def __init__(self, job_path: Path) -> None:
         self.job = job_path
         self.result = job_path.with_suffix(".result.json")
         self.phases = job_path.with_suffix(".phases")
         self.log = job_path.with_suffix(".log")
-        self.scratch = job_path.with_suffix(SCRATCH)
+        digest = hashlib.sha256(str(job_path.absolute()).encode()).hexdigest()[:16]
+        self.scratch = Path(tempfile.gettempdir()) / f"autofit-{digest}"
 
 
 def write_document(path: Path, document: Any) -> None:
@@ -238,9 +370,9 @@ def read_document(path: Path, kind: type[Document]) -> Document | None:
         return None
 
 
-def read_result(path: Path) -> Result | None:
+def read_result(path: Path) -> JobResult | None:
     """The result, or None where there is none or it is no result of this format."""
-    result: Result | None = read_document(path, Result)  # type: ignore[arg-type]  # a union is no type to mypy
+    result: JobResult | None = read_document(path, JobResult)  # type: ignore[arg-type]  # a union is no type to mypy
     return result if result is not None and result.format == FORMAT else None
 
 

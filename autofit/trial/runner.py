@@ -8,17 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import math
-import shutil
 import signal
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from autofit import nvml
-from autofit.catalogue.models import ModelSource
-from autofit.failures import classify_exit
-from autofit.host import (
+from autofit.device import nvml
+from autofit.device.host import (
     host_memory_bytes,
     host_memory_in_use_bytes,
     is_near_limit,
@@ -26,23 +23,27 @@ from autofit.host import (
     out_of_memory_kills,
     peak_of_segment,
 )
-from autofit.measurement import Measurement
-from autofit.outcome import Outcome
-from autofit.recipe import Recipe
-from autofit.situation import Situation
+from autofit.job.models import ModelSource
+from autofit.job.program import ProgramSamples
+from autofit.job.situation import Situation
+from autofit.knobs.recipe import Recipe
+from autofit.study.measurement import Measurement
+from autofit.study.outcome import Outcome
+from autofit.trial.failures import classify_exit
 from autofit.trial.launcher import Launcher, LaunchError
 from autofit.trial.protocol import (
     SLOWER_FACTOR,
     JobFiles,
     MeasuringPlan,
     MemoryPlan,
+    ProgramTrialJob,
     TrialJob,
     TrialResult,
     read_phases,
     read_result,
     write_document,
 )
-from autofit.trial.workshop import Workshop
+from autofit.trial.workshop import Workshop, remove_scratch
 from autofit.units import format_bytes, format_seconds
 
 POLL_SECONDS, FIRST_POLL_SECONDS = 0.1, 0.01
@@ -59,6 +60,9 @@ MOST_LOG_BYTES = 16 * 1024**2
 """Of a worker's output: one that prints without end would fill the disk."""
 MOST_SECONDS = 600.0
 """Of a trial, before it is ended."""
+
+
+AnyTrialJob = TrialJob | ProgramTrialJob
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,30 +106,44 @@ class ProcessRunner:
         *,
         most_seconds: float = MOST_SECONDS,
         trust_remote_code: bool = False,
+        samples: ProgramSamples | None = None,
     ) -> None:
+        """``samples`` are those of the user's own program that the situation is of."""
         self._workshop = workshop
         self._situation = situation
-        self._model = model
+        self.model = model
         self._most_seconds = most_seconds
         self._trust_remote_code = trust_remote_code
+        self.samples = samples
 
     def close(self) -> None:
         self._workshop.close()
 
-    def job_for(self, recipe: Recipe, plan: MeasuringPlan) -> TrialJob:
+    def job_for(self, recipe: Recipe, plan: MeasuringPlan) -> AnyTrialJob:
         """The job that ``run`` hands to a worker."""
         device, limits = self._situation.device, self._situation.limits
-        _, others = self._memory_in_use()
-        own = min(limits.usable_bytes, int(device.memory_bytes * (1 - limits.headroom)) - others)
+        others = self._memory_of_others()
+        own = min(limits.usable_bytes, limits.with_memory(device.memory_bytes).usable_bytes - others)
         paged = 0
         if recipe.paged_state and self._situation.memory_is_emulated:
             paged = expected_state_bytes(self._situation, recipe.state_bytes)
+        memory = MemoryPlan(own_bytes=int(own * (1 - plan.spare_share)))
+        if self.samples is not None:
+            return ProgramTrialJob(
+                recipe=recipe,
+                samples=self.samples,
+                device=self._workshop.torch_device,
+                memory=memory,
+                plan=plan,
+                expected_paged_bytes=paged,
+                in_use_before=None if device.kind == "cpu" else nvml.used_bytes(device.index),
+            )
         return TrialJob(
-            model=self._model,
+            model=self.model,
             workload=self._situation.workload,
             recipe=recipe,
             device=self._workshop.torch_device,
-            memory=MemoryPlan(own_bytes=int(own * (1 - plan.spare_share))),
+            memory=memory,
             plan=plan,
             expected_paged_bytes=paged,
             trust_remote_code=self._trust_remote_code,
@@ -144,7 +162,7 @@ class ProcessRunner:
         for leftover in (files.result, files.phases):
             leftover.unlink(missing_ok=True)
         job = self.job_for(recipe, plan)
-        in_use_before, _ = self._memory_in_use()
+        in_use_before = None if self._situation.device.kind == "cpu" else nvml.used_bytes(self._situation.device.index)
         write_document(files.job, job)
         kills_before = out_of_memory_kills()
         launcher = self._workshop.launcher(recipe.environment)
@@ -161,7 +179,8 @@ class ProcessRunner:
                     if watch.has_begun:
                         launcher.wait(5)
                 raise
-        shutil.rmtree(files.scratch, ignore_errors=True)
+        for jobs in (name, f"{name}-rank*"):
+            remove_scratch(self._workshop.folder, jobs)
         if isinstance(ended, int):
             is_near_cap = watch.was_near_cap(job.memory.own_bytes, launcher.peak_resident)
             ended = self._conclude(ended, files, kills_before, is_near_cap=is_near_cap)
@@ -170,7 +189,7 @@ class ProcessRunner:
         return replace(ended, log_path=str(files.log), notes=(*ended.notes, *notes))
 
     def _watch(
-        self, launcher: Launcher, process: int, files: JobFiles, job: TrialJob, watch: _Watch
+        self, launcher: Launcher, process: int, files: JobFiles, job: AnyTrialJob, watch: _Watch
     ) -> RunResult | int:
         """Wait for the worker's end; end it when it hangs, is surely slower or the search's time is up."""
         watch.has_begun = True
@@ -205,7 +224,7 @@ class ProcessRunner:
         limit = format_seconds(self._most_seconds)
         return RunResult(outcome=Outcome.TIMEOUT, reason=f"still in phase '{doing}' after the limit of {limit}")
 
-    def _too_slow(self, now: float, files: JobFiles, job: TrialJob) -> RunResult | None:
+    def _too_slow(self, now: float, files: JobFiles, job: AnyTrialJob) -> RunResult | None:
         """A first step runs at most what the best one does whole, so it may take as long, and its warm-up."""
         best = job.plan.slower_than_seconds
         phases = read_phases(files.phases) if best is not None else {}
@@ -238,7 +257,7 @@ class ProcessRunner:
         was_killed = outcome is Outcome.CRASHED and code in (-signal.SIGKILL, -signal.SIGTERM)
         return RunResult(outcome=outcome, reason=reason, was_killed=was_killed)
 
-    def _judge_paging(self, ended: RunResult, job: TrialJob) -> RunResult:
+    def _judge_paging(self, ended: RunResult, job: AnyTrialJob) -> RunResult:
         """Under an emulated limit all paged state was counted as resident; a real small card would page it out."""
         if ended.outcome is not Outcome.OOM or not job.expected_paged_bytes:
             return ended
@@ -248,17 +267,17 @@ class ProcessRunner:
             reason=f"paging cannot be emulated under --memory-limit: with its {size} of state resident it does not fit",
         )
 
-    def _memory_in_use(self) -> tuple[int | None, int]:
-        """What the management library counts now, and how much of the device's memory others hold."""
+    def _memory_of_others(self) -> int:
+        """Bytes of the device's memory that others hold; 0 where nothing counts them."""
         device = self._situation.device
         if device.kind == "cpu":
-            return None, max(0, host_memory_in_use_bytes() - (host_memory_bytes() - device.memory_bytes))
+            return max(0, host_memory_in_use_bytes() - (host_memory_bytes() - device.memory_bytes))
         in_use = nvml.used_bytes(device.index)
         card = nvml.name_and_memory(device.index)
         if in_use is None or card is None or card[1] is None:
-            return None, 0
+            return 0
         reserved_by_driver = max(0, card[1] - device.memory_bytes)
-        return in_use, max(0, in_use - reserved_by_driver)
+        return max(0, in_use - reserved_by_driver)
 
     def _await_memory(self, in_use_before: int | None) -> tuple[str, ...]:
         """Wait until the device's memory is back; a sentence where it does not come back."""
@@ -302,7 +321,12 @@ def expected_state_bytes(situation: Situation, per_parameter: float) -> int:
 
 
 def _unaccounted(measurement: Measurement) -> tuple[str, ...]:
-    """A sentence where the parts of a step leave more of the window out than the protocol allows."""
+    """A sentence where the parts of a step leave more of the window out than the protocol allows.
+
+    Of several processes each part is the slowest one's, and their sum may be more than the window.
+    """
+    if measurement.processes > 1:
+        return ()
     worst = max(window.unaccounted_share for window in measurement.windows)
     return (f"its parts leave {worst:.1%} of the timed window out",) if worst > MOST_UNACCOUNTED else ()
 

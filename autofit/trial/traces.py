@@ -1,4 +1,4 @@
-"""Traces: found on the disk, or made by a worker and kept there."""
+"""Traces and the shapes of micro-batches: found on the disk, or made by a worker and kept there."""
 
 from __future__ import annotations
 
@@ -10,9 +10,24 @@ from pathlib import Path
 
 import msgspec
 
-from autofit.predict.request import FORMAT, TraceDocument, TraceRequest
+from autofit.job.models import ModelSource
+from autofit.job.program import ProgramSamples
+from autofit.job.workload import Workload
+from autofit.knobs.recipe import Recipe
+from autofit.predict.micro_batches import FORMAT as BATCHES_FORMAT
+from autofit.predict.micro_batches import MicroBatches, key_of
+from autofit.predict.trace_request import FORMAT, TraceDocument, TraceRequest
 from autofit.trial.launcher import Launcher, LaunchError
-from autofit.trial.protocol import JobFiles, TraceJob, read_document, write_document
+from autofit.trial.protocol import (
+    BatchesJob,
+    BatchesResult,
+    JobFiles,
+    ProgramBatchesJob,
+    ProgramTraceJob,
+    TraceJob,
+    read_document,
+    write_document,
+)
 from autofit.trial.workshop import Workshop
 
 MOST_SECONDS = 600.0
@@ -22,10 +37,11 @@ LOST = "its trace was not made in time, or the process that traced it died"
 
 
 class TraceKeeper:
-    """Answers requests for traces. ``workshop`` is asked for when something has to be traced, and not before.
+    """Answers what predictions are made of. ``workshop`` is asked for when a worker has to find it, and not before.
 
     ``progress`` hears how many of how many are done while a worker is at it. Traces are cached by everything they
-    depend on: the model's configuration, the settings, the shape, the versions of the libraries.
+    depend on: the model's configuration, the settings, the shape, the versions of the libraries. ``samples`` are those
+    of the user's own program that is traced.
     """
 
     def __init__(
@@ -34,17 +50,38 @@ class TraceKeeper:
         versions: dict[str, str],
         workshop: Callable[[], Workshop],
         progress: Callable[[int, int], None] = lambda done, total: None,
+        samples: ProgramSamples | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder
         self._versions = versions
         self._workshop = workshop
         self._progress = progress
+        self._samples = samples
         self._documents: dict[Path, TraceDocument] = {}
         self.made_any = False
         self._gave_up = False
 
-    def __call__(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
+    def micro_batches(
+        self, model: ModelSource, workload: Workload, layouts: Sequence[Recipe]
+    ) -> list[MicroBatches] | None:
+        """Micro-batches that each layout makes of the workload's samples, in order; None without an answer."""
+        paths = [self._folder / f"{key_of(layout, model, workload, self._versions)}.json" for layout in layouts]
+        known = [_read_batches(path) for path in paths]
+        found = [batches for batches in known if batches is not None]
+        if len(found) == len(layouts):
+            return found
+        if self._gave_up:
+            return None
+        job, workshop = self._batches_job(model, workload, tuple(layouts)), self._workshop()
+        answer, _ = workshop.ask(job, "batches", _most_seconds(workshop))
+        if not isinstance(answer, BatchesResult):
+            return None
+        for path, batches in zip(paths, answer.batches, strict=True):
+            write_document(path, batches)
+        return list(answer.batches)
+
+    def traces(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
         """A document for each request, in order."""
         paths = [self._folder / f"{request.key(self._versions)}.json" for request in requests]
         missing = {
@@ -55,6 +92,18 @@ class TraceKeeper:
         if missing and not self._gave_up:
             self._make(missing)
         return [self._documents.get(path) or TraceDocument(trace=None, refusal=LOST) for path in paths]
+
+    def _trace_job(self, requests: tuple[TraceRequest, ...], processes: int) -> TraceJob | ProgramTraceJob:
+        if self._samples is None:
+            return TraceJob(requests=requests, processes=processes)
+        return ProgramTraceJob(requests=requests, samples=self._samples, processes=processes)
+
+    def _batches_job(
+        self, model: ModelSource, workload: Workload, layouts: tuple[Recipe, ...]
+    ) -> BatchesJob | ProgramBatchesJob:
+        if self._samples is None:
+            return BatchesJob(model=model, workload=workload, layouts=layouts)
+        return ProgramBatchesJob(layouts=layouts, samples=self._samples)
 
     def _has(self, path: Path) -> bool:
         """Whether a trace is known. A refusal that an earlier process left is not taken for one: it may have passed."""
@@ -67,7 +116,7 @@ class TraceKeeper:
     def _make(self, missing: dict[Path, TraceRequest]) -> None:
         self.made_any = True
         workshop = self._workshop()
-        job = TraceJob(requests=tuple(missing.values()), processes=min(MOST_PROCESSES, os.cpu_count() or 1))
+        job = self._trace_job(tuple(missing.values()), min(MOST_PROCESSES, os.cpu_count() or 1))
         files = JobFiles(workshop.folder / "traces.json")
         files.result.unlink(missing_ok=True)
         write_document(files.job, job)
@@ -89,8 +138,7 @@ class TraceKeeper:
     def _wait(self, launcher: Launcher, files: JobFiles, missing: dict[Path, TraceRequest], workshop: Workshop) -> None:
         launcher.start(files.job)
         began = time.monotonic()
-        # Where there is a deadline, what hangs when it is traced must leave time to measure it instead.
-        most_seconds = min(MOST_SECONDS, MOST_OF_THE_TIME * workshop.seconds_left(math.inf))
+        most_seconds = _most_seconds(workshop)
         done = 0
         while launcher.wait(0.1) is None:
             now = sum(path.exists() for path in missing)
@@ -105,6 +153,16 @@ class TraceKeeper:
                 return
         if done < len(missing):
             self._progress(sum(path.exists() for path in missing), len(missing))
+
+
+def _most_seconds(workshop: Workshop) -> float:
+    """Seconds to wait: before a deadline, what hangs when it is predicted must leave time to measure it instead."""
+    return min(MOST_SECONDS, MOST_OF_THE_TIME * workshop.seconds_left(math.inf))
+
+
+def _read_batches(path: Path) -> MicroBatches | None:
+    batches = read_document(path, MicroBatches)
+    return batches if batches is not None and batches.format == BATCHES_FORMAT else None
 
 
 def _read(path: Path) -> TraceDocument | None:

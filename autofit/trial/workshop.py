@@ -8,32 +8,33 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from autofit import nvml
-from autofit.catalogue.models import ModelSource
-from autofit.device import Device
+from autofit.device import nvml
+from autofit.device.device import Device
+from autofit.device.host import NATIVE_CACHES
 from autofit.errors import AutofitError, UserError
-from autofit.host import NATIVE_CACHES
-from autofit.situation import Limits, Situation
+from autofit.job.models import ModelSource
+from autofit.job.situation import Limits, Situation
+from autofit.job.workload import Workload
 from autofit.trial.launcher import (
-    SERVER_START_SECONDS,
-    FreshInterpreters,
+    ForkServer,
     Launcher,
     LaunchError,
-    TrialServer,
+    OwnWorkers,
+    Starts,
     worker_environment,
 )
-from autofit.trial.protocol import SCRATCH, Job, JobFiles, ProbeJob, ProbeResult, Result, read_result, write_document
-from autofit.workload import Workload
+from autofit.trial.protocol import Job, JobFiles, JobResult, ProbeJob, ProbeResult, read_result, write_document
 
 PROBE_SECONDS = 180.0
 MOST_RESTARTS = 3
 
 
 class Workshop:
-    """Where workers of one device are started: the trial server, or fresh interpreters as the announced fallback.
+    """Where workers of one device are started: forked by a server, or afresh as the announced fallback.
 
-    ``announce`` is called with a sentence when the fallback is taken. ``launcher`` replaces both: the
-    seam where tests put workers of their own. No worker is waited for beyond ``deadline`` (``time.monotonic``).
+    ``starts`` says how either comes to be; workers of ours where it is not given. ``announce`` is called with a
+    sentence when the fallback is taken. ``launcher`` replaces both: the seam where tests put workers of their own. No
+    worker is waited for beyond ``deadline`` (``time.monotonic``).
     """
 
     def __init__(
@@ -44,17 +45,16 @@ class Workshop:
         announce: Announce,
         launcher: Launcher | None = None,
         deadline: float | None = None,
+        starts: Starts | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._deadline = deadline
         self._restarts = 0
         self.torch_device = "cpu" if device_kind == "cpu" else f"{device_kind}:0"
-        is_cpu = device_kind == "cpu"
-        visible = "" if is_cpu else nvml.visible_slice() or str(device_index)
-        self._environment = worker_environment(visible, NATIVE_CACHES if is_cpu else None)
+        self._starts = starts or _own_workers(device_kind, device_index, self.torch_device)
         self._announce = announce
-        self._server: TrialServer | None = None
+        self._server: ForkServer | None = None
         self._launcher: Launcher | None = launcher
         if launcher is not None:
             return
@@ -62,9 +62,19 @@ class Workshop:
 
     def _start_server(self) -> None:
         try:
-            self._server = TrialServer(self._environment, self.torch_device, self.folder / "server.log")
+            self._server = self._starts.server(self.folder / "server.log")
         except LaunchError as error:
             self._fall_back(str(error))
+
+    @property
+    def forks(self) -> bool:
+        """True where workers are forked, and do not start anew."""
+        return self._server is not None and self._launcher is self._server
+
+    def move_to(self, folder: Path, deadline: float | None) -> None:
+        """From now on write jobs and logs into another folder, and wait for no worker beyond ``deadline``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self._deadline = folder, deadline
 
     def seconds_left(self, most: float) -> float:
         """``most``, or the time to the deadline where that is sooner."""
@@ -72,19 +82,19 @@ class Workshop:
 
     def launcher(self, environment: dict[str, str]) -> Launcher:
         """Where to start the next worker. Variables that torch reads when it is imported need a fresh one."""
-        if environment and any(self._environment.get(name) != value for name, value in environment.items()):
-            return FreshInterpreters({**self._environment, **environment})
+        if not self._starts.has(environment):
+            return self._starts.fresh(environment)
         if self._launcher is None:
             assert self._server is not None
             try:
-                self._server.await_ready(self.seconds_left(SERVER_START_SECONDS))
+                self._server.await_ready(self.seconds_left(self._starts.start_seconds))
                 self._launcher = self._server
             except LaunchError as error:
                 self._fall_back(str(error))
         assert self._launcher is not None
         return self._launcher
 
-    def ask(self, job: Job, name: str, seconds: float) -> tuple[Result | None, str]:
+    def ask(self, job: Job, name: str, seconds: float) -> tuple[JobResult | None, str]:
         """Run a job that is no timed trial; its result or None, and a sentence's end on how the worker ended."""
         files = JobFiles(self.folder / f"{name}.json")
         files.result.unlink(missing_ok=True)
@@ -133,14 +143,20 @@ class Workshop:
 
     def _fall_back(self, reason: str) -> Launcher:
         self._announce(f"Every trial starts a fresh Python, which costs seconds each: {reason}.")
-        self._launcher = FreshInterpreters(self._environment)
+        self._launcher = self._starts.fresh({})
         return self._launcher
 
 
-def remove_scratch(folder: Path) -> None:
-    """Remove what workers left behind whose search was killed with them; nobody else may be at work in ``folder``."""
-    for left_behind in folder.glob(f"*{SCRATCH}"):
-        shutil.rmtree(left_behind, ignore_errors=True)
+def _own_workers(device_kind: str, device_index: int, torch_device: str) -> OwnWorkers:
+    if device_kind == "cpu":
+        return OwnWorkers(worker_environment("", NATIVE_CACHES), torch_device)
+    return OwnWorkers(worker_environment(nvml.visible_slice() or str(device_index)), torch_device)
+
+
+def remove_scratch(folder: Path, jobs: str = "*") -> None:
+    """Remove what the workers of these jobs have left behind; nobody else may be at work on them in ``folder``."""
+    for path in folder.glob(f"{jobs}.json"):
+        shutil.rmtree(JobFiles(path).scratch, ignore_errors=True)
 
 
 class Announce(Protocol):

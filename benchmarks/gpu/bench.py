@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autofit import nvml
+from autofit.device import nvml
 from autofit.units import GIB
 from benchmarks.gpu.jobs import Job
 from benchmarks.record import read_results, write_results

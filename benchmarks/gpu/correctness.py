@@ -11,17 +11,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autofit import nvml
-from autofit.outcome import Outcome
-from autofit.recipe import recipe_for
-from autofit.request import JobRequest
-from autofit.situation import Limits, Situation
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
+from autofit.device import nvml
+from autofit.driver.workers import Workers
+from autofit.job.request import JobRequest
+from autofit.job.situation import Limits, Situation
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
 from autofit.trial.launcher import TrialServer
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import RETURN_SLACK_BYTES, RunResult
-from autofit.trial.workers import Workers
 from autofit.units import MIB, format_bytes
 from benchmarks.gpu.bench import Bench, PartResult, attempt
 from benchmarks.gpu.jobs import SMALL_MODEL

@@ -11,13 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from autofit.measurement import Measurement
-from autofit.recipe import recipe_for
-from autofit.request import JobRequest
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import KnobValue, TrainConfig
+from autofit.driver.workers import Workers
+from autofit.job.request import JobRequest
+from autofit.knobs import completed
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.study.measurement import Measurement
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.workers import Workers
 from benchmarks.gpu.bench import Bench, PartResult
 from benchmarks.gpu.jobs import SMALL_MODEL, real_lengths
 
@@ -100,9 +101,11 @@ class _Measurer:
             **setting.plain,
             **changes,
         }
-        config = TrainConfig(
-            {"micro_batch_size": size, "accumulation_steps": setting.effective_batch // size, **values}
-        )
+        split: dict[str, KnobValue] = {
+            "micro_batch_size": size,
+            "accumulation_steps": setting.effective_batch // size,
+        }
+        config = TrainConfig(completed({**split, **values}))
         if config not in self._space:
             return None
         return self._runner.run(recipe_for(config, self._situation), PLAN, "lesson").measurement

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import autofit
-from autofit.outcome import Outcome
-from autofit.result import Result
+from autofit.study.outcome import Outcome
+from autofit.study.result import Result
 from autofit.units import GIB
 from benchmarks.delivered import compare
 from benchmarks.gpu.bench import Bench, PartResult

@@ -7,8 +7,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from autofit.outcome import Outcome
-from autofit.situation import Limits
+from autofit.job.situation import Limits
+from autofit.study.outcome import Outcome
 from autofit.units import GIB
 from benchmarks.gpu.bench import Bench, PartResult
 from benchmarks.gpu.jobs import Job, jobs_for

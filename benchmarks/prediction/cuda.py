@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autofit.measurement import Memory
+from autofit.knobs.train_config import TrainConfig
 from autofit.predict.calibration import Calibration
-from autofit.prediction import Prediction
-from autofit.train_config import TrainConfig
+from autofit.study.measurement import Memory
+from autofit.study.prediction import Prediction
 from benchmarks.prediction.ranks import rank_correlation
 from benchmarks.record import RESULTS
 from benchmarks.search.sweep import Sweep, read_sweep

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from autofit.catalogue.models import resolve_model
-from autofit.lengths import SampleLengths
+from autofit.job.lengths import SampleLengths
+from autofit.job.models import resolve_model
+from autofit.job.workload import Workload
+from autofit.knobs.recipe import Recipe
 from autofit.predict.families import traceable
-from autofit.predict.request import TraceRequest
 from autofit.predict.timeline import StepBuilder
-from autofit.recipe import Recipe
-from autofit.trace import Category, Phase
-from autofit.tracer.batch import trace_request
-from autofit.trial.collators import PackRows
+from autofit.predict.trace import Category, Phase
+from autofit.predict.trace_request import TraceRequest
+from autofit.runtime.collators import PackRows
 from autofit.units import format_bytes
-from autofit.workload import Workload
+from autofit.worker.tracer.batch import trace_request
 from benchmarks.prediction.live_bytes import quiet
 
 MODEL = "meta-llama/Llama-3.2-1B"

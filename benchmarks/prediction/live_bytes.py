@@ -15,22 +15,22 @@ from typing import Any
 import msgspec
 import transformers
 
-from autofit.catalogue.models import ModelSource
-from autofit.lengths import SampleLengths
-from autofit.method import Adapter
+from autofit.job.lengths import SampleLengths
+from autofit.job.method import Adapter
+from autofit.job.models import ModelSource
+from autofit.job.situation import Limits, Situation
+from autofit.job.tasks import task_named
+from autofit.job.workload import Workload
+from autofit.knobs.recipe import Recipe, recipe_for
+from autofit.knobs.train_config import TrainConfig
 from autofit.predict.families import traceable
-from autofit.predict.request import TraceRequest
 from autofit.predict.timeline import StepBuilder
-from autofit.recipe import Recipe, recipe_for
-from autofit.situation import Limits, Situation
-from autofit.tasks import task_named
-from autofit.trace import Phase
-from autofit.tracer.batch import trace_request
-from autofit.train_config import TrainConfig
-from autofit.trial.build import build_trial_model
-from autofit.trial.probe import probe
+from autofit.predict.trace import Phase
+from autofit.predict.trace_request import TraceRequest
 from autofit.trial.protocol import ProbeJob
-from autofit.workload import Workload
+from autofit.worker.build import build_trial_model
+from autofit.worker.probe import probe
+from autofit.worker.tracer.batch import trace_request
 from benchmarks.prediction.real_step import real_phase_peaks
 
 LENGTH, ROWS = 64, 4
@@ -146,6 +146,7 @@ def request_of(case: Case) -> tuple[TraceRequest, Recipe]:
             "kernels": "default",
             "compile": "off",
             "allocator": "default",
+            "loader": "default",
         }
     )
     recipe = recipe_for(config, situation)

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from autofit.predict.allocator import SMALLEST_BLOCK
+from autofit.predict.caching_allocator import SMALLEST_BLOCK
 from autofit.predict.fixed_costs import CUBLAS_THREADS, CUBLAS_WORKSPACE
-from autofit.trace import Phase
-from autofit.tracer.cuda_attention import efficient_attention
-from autofit.tracer.dataless import Dataless
-from autofit.tracer.quantized import quantize
-from autofit.tracer.recorder import Recorder
-from autofit.tracer.step import weights_left_as_they_are
-from autofit.tracer.target import Target
+from autofit.predict.trace import Phase, StepTrace
+from autofit.worker.tracer.cuda_attention import efficient_attention
+from autofit.worker.tracer.dataless import Dataless
+from autofit.worker.tracer.quantized import quantize
+from autofit.worker.tracer.recorder import Recorder
+from autofit.worker.tracer.step import weights_left_as_they_are
+from autofit.worker.tracer.target import Target
 
 
 @contextlib.contextmanager
@@ -28,17 +28,15 @@ def _dataless(target: Target) -> Iterator[Recorder]:
         yield recorder
 
 
-def _peak(recorder: Recorder) -> int:
+def peak_of(trace: StepTrace) -> int:
     """Bytes alive at most since FORWARD began, each block rounded as the CUDA allocator does it, with workspaces."""
-    recorder.end()
-    trace = recorder.trace(rows=0, length=0)
     sizes = [-(-size // SMALLEST_BLOCK) * SMALLEST_BLOCK for size in trace.sizes]
     changes = [sizes[event - 1] if event > 0 else -sizes[-event - 1] for event in trace.events]
     alive = list(itertools.accumulate(changes))
     return max(alive[trace.phase_ends[Phase.BEFORE] - 1 :]) + CUBLAS_THREADS * CUBLAS_WORKSPACE
 
 
-def adapter_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
+def adapter_loop(build: Callable[[], Any], row: dict[str, Any]) -> StepTrace:
     """fitcheck-llm's measuring loop: one warm-up step, then one whose peak counts; the output is kept all the while.
 
     Neither accelerate nor clipping nor autocast; what is not in 4 bits is cast to float32 where the base is
@@ -76,10 +74,11 @@ def adapter_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
             out = model(input_ids=batch, labels=batch)
             out.loss.backward()
             optimizer.step()
-        return _peak(recorder)
+        recorder.end()
+        return recorder.trace(row["micro_batch"], row["seq_len"])
 
 
-def sum_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
+def sum_loop(build: Callable[[], Any], row: dict[str, Any]) -> StepTrace:
     """Hugging Face's tables of attention: forward, the sum of the logits, backward; no optimizer.
 
     The last iteration's output is alive during the next forward pass.
@@ -100,7 +99,8 @@ def sum_loop(build: Callable[[], Any], row: dict[str, Any]) -> int:
             outputs = model(**inputs)
             loss = outputs.logits.sum()
             loss.backward()
-        return _peak(recorder)
+        recorder.end()
+        return recorder.trace(row["micro_batch"], row["seq_len"])
 
 
 @contextlib.contextmanager

@@ -2,13 +2,15 @@
 
 What is allocated and reserved is real, as the host decides it; the figures are "on the null GPU", not "measured on
 CUDA": workspaces of cuDNN and cuBLASLt and the context are not. Each group is a job of its own in a process of its own;
-this module, run with a group's number and a capability, is that process.
+this module, run with a group's number and a capability, is that process. Where lengths vary, a plain training takes the
+place of a trial (``real_training.py``): what is predicted is a training that meets its samples in their order.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -19,28 +21,33 @@ from pathlib import Path
 from typing import Any
 
 from autofit.driver.starts import made_valid
+from autofit.driver.workers import Workers
 from autofit.errors import UserError
+from autofit.job.request import JobRequest
 from autofit.knobs import KNOBS
-from autofit.method import PACKAGES_OF
-from autofit.outcome import Outcome
-from autofit.predict.fixed_costs import workspace_bytes
-from autofit.predict.needs import CannotPredictError
-from autofit.prediction import Verdict
-from autofit.recipe import recipe_for
-from autofit.request import JobRequest
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
-from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.workers import Workers
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.predict.micro_batches import FORMAT as BATCHES_FORMAT
+from autofit.predict.micro_batches import CannotPredictError
+from autofit.predict.trace_request import FORMAT as TRACE_FORMAT
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Verdict
+from autofit.trial.protocol import MeasuringPlan, StepJob, write_document
 from benchmarks.record import RESULTS, about, read_results, write_results
+from tests.null_gpu.build import BuildError, build
+from tests.null_gpu.run import environment
 
 CAPABILITIES = ("9.0", "8.0", "7.5")
-LENGTHS = [40, 90, 200, 170, 60, 25, 250, 512] * 8
+_DRAWN = random.Random(0)
+LENGTHS = [min(512, max(8, round(_DRAWN.lognormvariate(5.0, 0.8)))) for _ in range(2000)]
 PLAN = MeasuringPlan(warmup_steps=2, warmup_limit=2, least_steps=1, most_steps=3, patience_seconds=0.0)
-MOST_SECONDS = 900
+MOST_SECONDS, MOST_TRAINING_SECONDS = 2400, 300
+FORMATS = (TRACE_FORMAT, BATCHES_FORMAT)
+"""Of what predictions are made of: rows of other ones are made again."""
 FILE = RESULTS / "prediction_null_gpu.json"
-ALLOCATED, RESERVED_MEDIAN, RESERVED_UNDER, RESERVED_OVER = 0.005, 0.003, 0.015, 0.03
-"""Targets: of every row; of the median; of the worst that was predicted too small, and too large."""
+ALLOCATED, RESERVED_UNDER, RESERVED_OVER = 0.005, 0.015, 0.03
+"""Targets of every row, as shares: allocated either way; reserved predicted too small, and too large."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +94,11 @@ GROUPS = (
 def run() -> dict[str, Any]:
     """Every group on every card it is for; a table as it goes.
 
-    It takes half an hour on two cores, so what an earlier run with the same versions found is kept, and each group is
-    written down as it ends: delete the file of results to begin anew.
+    It takes an hour on two cores, so what an earlier run with the same versions and formats found is kept, and each
+    group is written down as it ends: delete the file of results to begin anew.
     """
-    from tests.null_gpu.build import BuildError, build
-    from tests.null_gpu.run import environment
-
     earlier = read_results(FILE) if FILE.exists() else {}
-    has_same = earlier.get("versions") == about("")["versions"]
+    has_same = earlier.get("versions") == about("")["versions"] and earlier.get("formats") == list(FORMATS)
     groups: dict[str, list[dict[str, Any]]] = dict(earlier["groups"]) if has_same else {}
     with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
         try:
@@ -108,18 +112,19 @@ def run() -> dict[str, Any]:
                 if name in groups:
                     continue
                 print(f"-- {name}", flush=True)
-                groups[name] = _in_a_process(number, capability, Path(scratch), environment)
-                write_results(FILE.stem, figures_of(groups))
+                if rows := _in_a_process(number, capability, Path(scratch)):
+                    groups[name] = rows
+                    write_results(FILE.stem, figures_of(groups))
     return figures_of(groups)
 
 
 def figures_of(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """The document of results: a summary, and every row."""
     rows = [row for members in groups.values() for row in members]
-    return {"where": "on the null GPU", **summary(rows), "groups": groups}
+    return {"where": "on the null GPU", "formats": FORMATS, **summary(rows), "groups": groups}
 
 
-def _in_a_process(number: int, capability: str, scratch: Path, environment: Any) -> list[dict[str, Any]]:
+def _in_a_process(number: int, capability: str, scratch: Path) -> list[dict[str, Any]]:
     answers = scratch / f"{number}-{capability}.json"
     settings = {"NULL_GPU_CAPABILITY": capability, "HF_HUB_OFFLINE": "1", "AUTOFIT_HOME": str(scratch / "home")}
     variables = environment(scratch / "null-gpu", {**os.environ, **settings})
@@ -135,10 +140,10 @@ def _in_a_process(number: int, capability: str, scratch: Path, environment: Any)
 
 
 def configs_of(group: Group, space: SearchSpace) -> list[TrainConfig]:
-    """The plain configuration at each split, then each value of the varied knobs at the last but one of them."""
+    """The plain configuration at each split, then each value of the varied knobs at the middle one."""
     plain = {row.name: row.reference for row in KNOBS}
-    halves = [value for value in ("bf16", "fp16") if value in space.choices["precision"]]
-    plain["precision"] = halves[0] if halves else plain["precision"]
+    halves = (value for value in ("bf16", "fp16") if value in space.choices["precision"])
+    plain["precision"] = next(halves, plain["precision"])
 
     def at(size: int, **changes: Any) -> TrainConfig:
         split = {"micro_batch_size": size, "accumulation_steps": group.effective_batch // size}
@@ -180,12 +185,7 @@ def of_group(group: Group) -> list[dict[str, Any]]:
                 row["lengths"] = "varied" if group.lengths else "fixed"
                 try:
                     predicted = predictor.predict(config)
-                    need, workspaces = predictor.need(config), workspace_bytes(situation.device)
-                    simulated = need.on_allocator(
-                        limit=situation.limits.usable_bytes - predicted.bytes_by_category["context"],
-                        expandable=config["allocator"] == "expandable",
-                        workspaces=workspaces,
-                    )
+                    simulated = predictor.on_allocator(config)
                     row |= {
                         "predicted_allocated": simulated.allocated_bytes,
                         "predicted_reserved": simulated.peak_bytes,
@@ -194,14 +194,42 @@ def of_group(group: Group) -> list[dict[str, Any]]:
                     }
                 except CannotPredictError as error:
                     row["not_predicted"] = str(error)
-                result = runner.run(recipe_for(config, situation), PLAN, f"row-{place}")
-                row |= {"outcome": result.outcome.value, "reason": result.reason}
-                if result.measurement is not None:
-                    memory = result.measurement.memory
-                    row |= {"allocated": memory.peak_allocated, "reserved": memory.peak_reserved}
+                recipe = recipe_for(config, situation)
+                if group.lengths:
+                    row |= _trained(
+                        StepJob(model=record.model, workload=record.workload, recipe=recipe, device="cuda:0"), folder
+                    )
+                else:
+                    result = runner.run(recipe, PLAN, f"row-{place}")
+                    row |= {"outcome": result.outcome.value, "reason": result.reason}
+                    if result.measurement is not None:
+                        memory = result.measurement.memory
+                        row |= {"allocated": memory.peak_allocated, "reserved": memory.peak_reserved}
                 rows.append(row)
                 print(line(row), flush=True)
     return rows
+
+
+def _trained(job: StepJob, folder: Path) -> dict[str, Any]:
+    """What a plain training came to, in a process of its own."""
+    path = folder / "training.json"
+    write_document(path, job)
+    command = [sys.executable, "-m", "benchmarks.prediction.real_training", str(path)]
+    try:
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            env={**os.environ, **job.environment},
+            timeout=MOST_TRAINING_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        return {"outcome": Outcome.TIMEOUT.value, "reason": str(error)}
+    lines = ended.stdout.splitlines()
+    if ended.returncode or not lines:
+        return {"outcome": Outcome.ERROR.value, "reason": (ended.stderr.splitlines() or [""])[-1]}
+    answer: dict[str, Any] = json.loads(lines[-1])
+    return answer
 
 
 def line(row: dict[str, Any]) -> str:
@@ -259,7 +287,7 @@ def main(words: list[str]) -> int:
     try:
         rows = of_group(group)
     except UserError as error:
-        print(f"{group.model} {group.method} ({', '.join(PACKAGES_OF[group.method])}): {error}")
+        print(f"{group.name}: {error}")
         rows = []
     Path(words[1]).write_text(json.dumps(rows))
     return 0

@@ -12,17 +12,18 @@ from typing import Any
 import torch
 import transformers
 
-from autofit.catalogue.models import ModelSource
-from autofit.lengths import SampleLengths
-from autofit.method import Adapter
+from autofit.job.lengths import SampleLengths
+from autofit.job.method import Adapter
+from autofit.job.models import ModelSource
+from autofit.job.workload import Workload
+from autofit.knobs.recipe import Recipe
 from autofit.predict.fixed_costs import CUBLAS_THREADS, CUBLAS_WORKSPACE
-from autofit.predict.request import TraceRequest
 from autofit.predict.timeline import StepBuilder
-from autofit.recipe import Recipe
-from autofit.tracer.batch import trace_request
-from autofit.workload import Workload
+from autofit.predict.trace import StepTrace
+from autofit.predict.trace_request import TraceRequest
+from autofit.worker.tracer.batch import trace_request
 from benchmarks.prediction.live_bytes import quiet
-from benchmarks.prediction.loops import adapter_loop, sum_loop
+from benchmarks.prediction.loops import adapter_loop, peak_of, sum_loop
 
 ROWS = Path(__file__).with_name("published_runs.json")
 
@@ -116,7 +117,20 @@ def _compare(row: dict[str, Any], models: dict[str, Any]) -> dict[str, Any]:
 
 
 def _predict(row: dict[str, Any], config: dict[str, Any]) -> int:
-    if row["id"].startswith("fms"):
+    trace = trace_of(row, config)
+    if is_of_a_trainer(row):
+        return StepBuilder(trace).steady_step(1).peak_bytes + CUBLAS_THREADS * CUBLAS_WORKSPACE
+    return peak_of(trace)
+
+
+def is_of_a_trainer(row: dict[str, Any]) -> bool:
+    """Whether the row's source ran Hugging Face's Trainer, and no loop of its own."""
+    return bool(row["id"].startswith("fms"))
+
+
+def trace_of(row: dict[str, Any], config: dict[str, Any]) -> StepTrace:
+    """The published step, traced without data."""
+    if is_of_a_trainer(row):
         with _loss_of_4_48() if row["group"] in OLD_LOSS else contextlib.nullcontext():
             return _trainer(row, config)
 
@@ -134,7 +148,7 @@ def _build(config: dict[str, Any], **keywords: Any) -> Any:
     return auto.from_config(made, **keywords)
 
 
-def _trainer(row: dict[str, Any], config: dict[str, Any]) -> int:
+def _trainer(row: dict[str, Any], config: dict[str, Any]) -> StepTrace:
     """A row of fms-acceleration: the Trainer, packed rows of one length, clipping, foreach AdamW, flash attention."""
     lora = row.get("lora")
     source = ModelSource(name=row["model"], origin="published", config=config)
@@ -194,7 +208,7 @@ def _trainer(row: dict[str, Any], config: dict[str, Any]) -> int:
         document = trace_request(request)
     if document.trace is None:
         raise RuntimeError(f"{row['id']}: {document.refusal}")
-    return StepBuilder(document.trace).steady_step(1).peak_bytes + CUBLAS_THREADS * CUBLAS_WORKSPACE
+    return document.trace
 
 
 @contextlib.contextmanager
@@ -221,7 +235,7 @@ def _loss_of_4_48() -> Iterator[None]:
 @contextlib.contextmanager
 def _norms_in_float32() -> Iterator[None]:
     """What the rows without the accelerated plugin left: norms in float32, everything else in 16 bits."""
-    from autofit.tracer import quantized
+    from autofit.worker.tracer import quantized
 
     build = quantized.build_quantized
 

@@ -11,12 +11,12 @@ import torch
 from torch.autograd import DeviceType
 from transformers import Trainer, TrainerCallback
 
-from autofit.recipe import Recipe
-from autofit.tasks import Task
-from autofit.trace import Phase
-from autofit.trial.batches import GivenMicroBatches
-from autofit.trial.build import build_collator, short_arguments
-from autofit.trial.samples import SamplesByLength
+from autofit.job.tasks import Task
+from autofit.knobs.recipe import Recipe
+from autofit.predict.trace import Phase
+from autofit.worker.batches import GivenMicroBatches
+from autofit.worker.build import build_collator, short_arguments
+from autofit.worker.made_up_samples import SamplesByLength
 
 
 def real_phase_peaks(

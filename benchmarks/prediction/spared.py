@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import autofit
-from autofit.outcome import Outcome
+from autofit.study.outcome import Outcome
 from benchmarks.record import spreads
 
 ROUNDS = 3

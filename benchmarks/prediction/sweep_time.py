@@ -12,12 +12,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autofit.recipe import recipe_for
-from autofit.request import JobRequest
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
+from autofit.driver.workers import Workers
+from autofit.job.request import JobRequest
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.workers import Workers
 from benchmarks.prediction.ranks import rank_correlation
 
 MODEL = "examples/small-llama"
@@ -91,6 +91,7 @@ def _sweep(space: SearchSpace) -> list[TrainConfig]:
                 "kernels": "default",
                 "compile": "off",
                 "allocator": "default",
+                "loader": "default",
             }
         )
         for (size, steps), rung, attention, optimizer in itertools.product(

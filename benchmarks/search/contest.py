@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from autofit.driver.history import History
-from autofit.outcome import Outcome
-from autofit.prediction import Verdict
-from autofit.train_config import TrainConfig
-from autofit.trials import Trial
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Verdict
+from autofit.study.trial import Trial
 from benchmarks.search.replay import ReplayRunner, full_cost, true_seconds
 from benchmarks.search.sweep import Sweep
 

@@ -31,9 +31,9 @@ from autofit.driver.starts import (
 from autofit.knobs import KNOBS
 from autofit.knobs.activation_checkpointing import LADDER
 from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
-from autofit.outcome import Outcome
-from autofit.space import SearchSpace
-from autofit.train_config import TrainConfig
+from autofit.knobs.space import SearchSpace
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
 
 KEEPS_UP = 1.15
 """A change within this factor of the best is worth climbing with: a larger micro-batch often makes that up."""

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from autofit.driver.history import History
 from autofit.driver.starts import reference_configs
 from autofit.knobs import KNOBS
-from autofit.outcome import Outcome
-from autofit.train_config import TrainConfig
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
 
 
 class Peer:

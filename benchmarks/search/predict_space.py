@@ -14,14 +14,15 @@ from typing import Any
 
 import msgspec
 
-from autofit.catalogue.gpus import find_gpu
-from autofit.predict.needs import CannotPredictError, Needs
+from autofit.device.gpus import find_gpu
+from autofit.job.request import JobRequest
+from autofit.job.situation import Limits
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.predict.micro_batches import CannotPredictError
+from autofit.predict.needs import Needs
 from autofit.predict.predictor import Predictor
 from autofit.predict.step_time import OF_PUBLISHED_PEAKS
-from autofit.request import JobRequest
-from autofit.situation import Limits
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
 from autofit.trial.traces import TraceKeeper
 from autofit.trial.workshop import Workshop, probe
 from benchmarks.record import about
@@ -73,7 +74,7 @@ def predict(name: str) -> None:
                 Needs(situation, record.model, keeper),
                 situation,
                 rates=gpu.rates,
-                efficiencies=OF_PUBLISHED_PEAKS,
+                efficiency=OF_PUBLISHED_PEAKS,
             )
             predictor.prepare(space.configs)
             rows = [row for config in space.configs if (row := _row(predictor, config)) is not None]

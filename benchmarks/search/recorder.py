@@ -16,19 +16,19 @@ from typing import Any
 
 import msgspec
 
-from autofit.measurement import Measurement
-from autofit.outcome import Outcome
-from autofit.predict.needs import CannotPredictError
+from autofit.driver.workers import Workers
+from autofit.job.request import JobRequest
+from autofit.job.situation import Limits, Situation
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.predict.micro_batches import CannotPredictError
 from autofit.predict.predictor import Predictor
-from autofit.prediction import Prediction
-from autofit.recipe import recipe_for
-from autofit.request import JobRequest
-from autofit.situation import Limits, Situation
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
+from autofit.study.measurement import Measurement
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult
-from autofit.trial.workers import Workers
 from benchmarks.record import measuring_seconds
 from benchmarks.search.sweep import Answer, Row, Sweep
 

@@ -7,11 +7,11 @@ import random
 import statistics
 from collections.abc import Sequence
 
-from autofit.measurement import Measurement, StepSeconds, Window
-from autofit.outcome import Outcome
-from autofit.prediction import Prediction
-from autofit.recipe import Recipe, recipe_for
-from autofit.train_config import TrainConfig
+from autofit.knobs.recipe import Recipe, recipe_for
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.measurement import Measurement, StepSeconds, Window
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import RunResult
 from benchmarks.search.sweep import Answer, Row, Sweep

@@ -18,9 +18,9 @@ from autofit.driver.encoding import EncodedSpace
 from autofit.driver.observation import Observation
 from autofit.driver.sampler import AutofitSampler, NothingWorthwhileError
 from autofit.knobs import KNOBS
-from autofit.prediction import Prediction, Verdict
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.prediction import Prediction, Verdict
 from autofit.units import GIB
 from benchmarks.record import write_results
 from benchmarks.search.record_sweep import SWEEPS

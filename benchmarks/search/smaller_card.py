@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from autofit.outcome import Outcome
-from autofit.prediction import Prediction
-from autofit.situation import Limits
-from autofit.train_config import TrainConfig
+from autofit.job.situation import Limits
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction
 from autofit.units import format_bytes
 from benchmarks.search.sweep import Answer, Row, Sweep
 

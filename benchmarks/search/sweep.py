@@ -10,12 +10,13 @@ from typing import Any
 
 import msgspec
 
-from autofit.measurement import Memory
-from autofit.outcome import Outcome
-from autofit.prediction import Prediction
-from autofit.situation import Situation
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import KnobValue, TrainConfig
+from autofit.job.situation import Situation
+from autofit.knobs import completed
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.study.measurement import Memory
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction
 
 FORMAT = 1
 
@@ -40,7 +41,7 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def config(self) -> TrainConfig:
         """Its configuration."""
-        return TrainConfig(self.values)
+        return TrainConfig(completed(self.values))
 
 
 class Sweep(msgspec.Struct, frozen=True, kw_only=True, dict=True):

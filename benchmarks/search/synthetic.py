@@ -14,10 +14,10 @@ from collections import defaultdict
 from dataclasses import dataclass, replace
 
 from autofit.knobs import KNOBS
-from autofit.measurement import Memory
-from autofit.outcome import Outcome
-from autofit.prediction import Prediction, Verdict
-from autofit.train_config import TrainConfig
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.measurement import Memory
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction, Verdict
 from autofit.units import GIB
 from benchmarks.search.record_sweep import SWEEPS
 from benchmarks.search.sweep import Answer, Row, Sweep, read_sweep

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from autofit.request import JobRequest
-from autofit.space import SearchSpace, SpaceRequest
+from autofit.job.request import JobRequest
+from autofit.knobs.space import SearchSpace, SpaceRequest
 from benchmarks.gpu.__main__ import PARTS, main
 from benchmarks.gpu.jobs import FULL_JOBS, Job
 from benchmarks.record import read_results

@@ -8,12 +8,12 @@ import msgspec
 import pytest
 
 from autofit.driver.strategy import make_strategy
-from autofit.measurement import Memory
-from autofit.outcome import Outcome
-from autofit.prediction import Prediction, Verdict
-from autofit.recipe import recipe_for
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.measurement import Memory
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction, Verdict
 from autofit.trial.protocol import MeasuringPlan
 from benchmarks.search.contest import Truth, contest
 from benchmarks.search.peer_strategies import HalveOnOutOfMemory, MicroBatchProbing, PowerThenBisect, StagedGreedy

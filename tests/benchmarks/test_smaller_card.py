@@ -7,9 +7,9 @@ from dataclasses import replace
 import msgspec
 import pytest
 
-from autofit.measurement import Memory
-from autofit.outcome import Outcome
-from autofit.situation import Limits
+from autofit.job.situation import Limits
+from autofit.study.measurement import Memory
+from autofit.study.outcome import Outcome
 from autofit.units import GIB
 from benchmarks.search.record_sweep import SWEEPS
 from benchmarks.search.smaller_card import on_smaller_card, undecided

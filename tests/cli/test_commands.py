@@ -47,7 +47,7 @@ def test_a_stored_study_is_shown_exported_examined_and_replayed(
 
     assert main(["doctor", "--replay", "0", "--study", searched]) == 0
     replayed = capfd.readouterr().out
-    assert "then: ok" in replayed and "now: ok" in replayed and "autofit.trial.worker" in replayed
+    assert "then: ok" in replayed and "now: ok" in replayed and "autofit.worker.job" in replayed
 
 
 def without_paths(printed: str, folder: Path) -> list[str]:
@@ -63,7 +63,7 @@ def test_a_search_is_compared_with_a_baseline_and_another_sampler_may_propose(
     words = [str(tiny_model), "--effective-batch", "4", "--seq-len", "32", "--max-trials", "3", "--sampler", "tpe"]
     assert main([*words, "--fix", "precision=fp32", "--baseline", str(baseline), "--quiet"]) == 0
     output = capfd.readouterr().out
-    assert "your baseline" in output and "defaults" not in output
+    assert "your settings" in output and "defaults" not in output
 
 
 def test_doctor_says_of_every_choice_whether_it_can_be_had(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from autofit.study import open_study
+from autofit.study.store import open_study
 from tests.doubles import make_situation, make_trial
-from tests.test_study import add, make_record
+from tests.study.test_store import add, make_record
 
 
 @pytest.fixture

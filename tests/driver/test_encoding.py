@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autofit.driver.encoding import EncodedSpace
-from autofit.space import SearchSpace, SpaceRequest, needs_at_least
+from autofit.knobs.space import SearchSpace, SpaceRequest, needs_at_least
 from tests.doubles import make_config, make_situation
 from tests.driver.test_strategy import gpu_space
 

@@ -10,11 +10,11 @@ from autofit.driver.foresight import Foresight
 from autofit.driver.loop import Search
 from autofit.driver.observer import Observer
 from autofit.driver.strategy import make_strategy
-from autofit.outcome import Outcome
-from autofit.predict.needs import CannotPredictError
-from autofit.prediction import Prediction, Verdict
-from autofit.ranking import rank
-from autofit.train_config import TrainConfig
+from autofit.knobs.train_config import TrainConfig
+from autofit.predict.micro_batches import CannotPredictError
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction, Verdict
+from autofit.study.ranking import rank
 from autofit.trial.protocol import MeasuringPlan
 from tests.driver.test_loop import UNLIMITED, Setting
 from tests.driver.test_strategy import MIB, needed, seconds

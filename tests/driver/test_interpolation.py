@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from autofit.driver.covariance import Kernel
 from autofit.driver.encoding import EncodedSpace
 from autofit.driver.interpolation import EXACTLY, Interpolation
-from autofit.driver.kernel import Kernel
 from autofit.driver.prior import SECONDS_BETWEEN
 from tests.driver.test_strategy import gpu_space
 from tests.driver.test_surrogate import truth

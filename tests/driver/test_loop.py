@@ -10,23 +10,23 @@ import pytest
 
 from autofit.driver.budget import Budget, num_counted
 from autofit.driver.loop import Search
-from autofit.driver.need import least_need
+from autofit.driver.nothing_fits import least_need
 from autofit.driver.observer import Observer
 from autofit.driver.rounds import next_round
 from autofit.driver.strategy import make_strategy
-from autofit.outcome import Outcome
-from autofit.ranking import rank
-from autofit.recipe import Recipe, recipe_for
-from autofit.situation import Situation
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.study import Study, load_study, open_study
-from autofit.train_config import TrainConfig
+from autofit.job.situation import Situation
+from autofit.knobs.recipe import Recipe, recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.study.ranking import rank
+from autofit.study.store import Study, load_study, open_study
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult
 from tests.doubles import FormulaRunner, make_measurement, make_situation, make_trial, recipe_key
 from tests.driver.test_strategy import LEFT_OUT, MIB, needed, seconds
-from tests.test_measurement import disturbed
-from tests.test_study import make_record
+from tests.study.test_measurement import disturbed
+from tests.study.test_store import make_record
 
 UNLIMITED = Budget(seconds=None, trials=None)
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from autofit.driver.rounds import MOST_REPEATED, MOST_ROUNDS, finalists, next_round, rounds_to_come, to_repeat
-from autofit.evidence import evidence_by_config
-from autofit.outcome import Outcome
-from autofit.trials import Trial
+from autofit.study.evidence import evidence_by_config
+from autofit.study.outcome import Outcome
+from autofit.study.trial import Trial
 from tests.doubles import make_trial
-from tests.test_measurement import disturbed
+from tests.study.test_measurement import disturbed
 
 
 def rounds(*seconds: tuple[float, ...], cores: float = 0.0) -> list[Trial]:

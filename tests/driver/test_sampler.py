@@ -12,9 +12,9 @@ from autofit.driver.encoding import EncodedSpace
 from autofit.driver.observation import Elsewhere, Observation
 from autofit.driver.parameters import distributions_of, params_of
 from autofit.driver.sampler import AutofitSampler, NothingWorthwhileError
-from autofit.outcome import Outcome
-from autofit.prediction import Prediction, Verdict
-from autofit.train_config import TrainConfig
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction, Verdict
 from tests.driver.test_strategy import gpu_space, needed, seconds
 
 

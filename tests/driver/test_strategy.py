@@ -13,15 +13,15 @@ from autofit.driver.samplers import SAMPLERS
 from autofit.driver.starts import leanest_configs, reference_configs
 from autofit.driver.strategy import make_strategy
 from autofit.errors import UserError
-from autofit.evidence import Evidence
-from autofit.lengths import SampleLengths
-from autofit.outcome import Outcome
-from autofit.ranking import find_reference, rank
-from autofit.recipe import recipe_for
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import TrainConfig
+from autofit.job.lengths import SampleLengths
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import TrainConfig
+from autofit.study.evidence import Evidence
+from autofit.study.outcome import Outcome
+from autofit.study.ranking import find_reference, rank
+from autofit.study.trial import Trial
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trials import Trial
 from tests.doubles import FormulaRunner, make_situation, recipe_key
 
 MIB = 2**20

@@ -16,16 +16,17 @@ import msgspec
 import pytest
 from transformers import AutoTokenizer, Trainer
 
+from autofit.device.device import Device
 from autofit.errors import UserError
 from autofit.export import EXPORTERS, parse_export, write_export
-from autofit.export.training_arguments import serialize
-from autofit.lengths import SampleLengths
-from autofit.outcome import Outcome
-from autofit.result import Result
-from autofit.trials import Trial
+from autofit.export.training_arguments import _launch_command, serialize
+from autofit.job.lengths import SampleLengths
+from autofit.study.outcome import Outcome
+from autofit.study.result import Result
+from autofit.study.trial import Trial
 from tests.conftest import TINY_LLAMA
 from tests.doubles import FIELDS, make_situation, make_trial
-from tests.test_study import make_record
+from tests.study.test_store import make_record
 
 
 def make_result(
@@ -163,6 +164,12 @@ def test_the_library_gives_the_collator_that_was_measured() -> None:
         best = make_result(make_trial(batch_layout=layout), lengths=VERSES).best
         shapes[layout] = tuple(best.data_collator()(samples)["input_ids"].shape)
     assert shapes == {"dynamic_padding": (2, 3), "fixed_padding": (2, 30), "packed": (1, 5), "flattened": (1, 5)}
+
+
+def test_a_card_that_is_not_the_first_is_named_by_the_drivers_number() -> None:
+    device = Device(kind="cuda", name="RTX 4090", memory_bytes=2**34, index=1)
+    assert _launch_command(1, device) == "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1 python"
+    assert _launch_command(1, dataclasses.replace(device, index=0)) == "CUDA_VISIBLE_DEVICES=0 python"
 
 
 def test_more_devices_than_were_meant_stop_it_with_one_sentence(tmp_path: Path) -> None:

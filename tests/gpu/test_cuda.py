@@ -8,19 +8,19 @@ from pathlib import Path
 import pytest
 
 import autofit
-from autofit import nvml
-from autofit.catalogue.models import ModelSource
-from autofit.detect import find_device
-from autofit.lengths import SampleLengths
-from autofit.outcome import Outcome
-from autofit.recipe import recipe_for
-from autofit.situation import Limits, Situation
-from autofit.space import SearchSpace, SpaceRequest
+from autofit.device import nvml
+from autofit.device.detect import find_device
+from autofit.job.lengths import SampleLengths
+from autofit.job.models import ModelSource
+from autofit.job.situation import Limits, Situation
+from autofit.job.workload import Workload
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.study.outcome import Outcome
 from autofit.trial.launcher import TrialServer
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner
 from autofit.trial.workshop import Workshop, probe
-from autofit.workload import Workload
 from tests.conftest import TINY_LLAMA
 from tests.doubles import make_config
 

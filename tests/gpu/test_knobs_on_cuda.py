@@ -6,22 +6,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from autofit.catalogue.models import ModelSource
-from autofit.detect import find_device
+from autofit.device.detect import find_device
 from autofit.driver.starts import made_valid
-from autofit.equivalence import check_equivalence
+from autofit.job.lengths import SampleLengths
+from autofit.job.method import Adapter
+from autofit.job.models import ModelSource
+from autofit.job.situation import Limits, Situation
+from autofit.job.workload import Workload
 from autofit.knobs import KNOBS
-from autofit.lengths import SampleLengths
-from autofit.method import Adapter
-from autofit.outcome import Outcome
-from autofit.recipe import recipe_for
-from autofit.situation import Limits, Situation
-from autofit.space import SearchSpace, SpaceRequest
-from autofit.train_config import KnobValue, TrainConfig
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.trial.equivalence import check_equivalence
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
 from autofit.trial.runner import ProcessRunner
 from autofit.trial.workshop import Workshop, probe
-from autofit.workload import Workload
 from tests.doubles import make_config
 from tests.gpu.test_cuda import WIDE
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 import autofit
-from autofit.outcome import Outcome
-from autofit.prediction import Verdict
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Verdict
 
 pytestmark = pytest.mark.gpu
 

@@ -28,7 +28,7 @@ SUCCEEDING_DRIVER_NAMES = ("cuTensorMapEncode", "cuLogs")
 
 
 class BuildError(Exception):
-    """What is missing to build the null GPU, as a sentence."""
+    """Something to build the null GPU with is missing; the text is a sentence."""
 
 
 def libraries() -> Path:

@@ -33,7 +33,7 @@ class NullGpu:
         )
 
     def python(self, code: str, **settings: str) -> str:
-        """What a program prints; it has to end well."""
+        """Output of a program that has to end well."""
         ended = self.run(sys.executable, "-c", code, **settings)
         assert ended.returncode == 0, ended.stderr
         return ended.stdout

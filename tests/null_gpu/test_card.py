@@ -53,6 +53,17 @@ def test_the_share_of_a_process_is_enforced_with_and_without_expandable_segments
         assert said.split() == ["out", "5", "0"], allocator
 
 
+def test_what_a_card_lacks_is_asked_of_torch_and_leaves_the_allocator_as_it_was(null_gpu: NullGpu) -> None:
+    said = null_gpu.python(
+        "from autofit.worker.accelerator import CudaCard\n"
+        "import torch\n"
+        "print(CudaCard().lacks())\n"
+        "torch.cuda.empty_cache(); kept = torch.empty(2**25, device='cuda')\n"
+        "print(any(each['is_expandable'] for each in torch.cuda.memory_snapshot()))\n"
+    )
+    assert said.splitlines() == ["{}", "False"]
+
+
 def test_small_tensors_hold_what_was_computed(null_gpu: NullGpu) -> None:
     said = null_gpu.python(
         "import torch\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from autofit.trace import Category, Operators, Phase, StepTrace
+from autofit.predict.trace import Category, Operators, Phase, StepTrace
 
 WEIGHT, INPUT, ACTIVATION, LOSS, GRADIENT, SCRATCH, STATE, TEMPORARY = range(8)
 
@@ -44,7 +44,7 @@ def made_up_trace(rows: int = 2, *, activation: int = 100, events: tuple[int, ..
             *(SCRATCH + 1, GRADIENT + 1, -(SCRATCH + 1), -(ACTIVATION + 1)),
             *(-(LOSS + 1), STATE + 1, TEMPORARY + 1, -(TEMPORARY + 1), -(GRADIENT + 1)),
         ),
-        phase_ends=(1, 2, 4, 8, 13),
+        phase_ends=(1, 2, 4, 8, 13, 13),
         gradient_events={GRADIENT: 6},
         gradient_of={0: GRADIENT},
         cloned_gradients=(),

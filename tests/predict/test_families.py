@@ -6,12 +6,12 @@ from dataclasses import replace
 
 import pytest
 
-from autofit.predict.families import Family, pair_for, traceable, with_update
+from autofit.job.situation import Situation
+from autofit.knobs.recipe import recipe_for
+from autofit.predict.families import Family, pair_for, shorter_length, traceable, with_update
 from autofit.predict.timeline import StepBuilder
-from autofit.recipe import recipe_for
-from autofit.situation import Situation
 from tests.doubles import make_config, make_situation
-from tests.predict.made_up import STATE, made_up_trace, with_other_state
+from tests.predict.made_up import ACTIVATION, SCRATCH, STATE, made_up_trace, with_other_state
 
 
 def test_two_traces_tell_the_bytes_and_the_work_of_every_other_number_of_rows() -> None:
@@ -19,6 +19,27 @@ def test_two_traces_tell_the_bytes_and_the_work_of_every_other_number_of_rows() 
     for rows in (3, 8, 32):
         assert family.sizes(rows).tolist() == list(made_up_trace(rows).sizes)
         assert family.work(rows).flops.tolist() == list(made_up_trace(rows).operators.flops)
+
+
+def test_a_shorter_trace_tells_how_each_block_grows_with_the_length() -> None:
+    longer, more = made_up_trace(2), made_up_trace(4)
+    # The activation grows with the length, the scratch with its square, and the rest has one size.
+    sizes = [size // 2 if block == ACTIVATION else size // 4 if block == SCRATCH else size
+             for block, size in enumerate(more.sizes)]  # fmt: skip
+    family = Family(longer, more, inputs_ahead=0, shorter=replace(more, length=8, sizes=tuple(sizes)))
+    assert family.sizes(6, 16).tolist() == list(made_up_trace(6).sizes)
+    quarter = family.sizes(4, 4).tolist()
+    assert quarter[ACTIVATION] == 400 // 4 and quarter[SCRATCH] == 2000 / 16 and quarter[STATE] == 2000
+
+
+@pytest.mark.parametrize(
+    ("rows", "length", "shorter"),
+    [(4, 512, 384), (2, 200, 128), (2, 100, 56), (2, 9, 8), (2, 2, None), (8, 512, 392), (4, 770, 769), (4, 769, None)],
+)
+def test_a_shorter_length_is_more_than_half_and_on_the_same_side_of_cudas_sorting(
+    rows: int, length: int, shorter: int | None
+) -> None:
+    assert shorter_length(rows, length, on_cuda=True) == shorter
 
 
 def test_traces_whose_events_differ_are_not_alike() -> None:
@@ -29,7 +50,14 @@ def test_traces_whose_events_differ_are_not_alike() -> None:
 
 @pytest.mark.parametrize(
     ("rows", "length", "pair"),
-    [(8, 2048, (2, 4)), (2, 1024, (2, 3)), (8, 1024, (4, 8)), (24, 128, (2, 4)), (25, 128, (32, 64))],
+    [
+        (8, 2048, (2, 4)),
+        (2, 1024, (2, 3)),
+        (8, 1024, (4, 8)),
+        (7, 128, (2, 4)),
+        (24, 128, (8, 16)),
+        (25, 128, (32, 64)),
+    ],
 )
 def test_the_two_traces_lie_on_the_side_of_cudas_sorting_that_they_tell_of(
     rows: int, length: int, pair: tuple[int, int]

@@ -7,14 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from autofit.lengths import SampleLengths
+from autofit.device.rates import Rates
 from autofit.predict.calibration import Calibration
-from autofit.predict.expected_load import expected_share, rows_of_longest
-from autofit.predict.step_time import Efficiency, StepClock, Work
-from autofit.rates import Rates
+from autofit.predict.step_time import Efficiency, StepClock, Work, WorkShares
 
 RATES = Rates(flops_16=1000.0, flops_32=100.0, flops_tf32=500.0, bytes_per_second=10.0, launch_seconds=0.0)
-ALL = Efficiency(arithmetic=1.0, traffic=1.0)
+ALL = Efficiency(products=1.0, attention=1.0, traffic=1.0)
 
 
 def work(**changes: object) -> Work:
@@ -47,8 +45,21 @@ def test_half_of_a_causal_square_is_computed_and_shorter_samples_cost_its_square
     square = work(is_quadratic=np.array([True, False, False]))
     assert StepClock(RATES, causal=True).micro_step_and_update(square, ALL)[0] == 1.0 + 3.0
     assert StepClock(RATES, causal=False).micro_step_and_update(square, ALL)[0] == 2.0 + 3.0
-    half = StepClock(RATES, causal=False, length_share=0.5).micro_step_and_update(square, ALL)
+    shares = WorkShares(length=0.5, scores=0.25)
+    half = StepClock(RATES, causal=False, shares=shares).micro_step_and_update(square, ALL)
     assert half == (0.5 + 1.5, 5.0)
+
+
+def test_fused_attention_reaches_another_part_of_the_arithmetic_than_products() -> None:
+    square = work(is_quadratic=np.array([True, False, False]))
+    half = replace(ALL, attention=0.5)
+    assert StepClock(RATES, causal=False).micro_step_and_update(square, half)[0] == 4.0 + 3.0
+    assert StepClock(RATES).micro_step_and_update(work(), half)[0] == 2.0 + 3.0
+
+
+def test_a_host_that_is_slower_than_the_card_decides() -> None:
+    slow = replace(ALL, launch_seconds=10.0)
+    assert StepClock(RATES).micro_step_and_update(work(), slow) == (20.0, 10.0)
 
 
 def test_a_step_is_never_faster_than_its_launches() -> None:
@@ -72,29 +83,3 @@ def test_a_familys_own_residuals_count_for_it_and_half_of_them_for_others() -> N
     calibration.learn("b", missing_bytes=0, time_ratio=0.5)
     assert calibration.time_factor("b") == pytest.approx(0.5)
     assert calibration.num_trials == 3
-
-
-def test_how_much_of_the_worst_micro_batch_a_typical_one_is() -> None:
-    lengths = SampleLengths(lengths=(10, 100), counts=(90, 10))
-    assert expected_share("fixed_padding", 8, lengths) == 1.0
-    assert expected_share("flattened", 8, lengths) == pytest.approx(0.19)
-    # One sample is short nine times of ten; of very many, one is long.
-    assert expected_share("dynamic_padding", 1, lengths) == pytest.approx(0.19)
-    assert expected_share("dynamic_padding", 100, lengths) == pytest.approx(1.0, abs=0.01)
-    assert expected_share("dynamic_padding", 8, SampleLengths.fixed(64)) == 1.0
-
-
-def test_the_worst_flattened_batch_has_the_tokens_of_the_longest_samples() -> None:
-    lengths = SampleLengths(lengths=(10, 100), counts=(90, 2))
-    assert rows_of_longest("dynamic_padding", 4, lengths) == 4
-    assert rows_of_longest("flattened", 4, lengths) == pytest.approx(2.2)
-    assert rows_of_longest("packed", 8, lengths) == 3
-
-
-def test_packed_rows_are_counted_as_the_collator_packs_them() -> None:
-    from autofit.trial.collators import PackRows
-
-    lengths = SampleLengths(lengths=(20, 35, 60, 100), counts=(9, 9, 16, 1))
-    for rows in (1, 4, 16, 32):
-        packed = PackRows(100).rows(lengths.longest_samples(rows))
-        assert rows_of_longest("packed", rows, lengths) == len(packed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from autofit.predict.timeline import StepBuilder
-from autofit.trace import Category, Phase
+from autofit.predict.trace import Category, Phase
 from tests.predict.made_up import made_up_trace
 
 

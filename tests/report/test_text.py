@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 
 from autofit.export.json_document import serialize
-from autofit.lengths import SampleLengths
-from autofit.outcome import Outcome
+from autofit.job.lengths import SampleLengths
 from autofit.report.text import as_text, count_trials
-from autofit.result import Run
+from autofit.study.outcome import Outcome
+from autofit.study.result import Run
 from tests.doubles import make_trial
 from tests.export.test_training_arguments import make_result
 
@@ -57,9 +57,9 @@ def test_configurations_and_whole_runs_are_counted_apart() -> None:
 
 def test_why_the_search_stopped_is_kept_with_the_study(tmp_path) -> None:
     from autofit.api import load
-    from autofit.study import open_study
+    from autofit.study.store import open_study
     from tests.doubles import make_situation
-    from tests.test_study import add, make_record
+    from tests.study.test_store import add, make_record
 
     storage = f"sqlite:///{tmp_path / 'studies.db'}"
     study = open_study(storage, make_record(situation=make_situation()), "one", fresh=False)

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from autofit.outcome import Outcome
+from autofit.study.outcome import Outcome
 from autofit.trial.protocol import JobFiles, TrialResult, note_phase, write_document
 
 

@@ -14,12 +14,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autofit.catalogue.models import ModelSource
-from autofit.trial import hidden_import
+from autofit.job.models import ModelSource
 from autofit.trial.launcher import FreshInterpreters, LaunchError, TrialServer, worker_environment
 from autofit.trial.protocol import JobFiles, ProbeJob, ProbeResult, read_result, write_document
-from autofit.trial.server import _kill_group
 from autofit.trial.workshop import Workshop
+from autofit.worker import hidden_import
+from autofit.worker.server import _kill_group
 from tests.doubles import make_situation
 
 
@@ -194,7 +194,7 @@ def test_variables_that_a_knob_decides_are_not_taken_over_and_other_names_for_th
 def test_a_hidden_package_is_not_found_and_is_again_when_shown(package: str) -> None:
     script = (
         "import importlib.util, sys\n"
-        "from autofit.trial import hidden_import\n"
+        "from autofit.worker import hidden_import\n"
         "hidden_import.hide()\n"
         f"assert importlib.util.find_spec('{package}') is None\n"
         "assert importlib.util.find_spec('json') is not None\n"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import socket
 import sys
 import time
 from pathlib import Path
@@ -9,14 +11,14 @@ from pathlib import Path
 import psutil
 import pytest
 
-from autofit.catalogue.models import resolve_model
-from autofit.host import reap
-from autofit.outcome import Outcome
-from autofit.recipe import recipe_for
+from autofit.device.host import reap
+from autofit.job.models import resolve_model
+from autofit.knobs.recipe import recipe_for
+from autofit.study.outcome import Outcome
 from autofit.trial import launcher as launcher_module
 from autofit.trial import runner as runner_module
 from autofit.trial.launcher import FreshInterpreters, worker_environment
-from autofit.trial.protocol import MeasuringPlan
+from autofit.trial.protocol import JobFiles, MeasuringPlan
 from autofit.trial.runner import ProcessRunner, RunResult, expected_state_bytes
 from autofit.trial.workshop import Workshop, remove_scratch
 from tests.doubles import make_config, make_situation
@@ -181,11 +183,22 @@ def test_the_end_of_the_budget_ends_a_worker_and_does_not_blame_it(tmp_path: Pat
 
 def test_temporary_files_of_a_killed_worker_are_removed(tmp_path: Path) -> None:
     run("kill-with-scratch", tmp_path)
-    assert not list(tmp_path.glob("*.scratch"))
+    assert not JobFiles(tmp_path / "one.json").scratch.exists()
     # Those of a search that was killed go when the next one begins.
-    (tmp_path / "two.scratch").mkdir()
+    (tmp_path / "two.json").touch()
+    JobFiles(tmp_path / "two.json").scratch.mkdir()
     remove_scratch(tmp_path)
-    assert not list(tmp_path.glob("*.scratch"))
+    assert not JobFiles(tmp_path / "two.json").scratch.exists()
+
+
+def test_sockets_can_be_made_among_a_jobs_temporary_files_however_long_its_own_path_is(tmp_path: Path) -> None:
+    scratch = JobFiles(tmp_path / ("x" * 100) / "trial-0001.json").scratch
+    scratch.mkdir()
+    with socket.socket(socket.AF_UNIX) as listener:
+        # As long as multiprocessing's own: pymp-xxxxxxxx/listener-xxxxxxxx.
+        (scratch / "pymp-01234567").mkdir()
+        listener.bind(str(scratch / "pymp-01234567" / "listener-01234567"))
+    shutil.rmtree(scratch)
 
 
 @pytest.mark.parametrize(("resident", "outcome"), [(96, Outcome.OOM), (50, Outcome.CRASHED)])

@@ -28,6 +28,6 @@ def loss_and_gradients_are_one(module: ModuleType) -> None:
 
 
 PATCHES = {
-    "autofit.trial.isolation": samples_do_not_see_each_other,
-    "autofit.trial.one_step": loss_and_gradients_are_one,
+    "autofit.worker.isolation": samples_do_not_see_each_other,
+    "autofit.worker.one_step": loss_and_gradients_are_one,
 }

@@ -1,1 +1,0 @@
-"""Facts that ship with the package, each with its source."""

@@ -1,0 +1,65 @@
+"""Frame of every searching command: progress, the result, exports, the command that goes on."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from autofit.errors import NothingFitsError, UserError
+
+if TYPE_CHECKING:
+    from autofit.api import SearchResult
+    from autofit.driver.observer import Observer
+    from autofit.study.result import Run
+
+
+def run_of(options: argparse.Namespace) -> Run | None:
+    """The training run whose duration and cost are asked for; None without ``--samples``."""
+    from autofit.study.result import Run
+
+    if options.samples is None:
+        return None
+    return Run(samples=options.samples, epochs=options.epochs, price_per_hour=options.price)
+
+
+def report(search: Callable[[Observer], SearchResult], options: argparse.Namespace, command: list[str]) -> int:
+    """Search, print the result and write the exports; the exit code. ``command`` is what was typed."""
+    if options.price is not None and options.samples is None:
+        raise UserError("--price needs --samples: how many samples the run has.")
+    from autofit.export import parse_export, write_export
+
+    exports = [parse_export(text, force=options.force) for text in options.export]
+    from autofit.cli.show import print_result
+    from autofit.report.live import watch
+
+    with watch(quiet=options.quiet) as observer:
+        try:
+            result = search(observer)
+        except NothingFitsError as error:
+            failed = error
+            result = None
+    if result is None:
+        from autofit.api import load
+
+        print_result(load(observer.study, storage=options.storage), as_json=options.json)
+        raise failed
+    print_result(result, as_json=options.json)
+    if result.ranking.best is not None:
+        for name, path in exports:
+            write_export(result, name, path)
+            print(f"Wrote {path}", file=sys.stderr)
+    if result.interrupted:
+        print(f"Interrupted; everything measured is kept. Go on with: {_resume(command)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _resume(command: list[str]) -> str:
+    """The same command without what would begin anew; words after ``--`` are another program's own."""
+    end = command.index("--") if "--" in command else len(command)
+    ours = [word for word in command[:end] if word not in ("--fresh", "--force")]
+    exports = any(word.startswith("--export") for word in ours)
+    return shlex.join([*ours, *(["--force"] if exports else []), *command[end:]])

@@ -1,0 +1,1 @@
+"""Devices: the present one, those of the catalogue, and what the host says."""

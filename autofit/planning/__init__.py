@@ -1,0 +1,1 @@
+"""Planning: what fits on cards that are not here, and how fast it is."""

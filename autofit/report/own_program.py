@@ -1,0 +1,104 @@
+"""Changes that a recommendation makes in a user's own program: values before and after, the command with them."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from dataclasses import dataclass
+from typing import Any
+
+from autofit.job.program import Program
+from autofit.knobs.baseline import NEWER_NAMES, OLDER_NAMES, normalized
+from autofit.study.recommendation import Recommendation
+from autofit.study.result import Result
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One setting of a program, as it is and as it is recommended. ``place`` is where it is set."""
+
+    name: str
+    before: Any
+    after: Any
+    place: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.before} -> {self.after}"
+
+
+ARGUMENTS, MODEL, ENVIRONMENT = "TrainingArguments", "from_pretrained", "environment"
+
+
+def changes_of(program: Program, recommendation: Recommendation) -> list[Change]:
+    """The settings whose values differ, in the order in which they are set."""
+    settings = normalized(program.settings) | {
+        "per_device_train_batch_size": program.micro_batch_size,
+        "gradient_accumulation_steps": program.accumulation_steps,
+    }
+    found = []
+    groups = (
+        (ENVIRONMENT, recommendation.environment),
+        (MODEL, recommendation.model_kwargs),
+        (ARGUMENTS, recommendation.training_arguments),
+    )
+    for place, values in groups:
+        for name, after in values.items():
+            before = settings.get(NEWER_NAMES.get(name, name))
+            if (before or None) != (after or None):
+                found.append(Change(name=name, before=before, after=after, place=place))
+    return found
+
+
+def changed_command(program: Program, changes: list[Change]) -> str | None:
+    """The program's command with the changes as flags; None where it takes no such flags.
+
+    Flags that are there are changed; others are added where the command has some of TrainingArguments' already, or is
+    one of TRL's, which takes all of them.
+    """
+    words = list(program.command)
+    takes_flags = words[0].rsplit("/", 1)[-1] == "trl" or any(_flag_place(words, name) is not None for name in _BATCH)
+    if not takes_flags or any(change.place == MODEL for change in changes):
+        return None
+    for change in changes:
+        if change.place == ENVIRONMENT:
+            continue
+        value = json.dumps(change.after) if isinstance(change.after, dict) else str(change.after)
+        place = _flag_place(words, change.name)
+        if place is None:
+            words += [f"--{change.name}", value]
+        elif "=" in words[place]:
+            words[place] = f"{words[place].partition('=')[0]}={value}"
+        elif place + 1 < len(words) and not words[place + 1].startswith("--"):
+            words[place + 1] = value
+        else:
+            words.insert(place + 1, value)
+    settings = [f"{each.name}={each.after}" for each in changes if each.place == ENVIRONMENT]
+    return shlex.join([*settings, *words])
+
+
+_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "output_dir", "learning_rate")
+"""Flags by which a command is known to take TrainingArguments."""
+
+
+def recommended_changes(result: Result) -> list[Change]:
+    """Of a result whose job is a program; empty where its own settings are the best."""
+    program, recommendation = result.situation.program, result.recommendation
+    if program is None or recommendation is None:
+        return []
+    return changes_of(program, recommendation)
+
+
+def changes_in_a_line(result: Result) -> str:
+    """Changes in a program, as a sentence's end."""
+    changes = [str(change) for change in recommended_changes(result)]
+    return ", ".join(changes) if changes else "your own settings: nothing faster was found"
+
+
+def _flag_place(words: list[str], name: str) -> int | None:
+    """Where a command sets a TrainingArgument, by any spelling of its name."""
+    spellings = {f"--{each}" for each in (name, OLDER_NAMES.get(name, name), NEWER_NAMES.get(name, name))}
+    spellings |= {each.replace("_", "-") for each in spellings}
+    for place, word in enumerate(words):
+        if word.partition("=")[0] in spellings:
+            return place
+    return None

@@ -1,0 +1,337 @@
+"""A study: one situation and its trials, kept in an Optuna storage so that nothing measured is lost.
+
+Each trial is an Optuna trial whose ``trial`` attribute holds our own document; it is written before
+Optuna is told that the trial ended, so a process killed in between loses at most the telling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import sqlite3
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import optuna
+import psutil
+import sqlalchemy
+import sqlalchemy.exc
+from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.storages import BaseStorage, RDBStorage
+from optuna.trial import TrialState
+
+from autofit.errors import UserError
+from autofit.job.record import FORMAT, StudyRecord, home
+from autofit.job.situation import Situation
+from autofit.job.workload import divisors
+from autofit.knobs import BATCH_KNOBS, KNOBS, completed
+from autofit.knobs.knob import PROGRAMS_OWN
+from autofit.knobs.space import SpaceRequest
+from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Expected
+from autofit.study.trial import Trial
+
+OPTUNA_TABLE = "studies"
+MOST_ORPHANS = 3
+MOST_ELSEWHERE = 5
+"""Other studies that are looked at before a search begins."""
+_STATES = {Outcome.OK: TrialState.COMPLETE, Outcome.SLOWER: TrialState.PRUNED}
+
+
+def default_storage() -> str:
+    """The SQLite file in ``home()``."""
+    folder = home()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made ({error.strerror}); set AUTOFIT_HOME to a folder that can.") from None
+    return f"sqlite:///{folder / 'studies.db'}"
+
+
+class Study:
+    """One study in a storage. Open it with ``open_study`` or ``load_study``."""
+
+    def __init__(self, inner: optuna.Study, storage_url: str) -> None:
+        self._inner = inner
+        self.storage_url = without_password(storage_url)
+
+    @property
+    def name(self) -> str:
+        """The name it is stored under."""
+        return self._inner.study_name
+
+    @property
+    def record(self) -> StudyRecord:
+        """What the study is of. Raises UserError where another release of autofit wrote it in another form."""
+        stored = self._inner.user_attrs["record"]
+        if stored.get("format") != FORMAT:
+            raise UserError(
+                f"Study '{self.name}' was made by another release of autofit; begin it anew with --fresh, "
+                "or choose another --study."
+            )
+        return msgspec.convert(stored, StudyRecord)
+
+    @property
+    def situation(self) -> Situation | None:
+        """What a worker found, or None where none was asked yet."""
+        return self.record.situation
+
+    def keep_situation(self, situation: Situation) -> None:
+        """Store what a worker found, so that the same command need not ask again."""
+        record = msgspec.structs.replace(self.record, situation=situation)
+        self._inner.set_user_attr("record", msgspec.to_builtins(record))
+
+    @property
+    def request(self) -> SpaceRequest:
+        """The part of the space that the last search was of."""
+        return msgspec.convert(self._inner.user_attrs.get("request", {}), SpaceRequest)
+
+    def keep_request(self, request: SpaceRequest) -> None:
+        """Store what a search is of."""
+        self._inner.set_user_attr("request", msgspec.to_builtins(request))
+
+    @property
+    def predicted(self) -> dict[TrainConfig, Expected]:
+        """Predictions of the recommendation and its neighbours, made before any trial."""
+        stored = self._inner.user_attrs.get("predicted", [])
+        return {TrainConfig(completed(values)): Expected(seconds, size) for values, seconds, size in stored}
+
+    def keep_predicted(self, predicted: Mapping[TrainConfig, Expected]) -> None:
+        """Store predictions of the recommendation and its neighbours."""
+        rows = [[dict(config), each.seconds, each.total_bytes] for config, each in predicted.items()]
+        self._inner.set_user_attr("predicted", rows)
+
+    @property
+    def stopped(self) -> str:
+        """Why the last search of it ended, as a sentence's end; empty where none has."""
+        return str(self._inner.user_attrs.get("stopped", ""))
+
+    def keep_stopped(self, reason: str) -> None:
+        """Store why a search ended."""
+        self._inner.set_user_attr("stopped", reason)
+
+    @property
+    def spent_seconds(self) -> float:
+        """Wall seconds that searches have spent on this study."""
+        return float(self._inner.user_attrs.get("spent_seconds", 0.0))
+
+    def spend(self, seconds: float) -> None:
+        """Add to ``spent_seconds``."""
+        self._inner.set_user_attr("spent_seconds", self.spent_seconds + seconds)
+
+    @property
+    def log_folder(self) -> Path:
+        """Where this study's jobs and logs lie."""
+        return log_folder_of(self.name)
+
+    def trials(self) -> tuple[Trial, ...]:
+        """Every trial that ended, in order."""
+        stored = self._inner.get_trials(deepcopy=False)
+        documents = [entry.user_attrs["trial"] for entry in stored if "trial" in entry.user_attrs]
+        trials = (msgspec.convert(document, Trial) for document in documents)
+        return tuple(replace(trial, values=completed(trial.values)) for trial in trials)
+
+    def begin(self, config: TrainConfig) -> int:
+        """Note that a configuration is being tried; its number."""
+        distributions = _distributions(config)
+        self._inner.enqueue_trial(dict(config), user_attrs={"process": os.getpid(), "host": socket.gethostname()})
+        while True:
+            asked = self._inner.ask(distributions)
+            if asked.params == dict(config):
+                return asked.number
+            # Somebody was killed between queueing this and asking for it.
+            self.give_up(asked.number)
+
+    def finish(self, trial: Trial) -> None:
+        """Keep a trial: first our document, then Optuna's own state."""
+        entry = self._entry(trial.number)
+        storage: BaseStorage = self._inner._storage
+        storage.set_trial_user_attr(entry._trial_id, "trial", msgspec.to_builtins(trial))
+        state = _STATES.get(trial.outcome, TrialState.FAIL)
+        value = trial.measurement.step_seconds if trial.measurement is not None else None
+        self._inner.tell(trial.number, value, state=state)
+
+    def give_up(self, number: int) -> None:
+        """End a trial that was begun and not finished, without a document: it counts as never run."""
+        self._inner.tell(number, state=TrialState.FAIL)
+
+    def reap(self) -> None:
+        """Give up trials that a process of this host began and did not live to finish.
+
+        A configuration under which that happened several times is not tried again: it may be what ends the process.
+        """
+        for entry in self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+            process, host = entry.user_attrs.get("process"), entry.user_attrs.get("host")
+            if host == socket.gethostname() and process is not None and not psutil.pid_exists(int(process)):
+                if "trial" in entry.user_attrs:
+                    self.finish(msgspec.convert(entry.user_attrs["trial"], Trial))
+                elif entry.state is TrialState.RUNNING:
+                    self._bury(entry)
+
+    def _bury(self, entry: optuna.trial.FrozenTrial) -> None:
+        storage: BaseStorage = self._inner._storage
+        storage.set_trial_user_attr(entry._trial_id, "orphan", True)
+        same = [each for each in self._inner.get_trials(deepcopy=False) if each.params == entry.params]
+        last_ended = max((each.number for each in same if "trial" in each.user_attrs), default=-1)
+        orphans = [each for each in same if "orphan" in each.user_attrs and each.number > last_ended]
+        if len(orphans) < MOST_ORPHANS:
+            self.give_up(entry.number)
+            return
+        reason = f"the search itself was killed {len(orphans)} times while this ran"
+        values: dict[str, KnobValue] = dict(entry.params)
+        self.finish(Trial(number=entry.number, values=values, outcome=Outcome.CRASHED, reason=reason, whole=True))
+
+    def _entry(self, number: int) -> optuna.trial.FrozenTrial:
+        return next(entry for entry in self._inner.get_trials(deepcopy=False) if entry.number == number)
+
+
+def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh: bool) -> Study:
+    """The study of ``record``, made where it is not there; begun anew with ``fresh``.
+
+    Raises UserError where the name belongs to a study of something else, or the storage is not one.
+    """
+    storage = _storage(storage_url)
+    assert storage is not None
+    name = name or record.default_name
+    existing = name in optuna.study.get_all_study_names(storage)
+    if existing and fresh and _is_ours(storage, name):
+        optuna.delete_study(study_name=name, storage=storage)
+        existing = False
+    inner = optuna.create_study(storage=storage, study_name=name, load_if_exists=True, direction="minimize")
+    if "record" not in inner.user_attrs:
+        if existing:
+            shown = without_password(storage_url)
+            raise UserError(f"'{name}' in {shown} was not made by autofit; choose another --study.")
+        inner.set_user_attr("record", msgspec.to_builtins(record))
+    study = Study(inner, storage_url)
+    if study.record.identity != record.identity:
+        raise UserError(
+            f"Study '{name}' is of {_describe(study.record)}, not of {_describe(record)}; "
+            "choose another --study, or begin it anew with --fresh."
+        )
+    study.reap()
+    return study
+
+
+def _is_ours(storage: BaseStorage, name: str) -> bool:
+    return "record" in optuna.load_study(study_name=name, storage=storage).user_attrs
+
+
+def log_folder_of(name: str) -> Path:
+    """Folder of a study's jobs and logs."""
+    return home() / "logs" / "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def load_study(storage_url: str, name: str | None) -> Study:
+    """A stored study by name; the newest one where no name is given. Raises UserError where there is none."""
+    storage, storage_url = _storage(storage_url, must_exist=True), without_password(storage_url)
+    if storage is None:
+        raise UserError(f"There is no study in {storage_url} yet; run 'autofit MODEL --effective-batch N' first.")
+    every = [each for each in optuna.get_all_study_summaries(storage) if "record" in each.user_attrs]
+    current = [each for each in every if each.user_attrs["record"].get("format") == FORMAT]
+    summaries = every if name is not None else current
+    if not summaries:
+        raise UserError(f"There is no study in {storage_url} yet; run 'autofit MODEL --effective-batch N' first.")
+    names = [summary.study_name for summary in summaries]
+    if name is None:
+        newest = max(summaries, key=lambda each: (each.datetime_start is not None, each.datetime_start, each._study_id))
+        name = newest.study_name
+    if name not in names:
+        raise UserError(f"There is no study '{name}' in {storage_url}; there are: {', '.join(names)}.")
+    return Study(optuna.load_study(study_name=name, storage=storage), storage_url)
+
+
+def measured_elsewhere(study: Study) -> list[tuple[TrainConfig, float, str]]:
+    """What other studies of the same storage measured of the same model, or on the same device with the same method:
+    configuration, seconds of an optimizer step, and the study's name; of the newest few."""
+    storage = study._inner._storage
+    own = study.record
+    found: list[tuple[TrainConfig, float, str]] = []
+    used = 0
+    for summary in reversed(optuna.get_all_study_summaries(storage)):
+        stored = summary.user_attrs.get("record", {})
+        if summary.study_name == study.name or stored.get("format") != FORMAT or used == MOST_ELSEWHERE:
+            continue
+        other = msgspec.convert(stored, StudyRecord)
+        same_model = other.model.digest == own.model.digest and other.device.kind == own.device.kind
+        same_device = other.device.name == own.device.name and other.workload.method == own.workload.method
+        if not (same_model or same_device):
+            continue
+        used += 1
+        trials = Study(optuna.load_study(study_name=summary.study_name, storage=storage), study.storage_url).trials()
+        found += [
+            (trial.config, trial.measurement.step_seconds, summary.study_name)
+            for trial in trials
+            if trial.measurement is not None
+        ]
+    return found
+
+
+def without_password(url: str) -> str:
+    """A storage URL as it may be shown."""
+    try:
+        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
+    except sqlalchemy.exc.ArgumentError:
+        return url
+
+
+def _storage(url: str, *, must_exist: bool = False) -> RDBStorage | None:
+    """The storage at a URL; None where ``must_exist`` and it holds nothing. Nothing is written into another's database.
+
+    Raises UserError where it cannot be used.
+    """
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        tables = _tables(url)
+        if tables and OPTUNA_TABLE not in tables:
+            raise ValueError(f"the database belongs to another program: it holds the table '{sorted(tables)[0]}'")
+        return None if must_exist and not tables else RDBStorage(url)
+    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError, RuntimeError, ValueError, ImportError) as error:
+        first_line = (str(error).splitlines() or ["unknown"])[0].replace(url, without_password(url))
+        raise UserError(
+            f"{without_password(url)} is not a storage of studies ({first_line}); give a URL such as "
+            "sqlite:///studies.db."
+        ) from None
+
+
+def _tables(url: str) -> set[str]:
+    """The tables of a database, which is only read; empty where there is none yet."""
+    place = sqlalchemy.make_url(url)
+    if place.get_backend_name() == "sqlite":
+        if not place.database or not Path(place.database).exists():
+            return set()
+        with contextlib.closing(
+            sqlite3.connect(f"{Path(place.database).absolute().as_uri()}?mode=ro", uri=True)
+        ) as file:
+            return {name for (name,) in file.execute("select name from sqlite_master where type = 'table'")}
+    engine = sqlalchemy.create_engine(place)
+    try:
+        return set(sqlalchemy.inspect(engine).get_table_names())
+    finally:
+        engine.dispose()
+
+
+def _distributions(config: TrainConfig) -> dict[str, BaseDistribution]:
+    """One distribution per knob, the same for every trial of a study, as Optuna asks for."""
+    micro_batch_size, accumulation_steps = config.micro_batch_size, config.accumulation_steps
+    total = micro_batch_size * accumulation_steps
+    sizes = divisors(total)
+    distributions: dict[str, BaseDistribution] = {name: CategoricalDistribution(sizes) for name in BATCH_KNOBS}
+    for row in KNOBS:
+        values = [choice.value for choice in row.choices]
+        own = config[row.name] == PROGRAMS_OWN
+        distributions[row.name] = CategoricalDistribution([PROGRAMS_OWN] if own else values)
+    return distributions
+
+
+def _describe(record: StudyRecord) -> str:
+    workload = record.workload
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items() if name == "torch")
+    return (
+        f"{workload.model} at effective batch {workload.effective_batch}, {workload.lengths.describe()}, "
+        f"{record.limits.memory_bytes} bytes on {record.device.name} ({versions})"
+    )

@@ -1,0 +1,65 @@
+"""A trial: one configuration that was tried, and what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.study.measurement import Measurement
+from autofit.study.outcome import Outcome
+from autofit.study.prediction import Prediction
+
+
+class Role(StrEnum):
+    """Part that a configuration has in a search.
+
+    ``baseline`` is what the user trains with now, ``outside`` a baseline that is not in the space of the search, being
+    of a looser numerics class for example: it is shown and compared with, and never recommended.
+    """
+
+    CANDIDATE = ""
+    BASELINE = "baseline"
+    OUTSIDE = "outside"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One row of a study.
+
+    ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other outcome. ``whole``
+    says that the trial ran the whole accumulation, to confirm a configuration that an earlier trial measured short;
+    ``round`` is the interleaved round it ran in: whole trials of one round ran side by side. ``notes`` are sentences
+    worth showing. ``prediction`` is what was expected of it before it ran, None where nothing was.
+    """
+
+    number: int
+    values: dict[str, KnobValue]
+    outcome: Outcome
+    reason: str = ""
+    measurement: Measurement | None = None
+    whole: bool = False
+    round: int | None = None
+    log_path: str | None = None
+    wall_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    prediction: Prediction | None = None
+    role: Role = Role.CANDIDATE
+
+    def __post_init__(self) -> None:
+        assert (self.outcome is Outcome.OK) == (self.measurement is not None), "ok and measured are one thing"
+
+    @property
+    def is_baseline(self) -> bool:
+        """True for what the user trains with now."""
+        return self.role is not Role.CANDIDATE
+
+    @property
+    def is_outside(self) -> bool:
+        """True for a baseline that the search leaves out."""
+        return self.role is Role.OUTSIDE
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration that was tried."""
+        return TrainConfig(self.values)

@@ -1,0 +1,1 @@
+"""The worker's side of a trial: everything that imports torch. One job in one process."""

@@ -1,0 +1,111 @@
+"""A trial of a model that is built here: the model, the samples, the Trainer, and what is measured of them."""
+
+from __future__ import annotations
+
+import functools
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from autofit.job.tasks import task_named
+from autofit.study.outcome import Outcome
+from autofit.trial.failures import classify_exception
+from autofit.trial.protocol import Phase, TrialJob, TrialResult
+from autofit.worker.accelerator import Accelerator
+from autofit.worker.batches import GivenMicroBatches, StepBatches
+from autofit.worker.build import build_collator, build_trial_model, import_what_it_needs, training_arguments
+from autofit.worker.collated import bytes_of
+from autofit.worker.instrument import MeasuredTrainer, StepRecorder, check_shapes
+from autofit.worker.isolation import autocast_of, leak_between_samples
+from autofit.worker.made_up_samples import SamplesByLength
+from autofit.worker.schedule import Schedule
+from autofit.worker.timed_run import TimedRun
+
+
+def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], None]) -> TrialResult:
+    """Run one trial. Raises whatever the libraries raise; the worker classifies it."""
+    note("build")
+    began = time.perf_counter()
+    set_seed(job.plan.seed)
+    import_what_it_needs(job.recipe)
+    # Before the baseline: what choosing micro-batches allocates (numpy's LAPACK keeps 32 MiB) is not the job's.
+    batches = StepBatches(job.recipe, job.workload, job.plan.seed)
+    to_time = [] if job.plan.whole else batches.to_time()
+    accelerator.open(job.memory, reserved_for_paging=job.expected_paged_bytes)
+    model = build_trial_model(job)
+    accelerator.synchronize()
+    build_seconds = time.perf_counter() - began
+
+    recipe, lengths = job.recipe, job.workload.lengths
+    samples = SamplesByLength(task_named(job.workload.task), model.config, lengths.longest, job.plan.seed)
+    collator = build_collator(recipe, model.config)
+    schedule = Schedule(job.plan, accelerator, batches, to_time, recipe.accumulation_steps, note=note)
+    micro_steps = schedule.micro_steps
+    recorder = StepRecorder(accelerator, micro_steps=micro_steps, most_steps=schedule.most_steps)
+    with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
+        trainer = MeasuredTrainer(
+            model=model,
+            args=training_arguments(job, Path(scratch), micro_steps, schedule.most_steps),
+            train_dataset=samples,
+            data_collator=collator,
+        )
+        trainer.recorder = recorder
+        trainer.sampler = GivenMicroBatches(schedule.micro_batches, schedule.most_steps * micro_steps)
+        trainer.check_fetched = lambda fetched: check_shapes(fetched, schedule.shapes_now())
+        trainer.before_first_micro_step = functools.partial(note, "first_micro_step")
+        if recipe.shares_rows:
+            leak = leak_between_samples(trainer.model, collator, samples, autocast_of(trainer.args))
+            if leak is not None:
+                return TrialResult(outcome=Outcome.INVALID, reason=leak)
+
+        def evaluate() -> tuple[int, float]:
+            assert trainer.optimizer.state_dict()["state"], "the optimizer state must exist when the peak is read"
+            return _evaluate(trainer, samples, lengths.longest_samples(recipe.micro_batch_size), accelerator)
+
+        return TimedRun(
+            recipe=recipe,
+            plan=job.plan,
+            batches=batches,
+            schedule=schedule,
+            recorder=recorder,
+            accelerator=accelerator,
+            trainer=trainer,
+            train=trainer.train,
+            evaluate=evaluate,
+            worst_inputs=lambda: bytes_of(collator([samples[length] for length in batches.worst[0]])),
+            note=note,
+            is_whole=job.plan.whole or (micro_steps == recipe.accumulation_steps and lengths.all_equal),
+            build_seconds=build_seconds,
+        ).result()
+
+
+def _evaluate(
+    trainer: Any, samples: SamplesByLength, longest: list[int], accelerator: Accelerator
+) -> tuple[int, float]:
+    """One evaluation batch of the longest samples with the optimizer state alive; one sample where all do not fit.
+
+    Evaluation can need more than training, as it keeps every logit at once.
+    """
+    began = time.perf_counter()
+    try:
+        _evaluate_at(trainer, samples, longest)
+        return len(longest), time.perf_counter() - began
+    except RuntimeError as error:
+        outcome, _ = classify_exception(error)
+        if outcome is not Outcome.OOM or len(longest) == 1:
+            raise
+    # Out of the except block, so that the traceback no longer holds the tensors that filled the memory.
+    accelerator.forget_peak()
+    began = time.perf_counter()
+    _evaluate_at(trainer, samples, longest[:1])
+    return 1, time.perf_counter() - began
+
+
+def _evaluate_at(trainer: Any, samples: SamplesByLength, longest: list[int]) -> None:
+    trainer.args.per_device_eval_batch_size = len(longest)
+    trainer.evaluate(eval_dataset=torch.utils.data.Subset(samples, longest))

@@ -1,0 +1,317 @@
+"""Facts of a program as it stands before its training: settings, model, samples, its own decisions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import site
+import sys
+import sysconfig
+import traceback
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.training_args import OptimizerNames
+
+from autofit.job.lengths import SampleLengths
+from autofit.job.program import Program, ProgramSamples
+from autofit.job.situation import ModelFacts
+from autofit.job.tasks import task_of
+from autofit.knobs import KNOBS
+from autofit.knobs.baseline import OLDER_NAMES, SPREADING, names_of
+from autofit.knobs.loader import NAME as LOADER
+from autofit.trial.protocol import ProgramFacts, ProgramFactsJob
+from autofit.worker.accelerator import accelerator_for
+from autofit.worker.collated import shape_of_batch
+from autofit.worker.probe import libraries, model_facts
+from autofit.worker.program.device import device_of, give_device
+from autofit.worker.program.samples import MOST_BATCHES, MOST_SAMPLES, Source
+from autofit.worker.program.settings import checkpoints_activations, evaluates, inner_model
+
+ALSO_CHANGED = ("logging_nan_inf_filter",)
+"""Arguments that are no knob's and that a recipe sets."""
+_TRIED_OPTIMIZERS = ((OptimizerNames.SGD, torch.optim.SGD), (OptimizerNames.RMSPROP, torch.optim.RMSprop))
+"""Two, as a Trainer may make one of them whatever it is asked; neither has a state before its first step."""
+TRIED_STEPS, TRIED_WORKERS = 1000, 3
+_MAKING_OPTIMIZERS = ("create_optimizer_and_scheduler", "create_optimizer", "get_optimizer_cls_and_kwargs")
+MARKS_OF_SHARED_ROWS = ("position_ids", "cu_seq_lens_q", "seq_idx")
+"""Keys that collators add which put several samples into a row."""
+WORTH_WORKERS = 0.005
+"""Seconds that loading an effective batch takes at least where other processes can save any: few steps are shorter than
+ten times as long. The loader's choices name it."""
+
+
+def facts_of(trainer: Any, job: ProgramFactsJob) -> ProgramFacts:
+    """Look at a Trainer that is about to train. Raises what its data set and collator raise."""
+    accelerator = accelerator_for(device_of(trainer, job.device))
+    device = accelerator.facts()
+    give_device(trainer)
+    arguments = trainer.args
+    if arguments.device.type != device.kind:
+        return ProgramFacts(
+            refusal=f"The program trains on '{arguments.device.type}', and the search is for {device.name}: say "
+            f"--device {arguments.device.type}, or leave out what keeps the program from it (use_cpu, say)."
+        )
+    if arguments.n_gpu > 1:
+        return ProgramFacts(
+            refusal=f"The program would train by DataParallel on {arguments.n_gpu} GPUs, which multiplies its batch: "
+            "choose one with CUDA_VISIBLE_DEVICES=0, or start it with torchrun."
+        )
+    effective = (
+        arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * max(1, arguments.world_size)
+    )
+    number = max(effective, min(MOST_BATCHES * effective, MOST_SAMPLES // effective * effective))
+    source = Source(trainer, fewest=number)
+    if source.makes_own_batches:
+        return ProgramFacts(
+            refusal=f"The program's own {type(source.loader.batch_sampler).__name__} decides which samples share a "
+            "micro-batch, so autofit cannot split its batches otherwise."
+        )
+    order = source.order(number)
+    order = order[: len(order) // effective * effective]
+    if not order:
+        return ProgramFacts(
+            refusal=f"The program's data has {len(source.samples)} samples, fewer than one effective batch of "
+            f"{effective}: give it more."
+        )
+    lengths, is_the_same_again = source.lengths(order)
+    longest = sorted(lengths, key=lambda place: (-lengths[place], place))[:effective]
+    model = inner_model(trainer)
+    return ProgramFacts(
+        program=_program(trainer, job, model, source, order),
+        device=device,
+        libraries=libraries(job.device, accelerator.lacks()),
+        model=_model_facts(trainer, model, job.device),
+        samples=ProgramSamples(
+            order=tuple(order), lengths=tuple(lengths[place] for place in order), longest=tuple(longest)
+        ),
+        # They are a part of what the study is of: what depends on the time that there was does not belong there.
+        lengths=SampleLengths.of(lengths.values() if is_the_same_again else [lengths[place] for place in order]),
+        num_samples=None if source.is_stream else len(source.samples),
+        looked_at=len(lengths),
+        effective_batch=effective,
+        processes=max(1, arguments.world_size),
+        task=_task(model),
+    )
+
+
+def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, order: Sequence[int]) -> Program:
+    arguments, batch = trainer.args, source.batch(tuple(order[:1]))
+    dtypes = Counter[str]()
+    for weight in trainer.model.parameters():
+        dtypes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+    spelled = {name: name if hasattr(arguments, name) else OLDER_NAMES.get(name, name) for name in _setting_names()}
+    settings = {name: _plain(getattr(arguments, own, None)) for name, own in spelled.items()}
+    settings["dtype"] = dtypes.most_common(1)[0][0]
+    settings["attn_implementation"] = getattr(getattr(model, "config", None), "_attn_implementation", None)
+    if checkpoints_activations(model):
+        settings["activation_checkpointing"] = True
+    own_optimizer = _own_optimizer(trainer)
+    return Program(
+        command=job.command,
+        code=own_code(),
+        trainer=type(trainer).__name__,
+        model=type(model).__name__,
+        micro_batch_size=arguments.per_device_train_batch_size,
+        accumulation_steps=arguments.gradient_accumulation_steps,
+        settings=settings,
+        environment={name: os.environ[name] for name in _variable_names() if name in os.environ},
+        own={
+            **_own_decisions(trainer, model, batch, own_optimizer=own_optimizer),
+            **_own_loader(trainer, source),
+        },
+        weight_dtypes=tuple(name for name, _ in dtypes.most_common()),
+        half_precision=bool(arguments.bf16 or arguments.fp16 or settings["dtype"] in ("bfloat16", "float16")),
+        evaluates=evaluates(arguments),
+        loads_quickly=_loads_quickly(trainer, source, order),
+        shares_rows=any(name in batch for name in MARKS_OF_SHARED_ROWS),
+        untraced="its own optimizer is not traced" if own_optimizer else _why_not_traced(trainer, model, source, order),
+        details=_details(trainer, model),
+    )
+
+
+def _why_not_traced(trainer: Any, model: Any, source: Source, order: Sequence[int]) -> str:
+    """A sentence's end where a trace would not tell what the program needs; empty where it does."""
+    arguments = trainer.args
+    if arguments.use_liger_kernel or hasattr(trainer.model, "_orig_mod"):
+        return "its model's kernels are not traced"
+    if getattr(model, "quantization_method", None) is not None:
+        return "its quantized weights are not traced"
+    if arguments.world_size > 1:
+        return "it runs in several processes"
+    if len(order) > 1 and shape_of_batch(source.batch(tuple(order[:2]))).rows < 2:
+        return "all samples of a micro-batch share one row, which traces do not tell of at every size"
+    return ""
+
+
+def _own_optimizer(trainer: Any) -> str:
+    """The sentence's end that says why the optimizer is the program's own; empty where ``args.optim`` decides it."""
+    makes_its_own = "the program makes its own optimizer"
+    if trainer.optimizer is not None or trainer.optimizer_cls_and_kwargs is not None:
+        return makes_its_own
+    methods = [getattr(type(trainer), name) for name in _MAKING_OPTIMIZERS]
+    if all(method.__module__.startswith("transformers.") for method in methods):
+        return ""
+    if trainer.args.world_size > 1:
+        return "a method of the program's own makes it, which is not tried out in several processes"
+    return "" if all(_makes(trainer, *each) for each in _TRIED_OPTIMIZERS) else makes_its_own
+
+
+def _makes(trainer: Any, name: str, optimizer_class: type) -> bool:
+    """Try whether the Trainer's own methods make the optimizer that ``args.optim`` names."""
+    makes_both = type(trainer).create_optimizer_and_scheduler
+
+    def kind() -> type:
+        if makes_both.__module__.startswith("transformers."):
+            trainer.create_optimizer()
+        else:
+            trainer.create_optimizer_and_scheduler(num_training_steps=TRIED_STEPS)
+        return type(trainer.optimizer)
+
+    try:
+        return _tried_out(trainer, "optim", name, kind) is optimizer_class
+    finally:
+        trainer.optimizer = trainer.lr_scheduler = None
+
+
+def _tried_out(trainer: Any, name: str, value: Any, look: Callable[[], Any]) -> Any:
+    """Result of ``look`` while an argument has another value; None where the program's own code raises."""
+    own = getattr(trainer.args, name)
+    setattr(trainer.args, name, value)
+    try:
+        return look()
+    except Exception:  # of somebody's own code, whatever it is: it stays the program's
+        traceback.print_exc()
+        return None
+    finally:
+        setattr(trainer.args, name, own)
+
+
+def _setting_names() -> list[str]:
+    model_kwargs = {name for row in KNOBS for choice in row.choices for name in choice.model_kwargs}
+    return sorted({name for row in KNOBS for name in names_of(row)} - model_kwargs | {*SPREADING, *ALSO_CHANGED})
+
+
+def _variable_names() -> set[str]:
+    return {name for row in KNOBS for choice in row.choices for name in choice.environment}
+
+
+def _plain(value: Any) -> Any:
+    """An argument as JSON has it."""
+    if isinstance(value, (bool, int, float, str)) or value is None:
+        return getattr(value, "value", value)
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    return str(getattr(value, "value", value)) if value else None
+
+
+def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) -> dict[str, str]:
+    """The program's own decisions: for each knob the sentence that says so."""
+    own = {}
+    arguments = trainer.args
+    if own_optimizer:
+        own["optimizer"] = own_optimizer
+    elif arguments.optim_args or arguments.optim_target_modules:
+        own["optimizer"] = "the program gives its optimizer arguments of its own (optim_args, optim_target_modules)"
+    can_set = getattr(model, "_can_set_attn_implementation", None)
+    if can_set is None or not can_set():
+        own["attention"] = f"transformers cannot change the attention of {type(model).__name__}"
+    elif any(name in batch for name in MARKS_OF_SHARED_ROWS):
+        own["attention"] = "samples share a row, which only the program's own attention is known to keep apart"
+    if not isinstance(model, PreTrainedModel):
+        own["activation_checkpointing"] = f"{type(model).__name__} is no model of transformers, and checkpoints nothing"
+    if hasattr(trainer.model, "_orig_mod"):
+        own["compile"] = "the program compiles its model itself"
+    elif arguments.torch_compile and (arguments.torch_compile_mode or arguments.torch_compile_backend != "inductor"):
+        own["compile"] = "the program chooses its own backend or mode of torch.compile"
+    if arguments.use_liger_kernel:
+        own["kernels"] = "Liger's kernels are in the model before it trains"
+    elif not type(trainer).compute_loss.__module__.startswith("transformers."):
+        own["kernels"] = f"{type(trainer).__name__} computes its loss itself, which Liger's kernels would pass by"
+    return own
+
+
+def _own_loader(trainer: Any, source: Source) -> dict[str, str]:
+    """The reason why the number of loader workers is the program's own, by the knob's name; empty where it is not."""
+    if source.is_stream:
+        return {LOADER: "each worker would read the whole stream, unless its data set shares it out"}
+    found = _tried_out(
+        trainer, "dataloader_num_workers", TRIED_WORKERS, lambda: trainer.get_train_dataloader().num_workers
+    )
+    return {} if found == TRIED_WORKERS else {LOADER: f"{type(trainer).__name__} makes its own loader"}
+
+
+def _loads_quickly(trainer: Any, source: Source, order: Sequence[int]) -> bool:
+    """True where loading takes the training's own process so little that other processes can hardly save any."""
+    arguments = trainer.args
+    if source.is_stream or arguments.dataloader_num_workers:
+        return False
+    size = arguments.per_device_train_batch_size
+    share = order[: size * arguments.gradient_accumulation_steps]
+    micro_batches = [tuple(share[start : start + size]) for start in range(0, len(share), size)]
+    return source.seconds_to_load(micro_batches, enough=WORTH_WORKERS) < WORTH_WORKERS
+
+
+def _details(trainer: Any, model: Any) -> tuple[str, ...]:
+    found = []
+    adapters = getattr(trainer.model, "peft_config", None)
+    if adapters:
+        first = next(iter(adapters.values()))
+        rank = getattr(first, "r", None)
+        kind = str(getattr(first.peft_type, "value", first.peft_type))
+        kind = {"LORA": "LoRA"}.get(kind, kind)
+        found.append(f"{kind} of rank {rank}" if rank else kind)
+    quantization = getattr(model, "quantization_method", None)
+    if quantization is not None:
+        found.append(f"quantized by {getattr(quantization, 'value', quantization)}")
+    for name in ("packing", "padding_free"):
+        if getattr(trainer.args, name, False):
+            found.append(name.replace("_", "-"))
+    return tuple(found)
+
+
+def _model_facts(trainer: Any, model: Any, device: str) -> ModelFacts:
+    weights = list(trainer.model.parameters())
+    numbers = {
+        "num_parameters": sum(weight.numel() for weight in weights),
+        "trainable_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
+        "counts_items": bool(trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None),
+    }
+    if isinstance(model, PreTrainedModel):
+        return dataclasses.replace(model_facts(model, device), **numbers)
+    return ModelFacts(
+        model_type=type(model).__name__,
+        embedding_parameters=0,
+        vocabulary_size=0,
+        max_positions=None,
+        supports_checkpointing=False,
+        attention=(),
+        **numbers,
+    )
+
+
+def _task(model: Any) -> str:
+    """The built-in task that is nearest: tables ask it what samples are."""
+    if not isinstance(model, PreTrainedModel):
+        return "causal-lm"
+    config = {**model.config.to_dict(), "architectures": [type(model).__name__]}
+    return task_of(config, None).name
+
+
+def own_code() -> str:
+    """Digest of the program's own source files: its script, and what it imported that is not installed."""
+    installed = {Path(path).resolve() for path in (*site.getsitepackages(), *sysconfig.get_paths().values())}
+    digest = hashlib.sha256()
+    for name, module in sorted(sys.modules.items()):
+        path = Path(getattr(module, "__file__", None) or "")
+        if path.suffix != ".py" or not path.is_file() or name.startswith("autofit") or name == "sitecustomize":
+            continue
+        if any(folder in path.resolve().parents for folder in installed):
+            continue
+        digest.update(name.encode() + path.read_bytes())
+    return digest.hexdigest()[:16]

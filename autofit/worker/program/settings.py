@@ -1,0 +1,101 @@
+"""Putting a configuration into a Trainer that is about to train."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.training_args import OptimizerNames
+
+from autofit.knobs.baseline import OLDER_NAMES
+from autofit.knobs.recipe import Recipe
+
+_ACCELERATORS = ("bf16", "fp16", "torch_compile")
+"""Arguments that the Accelerator is made from: a change needs a new one."""
+
+
+def put(trainer: Any, recipe: Recipe) -> None:
+    """Change the Trainer to what the recipe says. Everything here is read again after ``train()`` begins."""
+    arguments = trainer.args
+    changes = dict(recipe.training_arguments)
+    if "optim" in changes:
+        changes["optim"] = OptimizerNames(changes["optim"])
+    for names in OLDER_NAMES.items():
+        given = next((changes[name] for name in names if name in changes), None)
+        if any(name in changes for name in names):
+            changes |= {name: given for name in names if hasattr(arguments, name)}
+    checkpoints = changes.get("activation_checkpointing", changes.get("gradient_checkpointing"))
+    for name, value in changes.items():
+        setattr(arguments, name, value)
+    trainer._train_batch_size = arguments.train_batch_size  # fixed in Trainer.__init__, read for the loader
+    if checkpoints is False:
+        # The program may have switched it on at the model itself, or the Trainer's constructor did.
+        _disable_checkpointing(trainer.model)
+    if "attn_implementation" in recipe.model_kwargs:
+        inner_model(trainer).set_attn_implementation(recipe.model_kwargs["attn_implementation"])
+    if changes.get("use_liger_kernel"):
+        _apply_liger(trainer)
+    if "tf32" in changes:
+        from transformers.utils.import_utils import enable_tf32
+
+        enable_tf32(changes["tf32"])
+    if any(name in changes for name in _ACCELERATORS):
+        _make_accelerator_anew(trainer)
+
+
+def inner_model(trainer: Any) -> Any:
+    """The program's own model, without accelerate's or PEFT's wrappers."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
+def evaluates(arguments: Any) -> bool:
+    """True for a training that evaluates while it runs."""
+    return str(getattr(arguments.eval_strategy, "value", arguments.eval_strategy)) != "no"
+
+
+def tensors_of_models(trainer: Any) -> list[torch.Tensor]:
+    """Weights and buffers of every model that a Trainer holds, each once: its own, and a reference's beside it."""
+    found = {id(each): each for model in models_of(trainer) for each in (*model.parameters(), *model.buffers())}
+    return list(found.values())
+
+
+def models_of(trainer: Any) -> list[torch.nn.Module]:
+    """Every model that a Trainer holds, each once."""
+    return list({id(value): value for value in vars(trainer).values() if isinstance(value, torch.nn.Module)}.values())
+
+
+def checkpoints_activations(model: Any) -> bool:
+    """True where a model's checkpointing is on, by the newest name that its transformers has for it."""
+    names = ("is_activation_checkpointing", "is_gradient_checkpointing")
+    name = next((name for name in names if hasattr(model, name)), None)
+    return name is not None and bool(getattr(model, name))
+
+
+def _disable_checkpointing(model: Any) -> None:
+    part: Any
+    for part in (model, getattr(model, "base_model", None)):
+        if checkpoints_activations(part):
+            disable = getattr(part, "activation_checkpointing_disable", None) or part.gradient_checkpointing_disable
+            disable()
+
+
+def _apply_liger(trainer: Any) -> None:
+    from transformers.integrations.liger import apply_liger_kernel
+
+    apply_liger_kernel(trainer.model, trainer.args.liger_kernel_config)
+
+
+def _make_accelerator_anew(trainer: Any) -> None:
+    from accelerate.state import AcceleratorState
+
+    arguments = trainer.args
+    arguments.mixed_precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
+    if not arguments.torch_compile:
+        arguments.torch_compile_backend = arguments.torch_compile_mode = None
+    elif arguments.torch_compile_backend is None:
+        arguments.torch_compile_backend = "inductor"
+    # An evaluation before training has wrapped model.forward in the old precision's autocast.
+    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
+    AcceleratorState._reset_state()  # device and process group stay: they are PartialState's
+    trainer.create_accelerator_and_postprocess()

@@ -1,0 +1,46 @@
+"""The catalogue of GPUs: names, sizes, rates."""
+
+from __future__ import annotations
+
+import pytest
+
+from autofit.device.gpus import all_gpus, find_gpu
+from autofit.errors import UserError
+from autofit.units import GIB
+
+
+@pytest.mark.parametrize(
+    ("name", "memory_gib", "capability"),
+    [
+        ("rtx-4090", 23.5, (8, 9)),
+        ("NVIDIA GeForce RTX 4090", 23.5, (8, 9)),
+        ("4090", 23.5, (8, 9)),
+        ("H100", 79, (9, 0)),
+        ("Tesla T4", 14.7, (7, 5)),
+        ("a100", 39.6, (8, 0)),
+        ("NVIDIA A100-SXM4-80GB", 78, (8, 0)),
+        ("mi300x", 192, (9, 0)),
+    ],
+)
+def test_a_card_is_found_by_what_people_and_drivers_call_it(
+    name: str, memory_gib: float, capability: tuple[int, int]
+) -> None:
+    gpu = find_gpu(name)
+    assert gpu.memory_bytes / GIB == pytest.approx(memory_gib, rel=0.01)
+    assert gpu.compute_capability == capability
+
+
+def test_an_unknown_card_is_refused_with_near_names_and_the_way_out() -> None:
+    with pytest.raises(UserError, match=r"Did you mean .*rtx-409.* --memory 24GiB"):
+        find_gpu("rtx-4091")
+
+
+def test_every_card_has_what_a_plan_needs_and_its_key_finds_it() -> None:
+    gpus = all_gpus()
+    assert len(gpus) == 59
+    for gpu in gpus:
+        assert find_gpu(gpu.key) == gpu, "another card has the same key"
+        assert 7 * GIB < gpu.memory_bytes < 300 * GIB
+        assert gpu.rates.flops_16 >= 0.5 * gpu.rates.flops_32 > 1e12
+        assert gpu.rates.bytes_per_second > 1e11
+        assert gpu.device().kind == "cuda"

@@ -1,0 +1,31 @@
+"""The exported settings of a program of one's own: only what differs, in Python that runs."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from autofit.export.training_arguments import serialize
+from autofit.knobs.own_program import own_config
+from autofit.study.result import Result
+from tests.doubles import make_measurement, make_trial
+from tests.knobs.test_own_program import situation_of
+from tests.study.test_store import make_record
+
+
+def test_the_file_holds_what_differs_and_puts_it_into_your_own_settings() -> None:
+    situation = situation_of(bf16=True)
+    assert situation.program is not None
+    config = own_config(situation.program).replace(micro_batch_size=16, accumulation_steps=2, precision="fp32")
+    trial = dataclasses.replace(
+        make_trial(0, whole=True), values=dict(config), measurement=make_measurement(micro_batch_size=16)
+    )
+    record = make_record(workload=situation.workload, situation=situation)
+    text = serialize(Result(study="s", storage="sqlite://", record=record, situation=situation, trials=(trial,)))
+    names: dict = {}
+    exec(text, names)
+    yours = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "bf16": True, "learning_rate": 1e-4}
+    changed = names["changed"](yours)
+    assert changed["per_device_train_batch_size"] * changed["gradient_accumulation_steps"] == names["EFFECTIVE_BATCH"]
+    assert changed["bf16"] is False and changed["learning_rate"] == 1e-4
+    assert "per_device_train_batch_size: 8 -> 16" in text and "bf16: True -> False" in text
+    assert "@" not in text

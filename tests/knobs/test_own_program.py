@@ -1,0 +1,193 @@
+"""Knobs of a user's own program, and the changes a configuration makes in it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import msgspec
+import pytest
+
+from autofit.errors import UserError
+from autofit.job.program import Program
+from autofit.job.situation import Situation
+from autofit.knobs import KNOBS
+from autofit.knobs.knob import PROGRAMS_OWN
+from autofit.knobs.own_program import own_config, with_values
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from tests.doubles import make_situation
+
+PLAIN = {
+    "bf16": False,
+    "fp16": False,
+    "tf32": None,
+    "optim": "adamw_torch_fused",
+    "activation_checkpointing": False,
+    "torch_compile": False,
+    "use_liger_kernel": False,
+    "train_sampling_strategy": "random",
+    "dtype": "float32",
+    "attn_implementation": "sdpa",
+}
+
+
+def situation_of(own: dict[str, str] | None = None, **changes: Any) -> Situation:
+    """A situation of a program that trains 8 x 4 with some settings changed."""
+    program = Program(
+        command=("python", "train.py"),
+        code="0" * 16,
+        trainer="Trainer",
+        model="LlamaForCausalLM",
+        micro_batch_size=8,
+        accumulation_steps=4,
+        settings={**PLAIN, **changes},
+        own=own or {},
+    )
+    return with_values(replace(make_situation(), program=program))
+
+
+def program_of(situation: Situation) -> Program:
+    assert situation.program is not None
+    return situation.program
+
+
+def test_a_programs_settings_become_a_configuration() -> None:
+    program = program_of(situation_of(bf16=True, activation_checkpointing=True))
+    config = own_config(program)
+    assert (config.micro_batch_size, config.accumulation_steps) == (8, 4)
+    assert config["precision"] == "bf16" and config["activation_checkpointing"] == "every_layer"
+    assert config["batch_layout"] == PROGRAMS_OWN
+
+
+def test_the_programs_own_configuration_changes_nothing_in_it() -> None:
+    situation = situation_of()
+    recipe = recipe_for(own_config(program_of(situation)), situation)
+    assert recipe.training_arguments == {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4}
+    assert not recipe.model_kwargs and not recipe.environment
+
+
+def test_a_changed_knob_says_all_its_settings_and_the_others_none() -> None:
+    situation = situation_of(bf16=True)
+    config = own_config(program_of(situation)).replace(precision="fp32", micro_batch_size=16, accumulation_steps=2)
+    assert recipe_for(config, situation).training_arguments == {
+        "per_device_train_batch_size": 16,
+        "gradient_accumulation_steps": 2,
+        "bf16": False,
+        "fp16": False,
+        "tf32": False,
+    }
+
+
+def test_attention_is_changed_at_the_model() -> None:
+    situation = situation_of()
+    recipe = recipe_for(own_config(program_of(situation)).replace(attention="eager"), situation)
+    assert recipe.model_kwargs == {"attn_implementation": "eager"}
+
+
+def test_every_configuration_of_the_space_has_the_programs_effective_batch() -> None:
+    situation = situation_of()
+    space = SearchSpace(situation, SpaceRequest())
+    assert own_config(program_of(situation)) in space
+    assert {recipe_for(config, situation).effective_batch for config in space.configs} == {32}
+
+
+def test_what_the_program_decides_is_left_as_it_is_with_its_reason() -> None:
+    situation = situation_of(own={"optimizer": "the program makes its own optimizer"})
+    space = SearchSpace(situation, SpaceRequest())
+    assert space.choices["optimizer"] == ("adamw_torch_fused",)
+    assert "makes its own optimizer" in {each.knob: each.reason for each in space.refusals}["optimizer"]
+
+
+def test_a_setting_that_no_choice_says_stays_the_programs() -> None:
+    situation = situation_of(optim="sgd")
+    config = own_config(program_of(situation))
+    assert config["optimizer"] == PROGRAMS_OWN and "optim=sgd" in program_of(situation).own["optimizer"]
+    assert "optim" not in recipe_for(config.replace(precision="bf16"), situation).training_arguments
+
+
+def test_another_algorithm_is_not_exchanged_for_adamw() -> None:
+    assert SearchSpace(situation_of(optim="adafactor"), SpaceRequest()).choices["optimizer"] == ("adafactor",)
+
+
+def test_precisions_for_weights_of_another_dtype_are_refused() -> None:
+    space = SearchSpace(situation_of(dtype="bfloat16"), SpaceRequest())
+    assert space.choices["precision"] == ("pure_bf16",)
+    reasons = [each.reason for each in space.refusals if each.knob == "precision"]
+    assert any("the program's weights are bfloat16" in reason for reason in reasons)
+
+
+def test_16_bit_weights_under_autocast_stay_as_they_are() -> None:
+    situation = situation_of(dtype="bfloat16", bf16=True)
+    assert SearchSpace(situation, SpaceRequest()).choices["precision"] == (PROGRAMS_OWN,)
+
+
+def test_the_programs_own_value_is_searched_whatever_numerics_are_asked_for() -> None:
+    space = SearchSpace(situation_of(bf16=True), SpaceRequest(numerics="exact"))
+    assert set(space.choices["precision"]) == {"bf16", "fp32"}
+
+
+def test_a_variable_that_is_set_where_the_program_runs_decides() -> None:
+    situation = situation_of()
+    assert situation.program is not None
+    environment = {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"}
+    again = with_values(replace(situation, program=msgspec.structs.replace(situation.program, environment=environment)))
+    assert SearchSpace(again, SpaceRequest()).choices["allocator"] == ("expandable",)
+    assert not recipe_for(own_config(program_of(again)), again).environment
+
+
+def test_fixing_what_the_program_decides_is_refused() -> None:
+    situation = situation_of(own={"optimizer": "the program makes its own optimizer"})
+    with pytest.raises(UserError, match="decided by the program"):
+        SearchSpace(situation, SpaceRequest(fix={"optimizer": "adamw_torch"}))
+
+
+@pytest.mark.parametrize("name", ["deepspeed", "fsdp", "parallelism_config"])
+def test_a_program_that_spreads_over_devices_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="cannot measure yet"):
+        situation_of(**{name: "zero3.json"})
+
+
+def test_every_knob_has_a_value() -> None:
+    program = program_of(situation_of())
+    assert set(program.values) == {row.name for row in KNOBS}
+
+
+def test_loader_workers_are_searched_in_programs_alone() -> None:
+    assert SearchSpace(make_situation(), SpaceRequest()).choices["loader"] == ("default",)
+    situation = situation_of(dataloader_num_workers=2)
+    space = SearchSpace(situation, SpaceRequest())
+    assert set(space.choices["loader"]) == {"default", "workers_2", "workers_4"}
+    own = own_config(program_of(situation))
+    assert own["loader"] == "workers_2"
+    assert "dataloader_num_workers" not in recipe_for(own, situation).training_arguments
+    for value, number in (("default", 0), ("workers_4", 4)):
+        assert recipe_for(own.replace(loader=value), situation).training_arguments["dataloader_num_workers"] == number
+
+
+def test_a_number_of_workers_that_no_choice_has_stays_the_programs() -> None:
+    situation = situation_of(dataloader_num_workers=7)
+    assert own_config(program_of(situation))["loader"] == PROGRAMS_OWN
+    assert program_of(situation).own["loader"] == "loader is the program's own: dataloader_num_workers=7"
+    assert SearchSpace(situation, SpaceRequest()).choices["loader"] == (PROGRAMS_OWN,)
+    # What it has set for its workers would be refused, or act otherwise, with another number of them.
+    further = situation_of(dataloader_num_workers=2, dataloader_prefetch_factor=64)
+    assert own_config(program_of(further))["loader"] == PROGRAMS_OWN
+
+
+def test_loader_workers_are_left_out_where_loading_takes_no_time() -> None:
+    situation = situation_of()
+    program = msgspec.structs.replace(program_of(situation), loads_quickly=True)
+    space = SearchSpace(replace(situation, program=program), SpaceRequest())
+    assert space.choices["loader"] == ("default",)
+    assert {each.reason for each in space.refusals if each.knob == "loader"} == {
+        "loading an effective batch takes less than 5 ms"
+    }
+
+
+def test_a_program_that_was_searched_before_there_was_a_knob_has_its_reference() -> None:
+    situation = situation_of()
+    values = {name: value for name, value in program_of(situation).values.items() if name != "loader"}
+    older = replace(situation, program=msgspec.structs.replace(program_of(situation), values=values))
+    assert own_config(program_of(older)) == own_config(program_of(situation))
+    assert own_config(program_of(older)) in SearchSpace(older, SpaceRequest())

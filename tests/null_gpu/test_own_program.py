@@ -1,0 +1,77 @@
+"""A program of one's own on a card that is not there: it is kept from opening the card, forked, and given it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.null_gpu.conftest import NullGpu
+from tests.test_own_program import MODEL
+
+pytestmark = pytest.mark.null_gpu
+
+PLAIN = str(Path(__file__).parents[2] / "examples" / "programs" / "plain.py")
+
+
+def test_trials_are_forked_from_a_program_that_would_have_opened_the_card(null_gpu: NullGpu) -> None:
+    plain = ["attention=sdpa", "kernels=default", "compile=off", "precision=bf16", "optimizer=adamw_torch_fused"]
+    fixed = [word for each in plain for word in ("--fix", each)]
+    ended = null_gpu.autofit("run", "--max-trials", "3", *fixed, "--json", "--", sys.executable, PLAIN)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    document = json.loads(ended.stdout)
+    assert "fresh Python" not in ended.stderr and "Not predicted" not in ended.stderr, ended.stderr
+    assert document["device"]["kind"] == "cuda" and document["workload"]["effective_batch"] == 16
+    measured = [trial for trial in document["trials"] if trial["measurement"]]
+    assert measured and document["ranking"]
+    for trial in measured:
+        # The model is on the card, and so are the optimizer's two moments: 12 bytes a parameter and more.
+        allocated = trial["measurement"]["peak_allocated_bytes"]
+        assert allocated > 12 * document["model"]["num_parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "kernels=liger",
+        "optimizer=paged_adamw_8bit",
+        "activation_checkpointing=offload",
+        "allocator=expandable",
+        "compile=inductor",
+    ],
+)
+def test_every_kind_of_setting_gets_through_its_whole_run_in_a_program(null_gpu: NullGpu, setting: str) -> None:
+    words = ["--max-trials", "3", "--fix", "precision=bf16", "--fix", setting, "--json"]
+    ended = null_gpu.autofit("run", *words, "--", sys.executable, PLAIN)
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    document = json.loads(ended.stdout)
+    name, value = setting.split("=")
+    whole = [trial for trial in document["trials"] if trial["whole"] and trial["outcome"] == "ok"]
+    assert whole and whole[-1]["config"][name] == value
+
+
+TO_THE_CARD = """
+import torch
+from shared import trainer_of
+
+torch.zeros(1, device="cuda")
+trainer_of(use_cpu=False).train()
+"""
+
+
+@pytest.mark.slow
+def test_a_program_that_has_opened_the_card_is_started_anew_for_every_trial(
+    null_gpu: NullGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shared.py").write_text(MODEL)
+    (tmp_path / "train.py").write_text(TO_THE_CARD)
+    fixed = ["--fix", "precision=fp32", "--fix", "attention=sdpa", "--max-trials", "2", "--json"]
+    ended = null_gpu.autofit("run", *fixed, "--", sys.executable, "train.py")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert "it uses the GPU before it trains" in ended.stderr and "Nothing is predicted" in ended.stderr
+    document = json.loads(ended.stdout)
+    assert [trial["outcome"] for trial in document["trials"]] == ["ok", "ok"]

@@ -1,0 +1,94 @@
+"""Steps of different micro-batches on the simulated allocator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from autofit.predict.caching_allocator import CachingAllocator
+from autofit.predict.course import Course
+from autofit.predict.timeline import Integers, StepBuilder
+from autofit.predict.trace import Phase
+from autofit.units import MIB
+from tests.predict.made_up import LOSS, made_up_trace
+
+
+def sizes_of(rows: int) -> Integers:
+    return np.array(made_up_trace(rows).sizes) * MIB
+
+
+def allocator_after(steps: Sequence[Sequence[int]], *, workspaces: int = 0, is_paged: bool = False) -> CachingAllocator:
+    allocator = CachingAllocator()
+    course = Course(StepBuilder(made_up_trace()), allocator, sizes_of(2), is_paged=is_paged, workspaces=workspaces)
+    for rows in steps:
+        course.step([sizes_of(number) for number in rows])
+    return allocator
+
+
+def test_steps_of_one_shape_allocate_at_most_what_the_timeline_has_alive() -> None:
+    for accumulation in (1, 2):
+        timeline = StepBuilder(made_up_trace()).steady_step(accumulation)
+        allocator = allocator_after([[2] * accumulation] * 3)
+        assert allocator.peaks.allocated == timeline.peak_bytes * MIB
+
+
+def test_between_steps_weights_state_and_the_last_inputs_are_alive_alone() -> None:
+    for steps in (1, 2, 5):
+        assert allocator_after([[2, 3]] * steps).allocated == (1000 + 2000 + 2 * 8 + 3 * 8) * MIB
+
+
+def test_a_loss_that_outlives_the_update_is_freed_before_the_next_step() -> None:
+    trace = made_up_trace()
+    kept = tuple(event for event in trace.events if event != -(LOSS + 1))
+    allocator = CachingAllocator()
+    builder = StepBuilder(replace(trace, events=kept, phase_ends=(1, 2, 4, 8, 12, 12)))
+    course = Course(builder, allocator, sizes_of(2), is_paged=False)
+    for _ in range(3):
+        course.step([sizes_of(2)])
+    assert allocator.allocated == (1000 + 2000 + 2 * 8 + 4) * MIB
+
+
+def test_a_paged_state_is_not_the_allocators() -> None:
+    assert allocator_after([[2]] * 3, is_paged=True).allocated == (1000 + 2 * 8) * MIB
+
+
+def test_both_threads_workspaces_are_taken_once() -> None:
+    with_them, without = (allocator_after([[2, 2]] * 3, workspaces=each).allocated for each in (64 * MIB, 0))
+    assert with_them - without == 64 * MIB
+
+
+def test_other_shapes_than_the_worst_make_the_allocator_reserve_more_than_the_worst_alone() -> None:
+    worst = allocator_after([[8, 8]] * 4).reserved
+    varied = allocator_after([[3, 5], [7, 2], [5, 6], [8, 8]])
+    assert varied.peaks.allocated <= allocator_after([[8, 8]] * 4).peaks.allocated
+    assert varied.reserved > worst
+
+
+def test_micro_batches_that_are_not_run_have_their_inputs_held() -> None:
+    allocator = CachingAllocator()
+    course = Course(StepBuilder(made_up_trace()), allocator, sizes_of(2), is_paged=False)
+    course.step([sizes_of(2)] * 2, accumulation=6)
+    assert allocator.allocated == (1000 + 2000 + 6 * 16) * MIB
+
+
+def test_an_evaluation_comes_after_the_last_step_and_leaves_nothing() -> None:
+    trace = made_up_trace()
+
+    evaluated = replace(
+        trace,
+        sizes=(*trace.sizes, 9000),
+        categories=(*trace.categories, trace.categories[2]),
+        makers=(*trace.makers, "aten::mm"),
+        events=(*trace.events, len(trace.sizes) + 1, -(len(trace.sizes) + 1)),
+        phase_ends=(*trace.phase_ends[: Phase.EVALUATION], len(trace.events) + 2),
+    )
+    allocator = CachingAllocator()
+    sizes = np.array(evaluated.sizes) * MIB
+    course = Course(StepBuilder(evaluated), allocator, sizes, is_paged=False)
+    course.step([sizes])
+    before = allocator.allocated
+    course.evaluation(sizes)
+    assert allocator.allocated == before
+    assert allocator.peaks.allocated == before + 9000 * MIB

@@ -1,1 +1,0 @@
-"""What other releases of transformers accept, written down."""

@@ -1,0 +1,91 @@
+"""Changes in a program, in its own values and as its own command."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from autofit.job.program import Program
+from autofit.report.own_program import ARGUMENTS, ENVIRONMENT, MODEL, Change, changed_command, changes_of
+from autofit.study.recommendation import Recommendation
+
+
+def program(*command: str, **settings: Any) -> Program:
+    return Program(
+        command=command or ("python", "train.py"),
+        code="0" * 16,
+        trainer="Trainer",
+        model="LlamaForCausalLM",
+        micro_batch_size=8,
+        accumulation_steps=2,
+        settings={"optim": "adamw_torch_fused", "dtype": "float32", "attn_implementation": "sdpa", **settings},
+    )
+
+
+def recommendation(**changes: Any) -> Recommendation:
+    nothing: dict[str, Any] = {"training_arguments": {}, "model_kwargs": {}, "environment": {}}
+    return Recommendation(
+        **{
+            "trial": 0,
+            "collator": "",
+            "collator_kwargs": {},
+            "adapter": None,
+            "quantization": None,
+            "reasons": (),
+            **nothing,
+            **changes,
+        }
+    )
+
+
+def test_only_what_differs_is_a_change() -> None:
+    arguments = {"per_device_train_batch_size": 16, "gradient_accumulation_steps": 1, "bf16": True, "fp16": False}
+    found = changes_of(program(bf16=False, fp16=False), recommendation(training_arguments=arguments))
+    assert [str(change) for change in found] == [
+        "per_device_train_batch_size: 8 -> 16",
+        "gradient_accumulation_steps: 2 -> 1",
+        "bf16: False -> True",
+    ]
+
+
+def test_model_and_environment_say_where_they_are_set() -> None:
+    asked = recommendation(
+        model_kwargs={"attn_implementation": "eager"}, environment={"PYTORCH_CUDA_ALLOC_CONF": "expandable"}
+    )
+    assert [change.place for change in changes_of(program(), asked)] == [ENVIRONMENT, MODEL]
+
+
+def change(name: str, after: Any, place: str = ARGUMENTS) -> Change:
+    return Change(name=name, before=None, after=after, place=place)
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("python t.py --per_device_train_batch_size 8 --lr 1", "python t.py --per_device_train_batch_size 16 --lr 1"),
+        ("python t.py --per_device_train_batch_size=8", "python t.py --per_device_train_batch_size=16"),
+        ("python t.py --per-device-train-batch-size 8", "python t.py --per-device-train-batch-size 16"),
+        ("python t.py --output_dir o", "python t.py --output_dir o --per_device_train_batch_size 16"),
+        ("trl sft --config s.yaml", "trl sft --config s.yaml --per_device_train_batch_size 16"),
+        ("python t.py --steps 3", None),
+    ],
+)
+def test_flags_are_changed_where_a_command_has_them(command: str, expected: str | None) -> None:
+    assert changed_command(program(*command.split()), [change("per_device_train_batch_size", 16)]) == expected
+
+
+def test_a_switch_without_a_value_gets_one() -> None:
+    command = program("python", "t.py", "--gradient_checkpointing", "--output_dir", "o")
+    changed = changed_command(command, [change("activation_checkpointing", False)])
+    assert changed == "python t.py --gradient_checkpointing False --output_dir o"
+
+
+def test_variables_come_before_the_command() -> None:
+    command = program("python", "t.py", "--output_dir", "o")
+    assert changed_command(command, [change("A", "b", ENVIRONMENT)]) == "A=b python t.py --output_dir o"
+
+
+def test_what_is_set_in_code_gives_no_command() -> None:
+    command = program("python", "t.py", "--output_dir", "o")
+    assert changed_command(command, [change("attn_implementation", "eager", MODEL)]) is None

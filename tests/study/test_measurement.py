@@ -1,0 +1,131 @@
+import dataclasses
+import math
+
+import pytest
+
+from autofit.device.device import DeviceLoad
+from autofit.study.measurement import Measurement, StepSeconds, Window, compare, pooled, relative_half_width
+from tests.doubles import make_measurement
+
+
+def test_a_shortened_step_composes_with_the_interior_micro_step() -> None:
+    """T(A) = T(k) + (A - k) x (interior + fetch / k), with the figures of one measured step."""
+    step = StepSeconds(loop=0.001, fetch=0.003, micro_steps=(0.126, 0.144, 0.169), update=0.05)
+    assert step.total == pytest.approx(0.493)
+    assert step.composed(3) == step.total
+    assert step.composed(8) == pytest.approx(0.493 + 5 * (0.144 + 0.001))
+
+
+def test_a_step_that_ran_whole_is_not_composed() -> None:
+    for micro_steps in ((0.2,), (0.2, 0.3), (0.1,) * 7):
+        step = StepSeconds(loop=0.0, fetch=0.0, micro_steps=micro_steps, update=0.1)
+        assert step.composed(len(micro_steps)) == step.total
+
+
+def test_two_micro_steps_have_no_interior_to_compose_from() -> None:
+    step = StepSeconds(loop=0.0, fetch=0.0, micro_steps=(0.2, 0.3), update=0.1)
+    with pytest.raises(ValueError, match="interior"):
+        step.composed(4)
+
+
+def test_the_step_is_the_median_so_one_disturbed_sample_does_not_move_it() -> None:
+    measurement = make_measurement(1.0, jitter=0.5)
+    assert sorted(measurement.samples) == [0.5, 1.0, 1.0, 1.5]
+    assert measurement.step_seconds == 1.0
+
+
+def test_rates_follow_from_the_step() -> None:
+    measurement = make_measurement(2.0, micro_batch_size=8, accumulation_steps=4)
+    assert measurement.samples_per_second == 16
+    assert measurement.tokens_per_second == 16 * 128
+
+
+def test_warm_up_is_never_averaged_in() -> None:
+    measurement = make_measurement(1.0)
+    assert measurement.warmup[0].total == 2.0 and set(measurement.samples) == {1.0}
+
+
+def test_uncertainty_is_student_s_interval_and_unknown_for_one_sample() -> None:
+    assert relative_half_width((1.0,)) == math.inf
+    assert relative_half_width((1.0, 1.0, 1.0)) == 0.0
+    # 0.9, 1.0, 1.1: standard deviation 0.1, t of two degrees of freedom 4.30.
+    assert relative_half_width((0.9, 1.0, 1.1)) == pytest.approx(4.30 * 0.1 / math.sqrt(3))
+
+
+def test_a_window_tells_how_much_of_it_its_parts_leave_out() -> None:
+    steps = (StepSeconds(loop=0.0, fetch=0.1, micro_steps=(0.4,), update=0.4),)
+    assert Window(wall_seconds=1.0, steps=steps).unaccounted_share == pytest.approx(0.1)
+
+
+def test_rounds_of_one_configuration_are_one_measurement_that_knows_how_far_they_differ() -> None:
+    rounds = [make_measurement(seconds, needed=needed) for seconds, needed in ((1.0, 5), (1.1, 9), (1.05, 7))]
+    together = pooled(dict(enumerate(rounds)))
+    assert together.round_seconds == (1.0, 1.1, 1.05) and len(together.samples) == 12
+    assert together.step_seconds == pytest.approx(1.05)
+    assert together.memory.needed == 9
+    assert together.uncertainty >= 0.05 / 1.05 - 1e-9
+    assert pooled({4: rounds[0]}).rounds == (4,)
+
+
+def test_drift_that_falls_on_both_alike_cancels_in_the_ratio_of_rounds() -> None:
+    drift = (1.0, 1.3, 0.9)
+    first, second = (rounds_of({n: base * factor for n, factor in enumerate(drift)}) for base in (2.0, 1.0))
+    against = compare(first, second)
+    assert against.ratio == pytest.approx(2.0) and against.spread == pytest.approx(0.0) and against.rounds == 3
+
+
+def rounds_of(seconds: dict[int, float], cores_taken: dict[int, float] | None = None) -> Measurement:
+    """Whole runs by round; others keep ``cores_taken`` busy in some of them."""
+    return pooled({n: disturbed(make_measurement(s), (cores_taken or {}).get(n, 0.0)) for n, s in seconds.items()})
+
+
+def disturbed(measurement: Measurement, cores: float) -> Measurement:
+    windows = [
+        dataclasses.replace(
+            window,
+            load_before=DeviceLoad(others_seconds=0.0),
+            load_after=DeviceLoad(others_seconds=cores * window.wall_seconds),
+        )
+        for window in measurement.windows
+    ]
+    return dataclasses.replace(measurement, windows=tuple(windows))
+
+
+def test_only_rounds_that_both_ran_are_compared() -> None:
+    # The first round was slow for all; the second configuration did not run in the others.
+    first, second = rounds_of({0: 67.0, 1: 57.7, 2: 59.9}), rounds_of({0: 69.9})
+    against = compare(second, first)
+    assert against.rounds == 1 and against.ratio == pytest.approx(69.9 / 67.0)
+
+
+def test_runs_that_share_no_round_are_called_single_runs() -> None:
+    against = compare(make_measurement(2.0, jitter=0.01), rounds_of({3: 1.0}))
+    assert against.rounds == 0 and against.label == "single runs"
+    assert against.ratio == pytest.approx(2.0) and against.spread > 0
+
+
+def test_a_disturbed_round_counts_only_where_there_is_no_other() -> None:
+    first = rounds_of({0: 1.0, 1: 3.0, 2: 1.0}, cores_taken={1: 1.5})
+    second = rounds_of({0: 1.0, 1: 1.0, 2: 1.0})
+    assert first.undisturbed_rounds == {0, 2}
+    assert compare(first, second).ratio == pytest.approx(1.0) and compare(first, second).rounds == 2
+    assert compare(rounds_of({1: 3.0}, cores_taken={1: 1.5}), second).ratio == pytest.approx(3.0)
+
+
+def test_pooled_rounds_keep_the_longest_start_since_later_ones_find_it_compiled() -> None:
+    slow, fast = make_measurement(1.0), make_measurement(1.0)
+    (first,) = slow.warmup
+    slow = dataclasses.replace(slow, warmup=(dataclasses.replace(first, loop=60.0), first))
+    assert pooled({0: slow, 1: fast}).starting_seconds == pytest.approx(60.0)
+
+
+def test_a_device_that_was_held_back_says_by_what_and_one_at_rest_does_not() -> None:
+    def measured(mask: int | None) -> Measurement:
+        measurement = make_measurement(1.0)
+        windows = tuple(
+            dataclasses.replace(each, load_after=DeviceLoad(throttle_reasons=mask)) for each in measurement.windows
+        )
+        return dataclasses.replace(measurement, windows=windows)
+
+    assert measured(0x04 | 0x20).slowed_by == ("its power limit", "its temperature")
+    assert measured(0x01 | 0x02).slowed_by == () and measured(None).slowed_by == ()

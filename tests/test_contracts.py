@@ -1,0 +1,102 @@
+"""What is added goes through everything: a made-up choice of a knob, and a made-up knob, that no other file names."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from autofit.driver.explanation import explain
+from autofit.driver.starts import reference_configs
+from autofit.export import EXPORTERS
+from autofit.job.situation import Situation
+from autofit.knobs import KNOBS, knob
+from autofit.knobs.knob import Choice, Knob
+from autofit.knobs.recipe import recipe_for
+from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.planning.candidates import candidates_of
+from autofit.report.text import as_text
+from autofit.study.ranking import rank
+from autofit.study.result import Result
+from autofit.study.store import open_study
+from autofit.study.trial import Trial
+from tests.doubles import make_config, make_situation, make_trial
+from tests.predict.test_predictor import MadeUpTraces, card, predictor_of
+from tests.study.test_store import add, make_record
+
+ARGUMENT = "dataloader_persistent_workers"
+CHOICE = Choice(value="made_up", title="a made-up choice", training_arguments={ARGUMENT: True})
+KNOB = Knob(
+    name="made_up_knob",
+    title="made up",
+    question="Is anything made up?",
+    reference="no",
+    label="made up",
+    choices=(Choice(value="no", title="nothing is made up"), CHOICE),
+)
+
+
+@pytest.fixture(params=[row.name for row in KNOBS if not row.is_of_programs] + [KNOB.name])
+def changed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> tuple[str, KnobValue]:
+    """The knob that has the made-up choice, and the choice's value."""
+    if request.param == KNOB.name:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("autofit.") and hasattr(module, "KNOBS"):
+                monkeypatch.setattr(module, "KNOBS", (*KNOBS, KNOB))
+        return KNOB.name, CHOICE.value
+    row = knob(request.param)
+    collator = row.choices[0].collator  # every layout has one
+    choice = Choice(value="made_up", title=CHOICE.title, training_arguments={ARGUMENT: True}, collator=collator)
+    object.__setattr__(row, "choices", (*row.choices, choice))
+    request.addfinalizer(lambda: object.__setattr__(row, "choices", row.choices[:-1]))
+    return row.name, choice.value
+
+
+def config_with(changed: tuple[str, KnobValue] | None = None, **others: object) -> TrainConfig:
+    plain = {row.name: row.reference for row in sys.modules["autofit.knobs"].KNOBS}
+    config = TrainConfig({**make_config(), **{name: plain[name] for name in plain if name not in make_config()}})
+    return config.replace(**others, **({} if changed is None else {changed[0]: changed[1]}))
+
+
+def trial_of(number: int, config: TrainConfig, seconds: float) -> Trial:
+    trial = make_trial(number, seconds=seconds)
+    return Trial(
+        number=number, values=dict(config), outcome=trial.outcome, measurement=trial.measurement, whole=True, round=0
+    )
+
+
+def test_it_is_searched_and_means_its_settings_to_hugging_face(changed: tuple[str, KnobValue]) -> None:
+    situation = make_situation()
+    space = SearchSpace(situation, SpaceRequest(numerics="aggressive"))
+    assert changed[1] in space.choices[changed[0]]
+    assert config_with(changed) in space
+    assert recipe_for(config_with(changed), situation).training_arguments[ARGUMENT] is True
+    assert all(changed[0] in config for config in reference_configs(space))
+
+
+def test_it_is_predicted_and_planned(changed: tuple[str, KnobValue]) -> None:
+    situation: Situation = card(80)
+    prediction = predictor_of(situation, MadeUpTraces()).predict(config_with(changed))
+    assert prediction.total_bytes > 0 and prediction.step_seconds is not None
+    space = SearchSpace(situation, SpaceRequest(numerics="aggressive"))
+    planned = candidates_of(space, ("off",))
+    assert planned and all(changed[0] in config for config in planned)
+
+
+def test_it_is_stored_ranked_shown_explained_and_exported(changed: tuple[str, KnobValue], tmp_path: Path) -> None:
+    record = make_record()
+    study = open_study(f"sqlite:///{tmp_path / 'studies.db'}", record, None, fresh=False)
+    for trial in (trial_of(0, config_with(), 2.0), trial_of(1, config_with(changed), 1.0)):
+        add(study, trial)
+    trials = study.trials()
+    best = rank(trials).best
+    assert best is not None and best.trial.config[changed[0]] == changed[1]
+    result = Result(study="s", storage="sqlite://", record=record, situation=make_situation(), trials=trials)
+    report = as_text(result)
+    assert "made_up" in report and ARGUMENT in report
+    explanation = explain(make_situation(), SpaceRequest(numerics="aggressive"), trials)
+    assert any(each.knob == changed[0] and each.basis == "measured" for each in explanation.neighbours)
+    for serialize in EXPORTERS.values():
+        assert ARGUMENT in serialize(result)

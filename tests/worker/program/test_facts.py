@@ -1,0 +1,135 @@
+"""Facts of a real Trainer before it trains."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from types import MethodType
+from typing import Any
+
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
+
+from autofit.job.program import Program
+from autofit.trial.protocol import ProgramFactsJob
+from autofit.worker.program.facts import facts_of
+
+
+class HandsOn(Trainer):
+    """Makes an optimizer of its own in cases that are not this one, as LLaMA-Factory's and Axolotl's Trainers do."""
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        return super().create_optimizer(*args, **kwargs)
+
+
+class MakesItsOwn(Trainer):
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        self.optimizer = torch.optim.RMSprop(self.model.parameters())
+        return self.optimizer
+
+
+class MakesBothItself(Trainer):
+    def create_optimizer_and_scheduler(self, num_training_steps: int) -> None:
+        self.optimizer = torch.optim.SGD(self.model.parameters())
+        self.lr_scheduler = torch.optim.lr_scheduler.ConstantLR(self.optimizer)
+
+
+class ChoosesByItself(Trainer):
+    @staticmethod
+    def get_optimizer_cls_and_kwargs(args: Any, model: Any = None) -> tuple[Any, dict[str, Any]]:
+        return torch.optim.AdamW, {"lr": 1e-3}
+
+
+class Fails(Trainer):
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("not before the epoch begins")
+
+
+class SlowSamples(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, place: int) -> dict[str, torch.Tensor]:
+        time.sleep(0.002)
+        row = torch.arange(1, 13)
+        return {"input_ids": row, "labels": row}
+
+
+class LoadsItself(Trainer):
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> Any:
+        self.args.dataloader_num_workers = 0
+        return super()._get_dataloader(*args, **kwargs)
+
+
+class LooksAtItsLoader(Trainer):
+    def get_train_dataloader(self) -> Any:
+        return super().get_train_dataloader()
+
+
+def trainer_of(folder: Path, cls: type[Trainer] = Trainer, **given: Any) -> Any:
+    model = LlamaForCausalLM(
+        LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, vocab_size=64)
+    )
+    row = torch.arange(1, 13)
+    return cls(
+        model=model,
+        args=TrainingArguments(output_dir=str(folder), max_steps=1, use_cpu=True, report_to="none"),
+        data_collator=default_data_collator,
+        **{"train_dataset": [{"input_ids": row, "labels": row}] * 16, **given},
+    )
+
+
+def program_of(trainer: Any) -> Program:
+    program = facts_of(trainer, ProgramFactsJob(command=("python", "train.py"), device="cpu")).program
+    assert program is not None
+    return program
+
+
+@pytest.mark.parametrize("cls", [Trainer, HandsOn], ids=lambda cls: cls.__name__)
+def test_an_optimizer_that_args_optim_decides_is_searched(tmp_path: Path, cls: type[Trainer]) -> None:
+    trainer = trainer_of(tmp_path, cls)
+    program = program_of(trainer)
+    assert "optimizer" not in program.own and program.untraced == ""
+    # Trying has left nothing behind.
+    assert trainer.optimizer is None and trainer.lr_scheduler is None and trainer.args.optim == "adamw_torch_fused"
+
+
+@pytest.mark.parametrize("cls", [MakesItsOwn, MakesBothItself, ChoosesByItself, Fails], ids=lambda cls: cls.__name__)
+def test_an_optimizer_that_the_trainer_makes_whatever_it_is_asked_stays_its_own(
+    tmp_path: Path, cls: type[Trainer]
+) -> None:
+    trainer = trainer_of(tmp_path, cls)
+    program = program_of(trainer)
+    assert program.own["optimizer"] == "the program makes its own optimizer"
+    assert program.untraced == "its own optimizer is not traced" and trainer.optimizer is None
+
+
+def test_an_optimizer_that_is_given_stays_its_own(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path, optimizer_cls_and_kwargs=(torch.optim.SGD, {"lr": 1e-3}))
+    assert "optimizer" in program_of(trainer).own
+
+
+def test_checkpointing_of_the_programs_own_takes_no_options(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    facts = facts_of(trainer, ProgramFactsJob(command=("python", "train.py"), device="cpu"))
+    assert facts.model is not None and facts.model.checkpointing_options
+
+    def enable(self: Any, activation_checkpointing_kwargs: Any = None) -> None:
+        pass
+
+    trainer.model.activation_checkpointing_enable = MethodType(enable, trainer.model)
+    facts = facts_of(trainer, ProgramFactsJob(command=("python", "train.py"), device="cpu"))
+    assert facts.model is not None and not facts.model.checkpointing_options
+
+
+def test_loader_workers_are_searched_where_loading_takes_time(tmp_path: Path) -> None:
+    assert program_of(trainer_of(tmp_path)).loads_quickly
+    for cls in (Trainer, LooksAtItsLoader):
+        program = program_of(trainer_of(tmp_path, cls, train_dataset=SlowSamples()))
+        assert "loader" not in program.own and not program.loads_quickly
+
+
+def test_a_loader_that_the_trainer_makes_itself_stays_its_own(tmp_path: Path) -> None:
+    program = program_of(trainer_of(tmp_path, LoadsItself, train_dataset=SlowSamples()))
+    assert program.own["loader"] == "LoadsItself makes its own loader"
