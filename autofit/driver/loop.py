@@ -93,6 +93,8 @@ class Search:
         """
         try:
             reason = self._explore()
+            while self._complete():
+                reason = self._explore()
             self._confirm()
         finally:
             self._note_spending()
@@ -195,18 +197,26 @@ class Search:
         self._trials.append(trial)
         self._observer.ended(trial, self._trials)
 
-    def _confirm(self) -> None:
-        """Run the finalists' whole accumulation in interleaved rounds: what is reported is measured, not composed.
+    def _complete(self) -> bool:
+        """Try what the finalists are chosen by and is missing; whether anything was: there may be room for more then.
 
-        A round runs as a whole or not at all. Who is a finalist is asked anew before each; what failed is none.
+        The reference, and what others slowed: without it fewer may have to be confirmed than was kept for.
         """
         if self._is_cut_short:
-            return
+            return False
+        before = len(self._trials)
         plain = self._missing_reference()
         if plain is not None and self._budget.allows_trial(self._spent, self._history().trials, left_over=1):
             plan = with_plan(self._plan, slower_than_seconds=self._history().best_seconds)
             self._try(plain, plan, self._prediction(plain))
         self._repeat_disturbed()
+        return len(self._trials) > before and not self._is_cut_short
+
+    def _confirm(self) -> None:
+        """Run the finalists' whole accumulation in interleaved rounds: what is reported is measured, not composed.
+
+        A round runs as a whole or not at all. Who is a finalist is asked anew before each; what failed is none.
+        """
         while not self._is_cut_short:
             compared = self._compared()
             coming = next_round(compared, self._situation.device.kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -359,3 +360,25 @@ def test_what_others_slowed_is_run_again_before_finalists_are_chosen(tmp_path: P
     setting.search()
     found = rank(setting.study().trials()).best
     assert len(short_runs) == 2 and found is not None and found.trial.config == best.trial.config
+
+
+def test_what_a_repeat_leaves_of_the_trials_is_searched_before_finalists_run(tmp_path: Path) -> None:
+    setting = Setting(tmp_path)
+    run, short_runs = setting.runner.run, Counter[tuple[object, ...]]()
+
+    def run_beside_another(recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
+        """Every first run is said to take as long as all others, and to have been disturbed."""
+        result = run(recipe, plan, name)
+        short_runs[recipe_key(recipe)] += not plan.whole
+        if plan.whole or short_runs[recipe_key(recipe)] > 1 or result.measurement is None:
+            return result
+        return replace(result, measurement=disturbed(make_measurement(9.0), 1.0))
+
+    setting.runner.run = run_beside_another  # type: ignore[method-assign]
+    budget = Budget(seconds=None, trials=8)
+    setting.search(budget)
+    trials = setting.study().trials()
+    assert max(short_runs.values()) == 2
+    assert num_counted(trials) == 8
+    setting.search(budget)
+    assert setting.study().trials() == trials
