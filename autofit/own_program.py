@@ -14,8 +14,8 @@ from pathlib import Path
 import msgspec
 
 from autofit.api import SearchResult, deadline_of, result_of, search_of
-from autofit.device.detect import find_device
 from autofit.device.device import Device
+from autofit.device.kinds import find_device
 from autofit.device.versions import installed_versions, set_variables
 from autofit.driver.observer import Observer
 from autofit.driver.request import SearchRequest

@@ -25,7 +25,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from autofit.device.detect import find_device
+from autofit.device.kinds import find_device, kind_of
 from autofit.job.models import resolve_model
 from autofit.job.situation import Limits, Situation
 from autofit.job.tasks import task_named
@@ -73,7 +73,7 @@ def main() -> None:
     times: dict[tuple[int, str], dict[str, list[float]]] = {}
     padding: dict[tuple[int, str], float] = {}
     with tempfile.TemporaryDirectory() as folder:
-        workshop = Workshop("cpu", 0, Path(folder), print)
+        workshop = Workshop(kind_of("cpu"), 0, Path(folder), print)
         try:
             limits = Limits(memory_bytes=device.memory_bytes)
             situation = probe(workshop, source, workload, device, limits, trust_remote_code=False)

@@ -19,7 +19,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from autofit.device.detect import find_device
+from autofit.device.kinds import find_device, kind_of
 from autofit.driver.workers import ProgramWorkers
 from autofit.job.situation import Situation
 from autofit.knobs.own_program import own_config
@@ -85,7 +85,7 @@ def compare(name: str) -> dict[str, Any]:
             assert situation is not None
             runner = workers.runner(situation)
             launcher = ProgramStarts(command).fresh({})
-            shop = Workshop("cpu", 0, folder, lambda sentence: None, launcher=launcher)
+            shop = Workshop(kind_of("cpu"), 0, folder, lambda sentence: None, launcher=launcher)
             anew = ProcessRunner(shop, situation, runner.model, samples=runner.samples)
             for number in range(ROUNDS):
                 forked = run(runner, situation, f"forked-{number}")

@@ -28,7 +28,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from autofit.device.detect import find_device
+from autofit.device.kinds import find_device, kind_of
 from autofit.job.lengths import SampleLengths
 from autofit.job.models import ModelSource, resolve_model
 from autofit.job.situation import Limits, Situation
@@ -68,9 +68,9 @@ def main() -> None:
     console = Console(width=100, highlight=False)
     with tempfile.TemporaryDirectory() as folder:
         source = resolve_model(str(MODEL))
-        served = Workshop("cpu", 0, Path(folder) / "served", print)
+        served = Workshop(kind_of("cpu"), 0, Path(folder) / "served", print)
         launcher = FreshInterpreters(worker_environment(""))
-        fresh = Workshop("cpu", 0, Path(folder) / "fresh", print, launcher=launcher)
+        fresh = Workshop(kind_of("cpu"), 0, Path(folder) / "fresh", print, launcher=launcher)
         try:
             situation = _situation(served, source)
             runners = {

@@ -120,6 +120,22 @@ def test_the_search_function_is_not_hidden_by_a_package_of_the_same_name() -> No
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+KINDS_ARE_ASKED_IN = {
+    "knobs.availability": "what needs CUDA itself",
+    "worker.tracer.target": "a trace is for one of two kinds of kernels",
+}
+"""Files outside of device/ that compare a kind of device with a name, and why."""
+
+
+def test_kinds_of_devices_are_told_apart_by_their_classes_alone() -> None:
+    asking = set()
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Compare) and ast.unparse(node.left).split(".")[-1] in ("kind", "device_kind"):
+                asking |= {name_of(path)} if isinstance(node.comparators[0], ast.Constant) else set()
+    assert {name for name in asking if room_of(name) != "device"} == set(KINDS_ARE_ASKED_IN)
+
+
 VALUES_ARE_SPELLED_IN = {
     "planning.candidates": "rungs of the ladder, in the order in which they are planned",
     "planning.planner": "a feature that is missing only because no GPU is here",

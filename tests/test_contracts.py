@@ -1,15 +1,21 @@
-"""What is added goes through everything: a made-up choice of a knob, and a made-up knob, that no other file names."""
+"""What is added goes through everything: a made-up choice of a knob, a made-up knob, a made-up kind of device."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
+from autofit.device.device import Device
+from autofit.device.kind import DeviceKind
+from autofit.device.kinds import KINDS, find_device, kind_of
 from autofit.driver.explanation import explain
 from autofit.driver.starts import reference_configs
+from autofit.errors import UserError
 from autofit.export import EXPORTERS
+from autofit.job.models import ModelSource
 from autofit.job.situation import Situation
 from autofit.knobs import KNOBS, knob
 from autofit.knobs.knob import Choice, Knob
@@ -22,7 +28,11 @@ from autofit.study.ranking import rank
 from autofit.study.result import Result
 from autofit.study.store import open_study
 from autofit.study.trial import Trial
-from tests.doubles import make_config, make_situation, make_trial
+from autofit.trial.protocol import MeasuringPlan
+from autofit.trial.runner import ProcessRunner
+from autofit.trial.workshop import Workshop
+from tests.doubles import GIB, make_config, make_situation, make_trial
+from tests.driver.test_loop import Setting
 from tests.predict.test_predictor import MadeUpTraces, card, predictor_of
 from tests.study.test_store import add, make_record
 
@@ -100,3 +110,48 @@ def test_it_is_stored_ranked_shown_explained_and_exported(changed: tuple[str, Kn
     assert any(each.knob == changed[0] and each.basis == "measured" for each in explanation.neighbours)
     for serialize in EXPORTERS.values():
         assert ARGUMENT in serialize(result)
+
+
+class MadeUpKind(DeviceKind):
+    """Cards that only this test knows."""
+
+    name = "made_up"
+    round_seconds = 3.0
+    spare_share = 0.02
+    environment: ClassVar[dict[str, str]] = {"MADE_UP_CACHES": "1"}
+
+    def find(self, number: int) -> Device | None:
+        return Device(kind=self.name, name=f"Made-up card {number}", memory_bytes=16 * GIB, index=number)
+
+    def bytes_of_others(self, device: Device) -> int:
+        return GIB
+
+
+@pytest.fixture
+def made_up_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(KINDS, MadeUpKind.name, MadeUpKind())
+
+
+@pytest.mark.usefixtures("made_up_kind")
+def test_a_kind_of_device_is_found_searched_predicted_and_measured(tmp_path: Path, tiny_source: ModelSource) -> None:
+    device = find_device("made_up:2")
+    assert device.index == 2 and kind_of(device).label(device.index) == "made_up:2"
+    with pytest.raises(UserError, match="takes auto"):
+        find_device("unheard_of")
+    situation = make_situation(kind=device.kind)
+    setting = Setting(tmp_path, situation=situation)
+    assert {choice for choice in setting.space.choices["optimizer"] if "paged" in str(choice)}, "it is no host"
+    setting.search()
+    assert rank(setting.study().trials()).best is not None
+    whole = [plan for plan in setting.runner.plans if plan.whole]
+    assert whole and {(plan.patience_seconds, plan.spare_share) for plan in whole} == {(3.0, 0.02)}
+    recipe = recipe_for(setting.space.configs[0], situation)
+    assert recipe.environment["MADE_UP_CACHES"] == "1" and "use_cpu" not in recipe.training_arguments
+
+    prediction = predictor_of(situation, MadeUpTraces()).predict(config_with())
+    assert prediction.bytes_by_category["context"] == 0 and prediction.total_bytes > 0
+
+    starts = Workshop(kind_of(device), device.index, tmp_path / "jobs", lambda sentence: None)
+    assert starts.torch_device == "made_up:0"
+    job = ProcessRunner(starts, situation, tiny_source).job_for(recipe, MeasuringPlan())
+    assert job.memory.own_bytes == situation.limits.with_memory(16 * GIB).usable_bytes - GIB

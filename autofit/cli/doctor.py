@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from autofit.cli.options import Parser, add_study_options
 from autofit.cli.run import split
+from autofit.device.kinds import kind_of
 
 if TYPE_CHECKING:
     from autofit.job.situation import Situation
@@ -64,7 +65,9 @@ def _print_findings(situation: Situation, about: str) -> None:
     from autofit.units import format_bytes
 
     console = output_console()
-    console.print(f"{situation.device.label}: {situation.device.name}, {format_bytes(situation.device.memory_bytes)}")
+    device = situation.device
+    label = kind_of(device).label(device.index)
+    console.print(f"{label}: {device.name}, {format_bytes(device.memory_bytes)}")
     console.print(", ".join(f"{name} {version}" for name, version in situation.libraries.versions.items()))
     console.print(f"{about}\n")
     for row in KNOBS:

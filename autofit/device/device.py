@@ -18,11 +18,6 @@ class Device:
     index: int = 0
     compute_capability: tuple[int, int] | None = None
 
-    @property
-    def label(self) -> str:
-        """``cpu`` or ``cuda:0``: what ``--device`` takes."""
-        return self.kind if self.kind == "cpu" else f"{self.kind}:{self.index}"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Libraries:

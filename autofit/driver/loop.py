@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
+from autofit.device.kinds import kind_of
 from autofit.driver.budget import Budget, WholeRun
 from autofit.driver.foresight import Foresight
 from autofit.driver.history import History
@@ -31,11 +32,6 @@ from autofit.units import format_bytes
 WORTH_WAITING_FOR = 1.1
 """What is borderline is tried at the end where it is predicted to take at most this many times what the best takes."""
 SHAPES_FOR_AN_ALLOCATOR = 100
-HEAP_SHARE = 0.08
-"""What is confirmed on a CPU has this share of its memory to spare: where lengths vary a heap goes on growing, from 185
-MiB after 20 steps to 198 after 320 (llama of 1 M parameters on Genesis, 4 x 4 padded, bf16, three runs)."""
-ROUND_SECONDS = {"cpu": 2.0, "cuda": 12.0}
-"""Timed seconds of one round of a finalist."""
 
 
 class Search:
@@ -69,6 +65,7 @@ class Search:
         self._now_late: set[TrainConfig] = set()
         self._study = study
         self._situation = situation
+        self._kind = kind_of(situation.device)
         self._space = space
         self._strategy = strategy
         self._budget = budget
@@ -114,7 +111,7 @@ class Search:
             if self._is_cut_short:
                 return self._budget.is_spent
             compared = self._compared()
-            to_confirm = rounds_to_come(compared, self._situation.device.kind)
+            to_confirm = rounds_to_come(compared, self._kind)
             reason = self._budget.reason_to_stop(self._spent, compared, to_confirm, self._whole_run)
             if reason is not None:
                 if not self._tried_now and self._spent_before:
@@ -219,7 +216,7 @@ class Search:
         """
         while not self._is_cut_short:
             compared = self._compared()
-            coming = next_round(compared, self._situation.device.kind)
+            coming = next_round(compared, self._kind)
             if coming is None:
                 return
             affordable = self._budget.affordable_round(coming.finalists, self._spent, compared, self._whole_run)
@@ -235,7 +232,7 @@ class Search:
         while not self._is_cut_short:
             compared = self._compared()
             trial = to_repeat(compared)
-            to_confirm = rounds_to_come(compared, self._situation.device.kind)
+            to_confirm = rounds_to_come(compared, self._kind)
             if trial is None or not self._budget.leaves_time(self._spent, compared, to_confirm, self._whole_run):
                 return
             self._try(trial.config, self._plan, trial.prediction, role=trial.role)
@@ -246,7 +243,7 @@ class Search:
             whole=True,
             least_micro_batches=self._whole_run.least_micro_batches,
             patience_seconds=self._whole_run.timed_seconds,
-            spare_share=HEAP_SHARE if self._situation.device.kind == "cpu" else 0.0,
+            spare_share=self._kind.spare_share,
         )
         self._try(trial.config, plan, trial.prediction, role=trial.role, number_of_round=number)
 
@@ -269,11 +266,10 @@ class Search:
     @property
     def _whole_run(self) -> WholeRun:
         """A caching allocator has to be shown many shapes before it can be said to have room for them all."""
-        kind = self._situation.device.kind
         several_shapes = not self._situation.workload.lengths.all_equal
         return WholeRun(
-            timed_seconds=ROUND_SECONDS.get(kind, ROUND_SECONDS["cuda"]),
-            least_micro_batches=SHAPES_FOR_AN_ALLOCATOR if several_shapes and kind != "cpu" else 0,
+            timed_seconds=self._kind.round_seconds,
+            least_micro_batches=SHAPES_FOR_AN_ALLOCATOR if several_shapes and self._kind.caches_memory else 0,
         )
 
     def _try(

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from autofit.device.kind import DeviceKind
 from autofit.study.evidence import Evidence, measurement_of
 from autofit.study.measurement import Measurement
 from autofit.study.ranking import rank
@@ -81,10 +82,10 @@ def to_repeat(trials: Sequence[Trial]) -> Trial | None:
     return min(misleading, key=undisturbed, default=None)
 
 
-def next_round(trials: Sequence[Trial], device_kind: str) -> Round | None:
+def next_round(trials: Sequence[Trial], kind: DeviceKind) -> Round | None:
     """The round that has to come; None where the finalists are confirmed. Every finalist runs in every round."""
     chosen = finalists(trials)
-    if not chosen or _is_confirmed(chosen, device_kind):
+    if not chosen or _is_confirmed(chosen, kind):
         return None
     numbers = [trial.round for trial in trials if trial.round is not None]
     number = max(numbers, default=-1) + 1
@@ -92,18 +93,18 @@ def next_round(trials: Sequence[Trial], device_kind: str) -> Round | None:
     return Round(number=number, finalists=tuple(chosen if number % 2 == 0 else chosen[::-1]))
 
 
-def rounds_to_come(trials: Sequence[Trial], device_kind: str) -> list[Trial]:
+def rounds_to_come(trials: Sequence[Trial], kind: DeviceKind) -> list[Trial]:
     """Evidence of a finalist for each run that confirming will take, as far as can be known."""
     chosen = finalists(trials)
-    if not chosen or _is_confirmed(chosen, device_kind):
+    if not chosen or _is_confirmed(chosen, kind):
         return []
     if len(chosen) == 1:
         return chosen
     return chosen * max(1, ROUNDS - len(_common_rounds(chosen)))
 
 
-def _is_confirmed(chosen: Sequence[Trial], device_kind: str) -> bool:
-    """Enough rounds that all of them ran undisturbed and, on an accelerator, a minute under load or a steady step."""
+def _is_confirmed(chosen: Sequence[Trial], kind: DeviceKind) -> bool:
+    """Enough rounds that all ran undisturbed and, where warmth slows the device, a minute timed or a steady step."""
     if len(chosen) == 1:
         # Nothing to compare with: it has to get through its whole work, and that once.
         return chosen[0].whole
@@ -112,7 +113,7 @@ def _is_confirmed(chosen: Sequence[Trial], device_kind: str) -> bool:
     common = _common_rounds(chosen)
     if len(common) < ROUNDS:
         return False
-    return device_kind == "cpu" or all(_is_steady(measurement_of(trial)) for trial in chosen)
+    return not kind.slows_down_when_warm or all(_is_steady(measurement_of(trial)) for trial in chosen)
 
 
 def _common_rounds(chosen: Sequence[Trial]) -> set[int]:

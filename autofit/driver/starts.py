@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 
+from autofit.device.kinds import kind_of
 from autofit.driver.history import History
 from autofit.knobs import KNOBS
 from autofit.knobs.activation_checkpointing import EVERY_LAYER
@@ -69,7 +70,7 @@ def reference_configs(space: SearchSpace) -> list[TrainConfig]:
     size = max((size for size in sizes if size <= LARGEST_REFERENCE_MICRO_BATCH), default=sizes[0])
     base = space.at_micro_batch(TrainConfig({"micro_batch_size": 1, "accumulation_steps": 1, **values}), size)
     precisions = list(space.choices["precision"])
-    if space.situation.device.kind == "cpu":
+    if kind_of(space.situation.device).is_host:
         # Few CPUs are fast in fewer bits, and a slow first trial has no best to be stopped by.
         precisions.sort(key=lambda precision: precision != FULL)
     return list(dict.fromkeys(nearest(space, base.replace(precision=precision)) for precision in precisions))

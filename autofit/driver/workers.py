@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from autofit.device.device import Device
+from autofit.device.kinds import kind_of
 from autofit.errors import AutofitError, UserError
 from autofit.job.program import ProgramSamples
 from autofit.job.record import StudyRecord
@@ -54,7 +55,9 @@ class Workers:
         """Where the workers are started."""
         if self._workshop is None:
             device = self._record.device
-            self._workshop = Workshop(device.kind, device.index, self._folder, self._announce, deadline=self._deadline)
+            self._workshop = Workshop(
+                kind_of(device), device.index, self._folder, self._announce, deadline=self._deadline
+            )
         return self._workshop
 
     def probe(self) -> Situation:
@@ -132,7 +135,7 @@ class ProgramWorkers:
         starts = ProgramStarts(
             command, train_call=train_call, start_seconds=start_seconds, device=device if shows_device else None
         )
-        self._workshop = Workshop(device.kind, device.index, folder, announce, starts=starts)
+        self._workshop = Workshop(kind_of(device), device.index, folder, announce, starts=starts)
         self._samples: ProgramSamples | None = None
         self._record: StudyRecord | None = None
         self._kept: Path | None = None

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from autofit.device.detect import find_device
+from autofit.device.kinds import find_device
 from autofit.device.versions import installed_versions, set_variables
 from autofit.errors import UserError
 from autofit.job.lengths import SampleLengths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autofit.device.kinds import kind_of
 from autofit.job.situation import Situation
 from autofit.knobs.availability import first_of, missing, needs_cuda
 from autofit.knobs.batch_layout import BATCH_LAYOUT, FLATTENED
@@ -36,7 +37,7 @@ def _nothing_is_flattened(situation: Situation) -> str | None:
 
 
 def _old_card(situation: Situation) -> str | None:
-    return None if situation.device.kind == "cpu" else needs_cuda("torch_varlen", (8, 0))(situation)
+    return None if kind_of(situation.device).is_host else needs_cuda("torch_varlen", (8, 0))(situation)
 
 
 def _between_ampere_and_hopper(situation: Situation) -> str | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autofit.device.kinds import kind_of
 from autofit.job.situation import Situation
 from autofit.knobs.availability import first_of, missing, needs_cuda
 from autofit.knobs.knob import Choice, Knob
@@ -19,7 +20,7 @@ SMALLER_STATE = "adamw_8bit"
 
 
 def _paging_is_pointless(situation: Situation) -> str | None:
-    if situation.device.kind == "cpu":
+    if kind_of(situation.device).is_host:
         return "paging moves optimizer state between a GPU and its host; here the state is in the host's memory"
     return None
 

@@ -7,6 +7,7 @@ loss and tens of percent of the norm were measured without num_items_in_batch on
 
 from __future__ import annotations
 
+from autofit.device.kinds import kind_of
 from autofit.job.situation import Situation
 from autofit.knobs.availability import first_of, missing, needs_cuda
 from autofit.knobs.knob import Choice, Knob
@@ -14,7 +15,7 @@ from autofit.knobs.numerics import Numerics
 
 
 def _bf16_unavailable(situation: Situation) -> str | None:
-    return None if situation.device.kind == "cpu" else needs_cuda("bf16 arithmetic", (8, 0))(situation)
+    return None if kind_of(situation.device).is_host else needs_cuda("bf16 arithmetic", (8, 0))(situation)
 
 
 def _not_with_4_bit_weights(situation: Situation) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from autofit.device.host import NATIVE_CACHES
+from autofit.device.kinds import kind_of
 from autofit.job.program import Program
 from autofit.job.situation import Situation
 from autofit.job.tasks import task_named
@@ -78,7 +78,7 @@ def recipe_for(config: TrainConfig, situation: Situation) -> Recipe:
 def _changing(config: TrainConfig, situation: Situation, program: Program) -> Recipe:
     """The recipe of a program: what is not among its arguments stays as the program has it."""
     arguments, model_kwargs, environment = changes(config, program)
-    if situation.device.kind != "cpu" and config != own_config(program):
+    if not kind_of(situation.device).is_host and config != own_config(program):
         arguments["logging_nan_inf_filter"] = False
     choices = [row.choice(config[row.name]) for row in KNOBS]
     optimizer = knob("optimizer").choice(config["optimizer"])
@@ -107,10 +107,10 @@ def _built(config: TrainConfig, situation: Situation) -> Recipe:
         # The default tests every micro-step's loss for NaN on the host, which waits for the device each time.
         "logging_nan_inf_filter": False,
     }
-    environment: dict[str, str] = {}
-    if situation.device.kind == "cpu":
+    kind = kind_of(situation.device)
+    environment = dict(kind.environment)
+    if kind.is_host:
         arguments["use_cpu"] = True
-        environment.update(NATIVE_CACHES)
     elif config["precision"] == "fp32":
         # Left open, torch_compile switches tf32 on.
         arguments["tf32"] = False

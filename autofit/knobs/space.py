@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cached_property
 
+from autofit.device.kinds import kind_of
 from autofit.errors import UserError
 from autofit.job.situation import Situation
 from autofit.knobs import BATCH_KNOBS, KNOBS, Choice, Knob, knob
@@ -57,7 +58,7 @@ CONSTRAINTS: tuple[Constraint, ...] = (
         reason="torch_varlen takes 16-bit inputs only on a GPU",
         forbids=lambda config, situation: (
             config["attention"] == "torch_varlen"
-            and situation.device.kind != "cpu"
+            and not kind_of(situation.device).is_host
             and not _half_precision(config, situation)
         ),
     ),

@@ -14,6 +14,7 @@ import msgspec
 
 from autofit.device.device import Device
 from autofit.device.gpus import all_gpus, find_gpu
+from autofit.device.kinds import kind_of
 from autofit.errors import UserError
 from autofit.job.record import StudyRecord, home
 from autofit.job.request import JobRequest
@@ -372,7 +373,7 @@ class _Planner:
         if self._shared is not None:
             return self._shared._workshop()
         if self._open is None:
-            self._open = Workshop("cpu", 0, home() / "logs" / f"plan-{os.getpid()}", self._progress.say)
+            self._open = Workshop(kind_of("cpu"), 0, home() / "logs" / f"plan-{os.getpid()}", self._progress.say)
         return self._open
 
 

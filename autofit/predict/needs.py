@@ -10,6 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
+from autofit.device.kinds import kind_of
 from autofit.job.lengths import SampleLengths
 from autofit.job.models import ModelSource
 from autofit.job.situation import Situation
@@ -69,6 +70,7 @@ class Needs:
         self, situation: Situation, model: ModelSource, keeper: Keeper, *, trust_remote_code: bool = False
     ) -> None:
         self._situation = situation
+        self._kind = kind_of(situation.device)
         self._model = model
         self._keeper = keeper
         self._layouts = Layouts(situation, model, keeper.micro_batches)
@@ -190,7 +192,7 @@ class Needs:
         many: StepTrace | None = None,
         shorter: StepTrace | None = None,
     ) -> Family:
-        ahead = int(self._situation.device.kind == "cpu")
+        ahead = int(self._kind.is_host)
         return Family(few, many, inputs_ahead=ahead, rows=rows, shorter=shorter)
 
     def _with_update(self, config: TrainConfig, trace: StepTrace) -> StepTrace:
@@ -223,7 +225,7 @@ class Needs:
     ) -> tuple[TraceRequest, TraceRequest | None, TraceRequest | None]:
         """Few rows of the longest samples, more of them, and as many of shorter ones; None for what tells nothing."""
         shapes, size, longest = self._layouts.of(config), config.micro_batch_size, self._longest
-        on_cuda = self._situation.device.kind != "cpu"
+        on_cuda = self._kind.traced_as == "cuda"
         every = {*shapes.worst, *itertools.chain.from_iterable(shapes.in_order)} if on_cuda else set(shapes.worst)
         varies = any(shape.length != longest or shape.rows != size for shape in every)
         pair = self._pair(config)
@@ -249,7 +251,7 @@ class Needs:
 
         On CUDA a flattened row is traced as one document, and its family is affine between its two traces.
         """
-        if not self._flattens(config) or self._situation.device.kind == "cpu":
+        if not self._flattens(config) or self._kind.traced_as == "cpu":
             return rows
         return family.between_squares(rows)
 
@@ -265,7 +267,7 @@ class Needs:
         rows = max(shape.padded_tokens for shape in self._layouts.of(config).worst) / self._longest
         reads_images = task_named(self._situation.workload.task).reads == "images"
         tokens = TOKENS_OF_AN_IMAGE if reads_images else self._longest
-        return pair_for(rows, tokens, on_cuda=self._situation.device.kind != "cpu")
+        return pair_for(rows, tokens, on_cuda=self._kind.traced_as == "cuda")
 
     def _micro_step_request(self, config: TrainConfig, rows: int, length: int) -> TraceRequest:
         recipe = traceable(recipe_for(config, self._situation), optimizer=REFERENCE_OPTIMIZER)
@@ -298,7 +300,7 @@ class Needs:
             micro_batch=micro_batch,
             path="",
             truth=truth,
-            target="cpu" if device.kind == "cpu" else "cuda",
+            target=self._kind.traced_as,
             compute_capability=device.compute_capability or (8, 0),
             trust_remote_code=self._trust_remote_code,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from autofit.device.kinds import kind_of
 from autofit.device.rates import Rates
 from autofit.job.situation import Situation
 from autofit.job.tasks import task_named
@@ -11,7 +12,6 @@ from autofit.knobs import KNOBS, knob
 from autofit.knobs.allocator import EXPANDABLE
 from autofit.knobs.train_config import TrainConfig
 from autofit.predict.calibration import Calibration
-from autofit.predict.fixed_costs import context_bytes, workspace_bytes
 from autofit.predict.micro_batches import CannotPredictError
 from autofit.predict.needs import Needs
 from autofit.predict.step_need import Need, Reserved
@@ -21,7 +21,7 @@ from autofit.study.prediction import Prediction, Verdict
 FITS_UP_TO = 0.97
 """What certainly must be there is borderline above this share of the limit: the allocator is only simulated."""
 HEAP_OVERHEAD = 0.15
-"""On a CPU a process's own pages exceed its tensors by up to this share: the heap, threads, libraries' buffers."""
+"""On a host a process's own pages exceed its tensors by up to this share: the heap, threads, libraries' buffers."""
 
 
 class Predictor:
@@ -39,10 +39,11 @@ class Predictor:
         efficiency: Efficiency = OF_MEASURED_RATES,
     ) -> None:
         self._needs = needs
+        self._kind = kind_of(situation.device)
         self._workload, self._device, self._limits = situation.workload, situation.device, situation.limits
         self._rates = rates
         self._efficiency = efficiency
-        self._context = context_bytes(situation.device)
+        self._context = self._kind.context_bytes(situation.device)
         self.calibration = Calibration()
 
     def prepare(self, configs: Iterable[TrainConfig]) -> None:
@@ -55,11 +56,11 @@ class Predictor:
         ``simulate`` plays the allocator over the step, which takes a fraction of a second for a large model; without
         it, what the allocator loses is left out.
         """
-        need, workspaces = self._needs.of(config), workspace_bytes(self._device)
+        need, workspaces = self._needs.of(config), self._kind.workspace_bytes(self._device)
         certain = need.live_bytes + workspaces + self._context
         extra = self.calibration.extra_bytes(config.combination())
         reserved = None
-        if simulate and self._device.kind != "cpu" and certain <= self._limits.usable_bytes:
+        if simulate and self._kind.caches_memory and certain <= self._limits.usable_bytes:
             reserved = self.on_allocator(config)
         slack = 0 if reserved is None else max(0, reserved.peak_bytes - need.live_bytes - workspaces)
         categories = {category.name.lower(): size for category, size in need.bytes_by_category.items()}
@@ -84,7 +85,7 @@ class Predictor:
         return self._needs.of(config).on_allocator(
             limit=self._limits.usable_bytes - self._context,
             expandable=config["allocator"] == EXPANDABLE,
-            workspaces=workspace_bytes(self._device),
+            workspaces=self._kind.workspace_bytes(self._device),
         )
 
     def plain(self, config: TrainConfig) -> Prediction:
@@ -118,7 +119,7 @@ class Predictor:
             # Of what is not traced the need is only known not to be more.
             return Verdict.BORDERLINE if _not_traced(config) else Verdict.NO
         likely = certain + max(0, likely_more)
-        if self._device.kind == "cpu" and not self.calibration.num_trials:
+        if not self._kind.caches_memory and not self.calibration.num_trials:
             likely = round(likely * (1 + HEAP_OVERHEAD))
         # The simulated allocator keeps within the limit; what is asked of it is room for being wrong by a little.
         return Verdict.BORDERLINE if is_tight or likely > FITS_UP_TO * usable else Verdict.FITS

@@ -15,7 +15,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
@@ -56,7 +56,7 @@ class Launcher(Protocol):
         """End the launcher and whatever still runs."""
 
 
-def worker_environment(visible_device: str | None, extra: dict[str, str] | None = None) -> dict[str, str]:
+def worker_environment(visible_device: str | None, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment of workers: this process's, with one device visible and no network look-ups.
 
     With several cards visible a plain script becomes DataParallel and multiplies the batch by their

@@ -17,8 +17,8 @@ from typing import BinaryIO
 
 import psutil
 
-from autofit.device import nvml
 from autofit.device.device import Device
+from autofit.device.kinds import kind_of
 from autofit.errors import UserError, printable
 from autofit.trial.launcher import (
     ForkServer,
@@ -115,7 +115,7 @@ def _visible(device: Device | None) -> dict[str, str]:
         return {}
     return {
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
-        "CUDA_VISIBLE_DEVICES": "" if device.kind == "cpu" else nvml.visible_slice() or str(device.index),
+        "CUDA_VISIBLE_DEVICES": kind_of(device).visible(device.index),
     }
 
 

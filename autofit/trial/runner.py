@@ -14,15 +14,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from autofit.device import nvml
 from autofit.device.host import (
-    host_memory_bytes,
-    host_memory_in_use_bytes,
     is_near_limit,
     limited_segment_of,
     out_of_memory_kills,
     peak_of_segment,
 )
+from autofit.device.kinds import kind_of
 from autofit.job.models import ModelSource
 from autofit.job.program import ProgramSamples
 from autofit.job.situation import Situation
@@ -48,8 +46,6 @@ from autofit.units import format_bytes, format_seconds
 
 POLL_SECONDS, FIRST_POLL_SECONDS = 0.1, 0.01
 """Between looks at a running worker; the second before it trains, so that its memory limit is seen soon."""
-WARM_UP_GRACE_SECONDS = {"cpu": 2.0, "cuda": 20.0}
-"""What a first micro-step may take beyond a warm one: kernels are loaded, workspaces are made."""
 COMPILE_GRACE_SECONDS = 300.0
 """What compiling a model may take before its first step; large ones take minutes."""
 MOST_UNACCOUNTED = 0.01
@@ -111,6 +107,7 @@ class ProcessRunner:
         """``samples`` are those of the user's own program that the situation is of."""
         self._workshop = workshop
         self._situation = situation
+        self._kind = kind_of(situation.device)
         self.model = model
         self._most_seconds = most_seconds
         self._trust_remote_code = trust_remote_code
@@ -122,7 +119,7 @@ class ProcessRunner:
     def job_for(self, recipe: Recipe, plan: MeasuringPlan) -> AnyTrialJob:
         """The job that ``run`` hands to a worker."""
         device, limits = self._situation.device, self._situation.limits
-        others = self._memory_of_others()
+        others = self._kind.bytes_of_others(device)
         own = min(limits.usable_bytes, limits.with_memory(device.memory_bytes).usable_bytes - others)
         paged = 0
         if recipe.paged_state and self._situation.memory_is_emulated:
@@ -136,7 +133,7 @@ class ProcessRunner:
                 memory=memory,
                 plan=plan,
                 expected_paged_bytes=paged,
-                in_use_before=None if device.kind == "cpu" else nvml.used_bytes(device.index),
+                in_use_before=self._kind.used_bytes(device.index),
             )
         return TrialJob(
             model=self.model,
@@ -162,7 +159,7 @@ class ProcessRunner:
         for leftover in (files.result, files.phases):
             leftover.unlink(missing_ok=True)
         job = self.job_for(recipe, plan)
-        in_use_before = None if self._situation.device.kind == "cpu" else nvml.used_bytes(self._situation.device.index)
+        in_use_before = self._kind.used_bytes(self._situation.device.index)
         write_document(files.job, job)
         kills_before = out_of_memory_kills()
         launcher = self._workshop.launcher(recipe.environment)
@@ -231,7 +228,7 @@ class ProcessRunner:
         if best is None or "first_micro_step" not in phases or "first_step" in phases:
             return None
         spent = now - phases["first_micro_step"]
-        grace = WARM_UP_GRACE_SECONDS.get(self._situation.device.kind, 20.0)
+        grace = self._kind.warm_up_grace_seconds
         if job.recipe.is_compiled:
             grace += COMPILE_GRACE_SECONDS
         # The first step runs the worst micro-batch, which pads or holds at most this much more than the mean one.
@@ -267,25 +264,13 @@ class ProcessRunner:
             reason=f"paging cannot be emulated under --memory-limit: with its {size} of state resident it does not fit",
         )
 
-    def _memory_of_others(self) -> int:
-        """Bytes of the device's memory that others hold; 0 where nothing counts them."""
-        device = self._situation.device
-        if device.kind == "cpu":
-            return max(0, host_memory_in_use_bytes() - (host_memory_bytes() - device.memory_bytes))
-        in_use = nvml.used_bytes(device.index)
-        card = nvml.name_and_memory(device.index)
-        if in_use is None or card is None or card[1] is None:
-            return 0
-        reserved_by_driver = max(0, card[1] - device.memory_bytes)
-        return max(0, in_use - reserved_by_driver)
-
     def _await_memory(self, in_use_before: int | None) -> tuple[str, ...]:
         """Wait until the device's memory is back; a sentence where it does not come back."""
         if in_use_before is None:
             return ()
         deadline = time.monotonic() + RETURN_SECONDS
         while True:
-            in_use = nvml.used_bytes(self._situation.device.index)
+            in_use = self._kind.used_bytes(self._situation.device.index)
             if in_use is None or in_use <= in_use_before + RETURN_SLACK_BYTES:
                 return ()
             if time.monotonic() > deadline:

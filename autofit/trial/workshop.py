@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from autofit.device import nvml
 from autofit.device.device import Device
-from autofit.device.host import NATIVE_CACHES
+from autofit.device.kind import DeviceKind
+from autofit.device.kinds import kind_of
 from autofit.errors import AutofitError, UserError
 from autofit.job.models import ModelSource
 from autofit.job.situation import Limits, Situation
@@ -39,7 +39,7 @@ class Workshop:
 
     def __init__(
         self,
-        device_kind: str,
+        kind: DeviceKind,
         device_index: int,
         folder: Path,
         announce: Announce,
@@ -51,8 +51,8 @@ class Workshop:
         self.folder = folder
         self._deadline = deadline
         self._restarts = 0
-        self.torch_device = "cpu" if device_kind == "cpu" else f"{device_kind}:0"
-        self._starts = starts or _own_workers(device_kind, device_index, self.torch_device)
+        self.torch_device = kind.torch_device
+        self._starts = starts or _own_workers(kind, device_index)
         self._announce = announce
         self._server: ForkServer | None = None
         self._launcher: Launcher | None = launcher
@@ -147,10 +147,8 @@ class Workshop:
         return self._launcher
 
 
-def _own_workers(device_kind: str, device_index: int, torch_device: str) -> OwnWorkers:
-    if device_kind == "cpu":
-        return OwnWorkers(worker_environment("", NATIVE_CACHES), torch_device)
-    return OwnWorkers(worker_environment(nvml.visible_slice() or str(device_index)), torch_device)
+def _own_workers(kind: DeviceKind, device_index: int) -> OwnWorkers:
+    return OwnWorkers(worker_environment(kind.visible(device_index), kind.environment), kind.torch_device)
 
 
 def remove_scratch(folder: Path, jobs: str = "*") -> None:
@@ -188,7 +186,7 @@ def probe(
         raise UserError(answer.refusal)
     assert answer.device is not None and answer.libraries is not None and answer.model is not None
     found = replace(answer.device, index=device.index)
-    if device.kind == "cuda":
+    if not kind_of(device).is_host:
         # The driver counts a little memory that torch cannot have; what torch says is what there is.
         whole_card = limits.memory_bytes >= device.memory_bytes
         limits = replace(limits, memory_bytes=found.memory_bytes) if whole_card else limits

@@ -12,6 +12,7 @@ import os
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -92,12 +93,11 @@ class Accelerator(Protocol):
 
 def accelerator_for(torch_device: str) -> Accelerator:
     """The row for a torch device. Raises ValueError for a kind that is not here."""
-    kind = torch_device.split(":")[0]
-    if kind == "cpu":
-        return Processor()
-    if kind == "cuda":
-        return CudaCard(int(torch_device.partition(":")[2] or 0))
-    raise ValueError(f"autofit does not know how to measure on '{kind}'")
+    kind, _, number = torch_device.partition(":")
+    if kind not in ACCELERATORS:
+        raise ValueError(f"autofit does not know how to measure on '{kind}'")
+    accelerator: Accelerator = ACCELERATORS[kind](int(number or 0))
+    return accelerator
 
 
 def devices_untouched() -> bool:
@@ -378,3 +378,7 @@ class CudaCard:
     def forget_peak(self) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._index)
+
+
+ACCELERATORS: dict[str, Callable[[int], Accelerator]] = {"cpu": lambda number: Processor(), "cuda": CudaCard}
+"""By torch's name of the kind: what makes one from the device's number."""

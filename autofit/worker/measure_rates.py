@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 
+from autofit.device.kinds import kind_of
 from autofit.device.rates import Rates
 from autofit.trial.protocol import RatesResult
 from autofit.worker.accelerator import Accelerator
@@ -25,7 +26,7 @@ def measure_rates(accelerator: Accelerator) -> RatesResult:
     """Matrix products in float32, tf32 and 16 bits, one copy, and many operators on next to nothing."""
     device = torch.device(accelerator.torch_device)
     facts = accelerator.facts()
-    is_cpu = facts.kind == "cpu"
+    is_cpu = kind_of(facts).is_host
     # Large enough to fill the device, small enough that 16 bits on a CPU, the slowest, take a fraction of a second.
     size = 512 if is_cpu else 4096
     capability = facts.compute_capability or (0, 0)

@@ -17,6 +17,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import import_utils
 
 from autofit.device.device import Libraries
+from autofit.device.kinds import kind_of
 from autofit.device.versions import installed_versions
 from autofit.errors import printable
 from autofit.job.situation import ModelFacts
@@ -105,7 +106,7 @@ def _trainable_parameters(job: ProbeJob, model: Any) -> int:
 def _needs_more_than_varlen(model: Any, device: str) -> bool:
     """Whether the model caps its scores or has sinks, or drops scores where the kernel cannot."""
     config = model.config.get_text_config()
-    if device != "cpu" and _drops_attention(model):
+    if not kind_of(device).is_host and _drops_attention(model):
         return True
     return bool(getattr(config, "attn_logit_softcapping", None)) or config.model_type in ("gpt_oss",)
 
@@ -182,7 +183,7 @@ def libraries(device: str, lacking: dict[str, str]) -> Libraries:
     }
     others = {
         "torch_varlen": (
-            device == "cpu" or importlib.util.find_spec("torch.nn.attention.varlen") is not None,
+            kind_of(device).is_host or importlib.util.find_spec("torch.nn.attention.varlen") is not None,
             f"torch {torch.__version__} has no variable-length attention; 2.11 has",
         ),
         "inductor": _inductor(device),
@@ -198,7 +199,7 @@ def libraries(device: str, lacking: dict[str, str]) -> Libraries:
 
 
 def _inductor(device: str) -> tuple[bool, str]:
-    if device == "cpu":
+    if kind_of(device).is_host:
         return _can_run(os.environ.get("CXX"), "g++", "clang++"), "torch.compile needs a C++ compiler on a CPU"
     if not import_utils.is_triton_available():
         return False, "torch.compile needs triton on a GPU"

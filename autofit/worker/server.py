@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from autofit.device.host import reap
+from autofit.device.kinds import kind_of
 from autofit.trial.protocol import JobFiles, read_job
 from autofit.worker import hidden_import
 
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
 
 def why_not_fork(device: str, begin: Callable[[], None] = lambda: None) -> str | None:
     """A sentence's end where children that are forked now cannot use the device: tried in one, after ``begin``."""
-    if device == "cpu":
+    if kind_of(device).is_host:
         return None
     child = os.fork()
     if child == 0:

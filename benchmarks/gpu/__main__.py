@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from autofit.device.detect import find_device as detected
+from autofit.device.kinds import find_device as detected
 from benchmarks.gpu import correctness, lesson, live, sweeps
 from benchmarks.gpu.bench import Bench, PartResult, attempt, find_device
 from benchmarks.gpu.jobs import jobs_for

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
+from autofit.device.cuda import CUBLAS_THREADS, CUBLAS_WORKSPACE
 from autofit.predict.caching_allocator import SMALLEST_BLOCK
-from autofit.predict.fixed_costs import CUBLAS_THREADS, CUBLAS_WORKSPACE
 from autofit.predict.trace import Phase, StepTrace
 from autofit.worker.tracer.cuda_attention import efficient_attention
 from autofit.worker.tracer.dataless import Dataless

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 import transformers
 
+from autofit.device.cuda import CUBLAS_THREADS, CUBLAS_WORKSPACE
 from autofit.job.lengths import SampleLengths
 from autofit.job.method import Adapter
 from autofit.job.models import ModelSource
 from autofit.job.workload import Workload
 from autofit.knobs.recipe import Recipe
-from autofit.predict.fixed_costs import CUBLAS_THREADS, CUBLAS_WORKSPACE
 from autofit.predict.timeline import StepBuilder
 from autofit.predict.trace import StepTrace
 from autofit.predict.trace_request import TraceRequest

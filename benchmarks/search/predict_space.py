@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from autofit.device.gpus import find_gpu
+from autofit.device.kinds import kind_of
 from autofit.job.request import JobRequest
 from autofit.job.situation import Limits
 from autofit.knobs.space import SearchSpace, SpaceRequest
@@ -53,7 +54,7 @@ def predict(name: str) -> None:
     request = SpaceRequest.of("standard", forbid=LEFT_OUT)
     gpu = find_gpu("h100")
     with tempfile.TemporaryDirectory(prefix="autofit-") as folder:
-        workshop = Workshop("cpu", 0, Path(folder), print)
+        workshop = Workshop(kind_of("cpu"), 0, Path(folder), print)
         try:
             here = probe(workshop, record.model, record.workload, record.device, record.limits, trust_remote_code=False)
             attention = tuple(dict.fromkeys((*here.model.attention, "flash_attention_2")))

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from autofit.device.kinds import kind_of
 from autofit.driver.budget import Budget, num_counted
 from autofit.driver.loop import Search
 from autofit.driver.nothing_fits import least_need
@@ -139,7 +140,7 @@ def test_the_first_and_the_reference_are_run_whole(tmp_path: Path) -> None:
     assert ranking.best is not None and ranking.best.measurement.whole
     assert ranking.reference is not None and ranking.reference.measurement is not None
     assert ranking.reference.measurement.whole
-    assert next_round(setting.study().trials(), "cpu") is None
+    assert next_round(setting.study().trials(), kind_of("cpu")) is None
     assert setting.runner.plans[-1].whole and setting.runner.plans[-1].slower_than_seconds is None
 
 

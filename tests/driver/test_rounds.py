@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
+from autofit.device.kinds import kind_of
 from autofit.driver.rounds import MOST_REPEATED, MOST_ROUNDS, finalists, next_round, rounds_to_come, to_repeat
 from autofit.study.evidence import evidence_by_config
 from autofit.study.outcome import Outcome
 from autofit.study.trial import Trial
 from tests.doubles import make_trial
 from tests.study.test_measurement import disturbed
+
+CPU, GPU = kind_of("cpu"), kind_of("cuda")
 
 
 def rounds(*seconds: tuple[float, ...], cores: float = 0.0) -> list[Trial]:
@@ -36,35 +39,35 @@ def test_finalists_are_the_first_its_ties_and_the_reference() -> None:
 
 def test_a_short_trial_that_was_faster_than_what_ran_whole_has_to_run_whole_too() -> None:
     trials = [*rounds((1.5, 1.0), (1.5, 1.0), (1.5, 1.0)), make_trial(9, seconds=0.5, whole=False, precision="bf16")]
-    coming = next_round(trials, "cpu")
+    coming = next_round(trials, CPU)
     assert coming is not None and any(trial.number == 9 for trial in coming.finalists)
 
 
 def test_a_lone_candidate_runs_whole_once_and_not_again() -> None:
     short = make_trial(0, seconds=1.0, whole=False)
-    assert len(rounds_to_come([short], "cpu")) == 1
+    assert len(rounds_to_come([short], CPU)) == 1
     whole_by_chance = make_trial(0, seconds=1.0, whole=False, accumulation_steps=1, micro_batch_size=32)
-    assert next_round([whole_by_chance], "cpu") is not None
-    coming = next_round([short], "cpu")
+    assert next_round([whole_by_chance], CPU) is not None
+    coming = next_round([short], CPU)
     assert coming is not None and [trial.number for trial in coming.finalists] == [0]
-    assert next_round([short, make_trial(1, seconds=1.0, number_of_round=0)], "cpu") is None
+    assert next_round([short, make_trial(1, seconds=1.0, number_of_round=0)], CPU) is None
 
 
 def test_rounds_are_counted_where_all_finalists_ran() -> None:
     complete = rounds((1.0, 1.0), (1.0, 1.0), (1.0, 1.0))
-    assert next_round(complete, "cpu") is None
+    assert next_round(complete, CPU) is None
     # The search was killed within the third round: it is repeated as a whole.
-    coming = next_round(complete[:-1], "cpu")
+    coming = next_round(complete[:-1], CPU)
     assert coming is not None and coming.number == 3 and len(coming.finalists) == 2
 
 
 def test_rounds_that_others_disturbed_are_repeated_up_to_a_limit() -> None:
-    assert next_round(rounds((1.0, 1.0), (1.0, 1.0), (1.0, 1.0), cores=1.0), "cpu") is not None
-    assert next_round(rounds(*[(1.0, 1.0)] * MOST_ROUNDS, cores=1.0), "cpu") is None
+    assert next_round(rounds((1.0, 1.0), (1.0, 1.0), (1.0, 1.0), cores=1.0), CPU) is not None
+    assert next_round(rounds(*[(1.0, 1.0)] * MOST_ROUNDS, cores=1.0), CPU) is None
 
 
 def test_every_second_round_runs_in_the_opposite_order() -> None:
-    first, second = (next_round(rounds(*[(1.0, 1.0)] * number), "cpu") for number in (1, 2))
+    first, second = (next_round(rounds(*[(1.0, 1.0)] * number), CPU) for number in (1, 2))
     assert first is not None and second is not None
     assert [trial.config for trial in first.finalists] == [trial.config for trial in reversed(second.finalists)]
 
@@ -73,11 +76,11 @@ def test_on_an_accelerator_rounds_go_on_until_they_are_steady() -> None:
     def pairs(*seconds: float) -> list[Trial]:
         return rounds(*((each * 1.5, each) for each in seconds))
 
-    assert next_round(pairs(1.0, 1.2, 1.4), "cpu") is None
-    assert next_round(pairs(1.0, 1.0, 1.1), "cuda") is not None
-    assert next_round(pairs(1.0, 1.1, 1.105), "cuda") is None
-    assert next_round(pairs(1.0, 1.1, 1.2, 1.3, 1.4, 1.5), "cuda") is None
-    assert next_round(pairs(10.0, 10.0, 11.0), "cuda") is None
+    assert next_round(pairs(1.0, 1.2, 1.4), CPU) is None
+    assert next_round(pairs(1.0, 1.0, 1.1), GPU) is not None
+    assert next_round(pairs(1.0, 1.1, 1.105), GPU) is None
+    assert next_round(pairs(1.0, 1.1, 1.2, 1.3, 1.4, 1.5), GPU) is None
+    assert next_round(pairs(10.0, 10.0, 11.0), GPU) is None
 
 
 def short(number: int, seconds: float, cores: float, **changes: object) -> Trial:

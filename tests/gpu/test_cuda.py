@@ -9,7 +9,7 @@ import pytest
 
 import autofit
 from autofit.device import nvml
-from autofit.device.detect import find_device
+from autofit.device.kinds import find_device, kind_of
 from autofit.job.lengths import SampleLengths
 from autofit.job.models import ModelSource
 from autofit.job.situation import Limits, Situation
@@ -34,7 +34,7 @@ QUICK = MeasuringPlan(patience_seconds=1.0)
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
     said: list[str] = []
-    made = Workshop("cuda", find_device("cuda:0").index, tmp_path_factory.mktemp("jobs"), said.append)
+    made = Workshop(kind_of("cuda"), find_device("cuda:0").index, tmp_path_factory.mktemp("jobs"), said.append)
     yield made
     made.close()
     assert not said, said

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from autofit.device.detect import find_device
+from autofit.device.kinds import find_device, kind_of
 from autofit.driver.starts import made_valid
 from autofit.job.lengths import SampleLengths
 from autofit.job.method import Adapter
@@ -34,7 +34,9 @@ VALUES = [(row.name, choice.value) for row in KNOBS for choice in row.choices]
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    made = Workshop("cuda", find_device("cuda:0").index, tmp_path_factory.mktemp("jobs"), lambda sentence: None)
+    made = Workshop(
+        kind_of("cuda"), find_device("cuda:0").index, tmp_path_factory.mktemp("jobs"), lambda sentence: None
+    )
     yield made
     made.close()
 

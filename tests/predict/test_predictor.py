@@ -7,13 +7,13 @@ from dataclasses import replace
 
 import pytest
 
+from autofit.device.cuda import CONTEXT, CUBLAS_THREADS, CUBLAS_WORKSPACE_HOPPER
 from autofit.device.rates import Rates
 from autofit.job.lengths import SampleLengths
 from autofit.job.models import ModelSource
 from autofit.job.situation import Situation
 from autofit.job.workload import Workload
 from autofit.knobs.recipe import Recipe, recipe_for
-from autofit.predict.fixed_costs import CONTEXT, CUBLAS_THREADS, CUBLAS_WORKSPACE_HOPPER
 from autofit.predict.micro_batches import CannotPredictError, MicroBatches
 from autofit.predict.needs import Needs
 from autofit.predict.predictor import Predictor

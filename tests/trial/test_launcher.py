@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from autofit.device.kinds import kind_of
 from autofit.job.models import ModelSource
 from autofit.trial.launcher import FreshInterpreters, LaunchError, TrialServer, worker_environment
 from autofit.trial.protocol import JobFiles, ProbeJob, ProbeResult, read_result, write_document
@@ -146,7 +147,7 @@ def test_a_server_that_cannot_start_says_why_and_fresh_interpreters_take_over(
 ) -> None:
     monkeypatch.setenv("PYTHONHOME", str(tmp_path / "nowhere"))
     said: list[str] = []
-    workshop = Workshop("cpu", 0, tmp_path, said.append)
+    workshop = Workshop(kind_of("cpu"), 0, tmp_path, said.append)
     assert isinstance(workshop.launcher({}), FreshInterpreters)
     workshop.close()
     assert len(said) == 1 and "fresh Python" in said[0]
@@ -155,7 +156,7 @@ def test_a_server_that_cannot_start_says_why_and_fresh_interpreters_take_over(
 def test_where_forking_is_not_safe_the_fallback_is_announced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     said: list[str] = []
-    workshop = Workshop("cpu", 0, tmp_path, said.append)
+    workshop = Workshop(kind_of("cpu"), 0, tmp_path, said.append)
     assert isinstance(workshop.launcher({}), FreshInterpreters)
     assert "not safe on darwin" in said[0]
     with pytest.raises(LaunchError):
@@ -163,7 +164,7 @@ def test_where_forking_is_not_safe_the_fallback_is_announced(tmp_path: Path, mon
 
 
 def test_variables_that_torch_reads_at_import_get_a_fresh_interpreter(tmp_path: Path) -> None:
-    workshop = Workshop("cpu", 0, tmp_path, lambda sentence: None)
+    workshop = Workshop(kind_of("cpu"), 0, tmp_path, lambda sentence: None)
     try:
         launcher = workshop.launcher({"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"})
         assert isinstance(launcher, FreshInterpreters)

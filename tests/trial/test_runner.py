@@ -11,7 +11,10 @@ from pathlib import Path
 import psutil
 import pytest
 
+from autofit.device import processor
 from autofit.device.host import reap
+from autofit.device.kinds import kind_of
+from autofit.device.processor import Processor
 from autofit.job.models import resolve_model
 from autofit.knobs.recipe import recipe_for
 from autofit.study.outcome import Outcome
@@ -29,7 +32,7 @@ SCRIPT = Path(__file__).with_name("scripted_worker.py")
 
 def scripted(word: str, folder: Path, *, seconds: float = 60.0, **situation: object) -> ProcessRunner:
     launcher = FreshInterpreters(worker_environment(""), (sys.executable, str(SCRIPT), word))
-    workshop = Workshop("cpu", 0, folder, lambda sentence: None, launcher=launcher)
+    workshop = Workshop(kind_of("cpu"), 0, folder, lambda sentence: None, launcher=launcher)
     source = resolve_model("EleutherAI/pythia-70m")
     return ProcessRunner(workshop, make_situation(**situation), source, most_seconds=seconds)  # type: ignore[arg-type]
 
@@ -76,13 +79,13 @@ def test_a_worker_that_hangs_is_ended_at_the_limit(tmp_path: Path) -> None:
 
 
 def test_a_first_step_far_beyond_the_best_is_ended_as_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(runner_module.WARM_UP_GRACE_SECONDS, "cpu", 0.1)
+    monkeypatch.setattr(Processor, "warm_up_grace_seconds", 0.1)
     result = run("stuck-first-step", tmp_path, best=0.05)
     assert result.outcome is Outcome.SLOWER and "first step" in result.reason
 
 
 def test_without_a_best_nothing_is_called_slower(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(runner_module.WARM_UP_GRACE_SECONDS, "cpu", 0.1)
+    monkeypatch.setattr(Processor, "warm_up_grace_seconds", 0.1)
     assert run("stuck-first-step", tmp_path, seconds=1.0).outcome is Outcome.TIMEOUT
 
 
@@ -124,13 +127,13 @@ def test_the_cap_is_the_limit_less_headroom_and_less_what_others_use_of_the_devi
 ) -> None:
     gib = 2**30
     recipe = recipe_for(make_config(), make_situation())
-    monkeypatch.setattr(runner_module, "host_memory_bytes", lambda: 16 * gib)
+    monkeypatch.setattr(processor, "host_memory_bytes", lambda: 16 * gib)
     for in_use, limit, own in (
         (2 * gib, 16 * gib, int(0.95 * 16 * gib) - 2 * gib),
         (2 * gib, 4 * gib, int(0.95 * 4 * gib)),
         (13 * gib, 4 * gib, int(0.95 * 16 * gib) - 13 * gib),
     ):
-        monkeypatch.setattr(runner_module, "host_memory_in_use_bytes", lambda in_use=in_use: in_use)
+        monkeypatch.setattr(processor, "host_memory_in_use_bytes", lambda in_use=in_use: in_use)
         runner = scripted("succeed", tmp_path, limit_bytes=limit)
         assert runner.job_for(recipe, MeasuringPlan()).memory.own_bytes == own
         assert runner.job_for(recipe, MeasuringPlan(spare_share=0.25)).memory.own_bytes == int(own * 0.75)
@@ -173,7 +176,7 @@ def test_a_worker_that_prints_without_end_is_ended(tmp_path: Path, monkeypatch: 
 def test_the_end_of_the_budget_ends_a_worker_and_does_not_blame_it(tmp_path: Path) -> None:
     launcher = FreshInterpreters(worker_environment(""), (sys.executable, str(SCRIPT), "hang"))
     deadline = time.monotonic() + 0.5
-    workshop = Workshop("cpu", 0, tmp_path, lambda sentence: None, launcher=launcher, deadline=deadline)
+    workshop = Workshop(kind_of("cpu"), 0, tmp_path, lambda sentence: None, launcher=launcher, deadline=deadline)
     runner = ProcessRunner(workshop, make_situation(), resolve_model("EleutherAI/pythia-70m"))
     result = runner.run(recipe_for(make_config(), make_situation()), MeasuringPlan(), "one")
     runner.close()

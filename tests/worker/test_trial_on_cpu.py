@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from autofit.device.detect import find_device
+from autofit.device.kinds import find_device, kind_of
 from autofit.job.lengths import SampleLengths
 from autofit.job.method import Adapter
 from autofit.job.models import ModelSource
@@ -35,7 +35,7 @@ QUICK = MeasuringPlan(patience_seconds=0.2, warmup_limit=3)
 
 @pytest.fixture(scope="module")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
-    made = Workshop("cpu", 0, tmp_path_factory.mktemp("jobs"), lambda sentence: None)
+    made = Workshop(kind_of("cpu"), 0, tmp_path_factory.mktemp("jobs"), lambda sentence: None)
     yield made
     made.close()
 
@@ -221,7 +221,7 @@ def test_accumulation_one_can_need_less_than_a_smaller_micro_batch(
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "65536")
     wide = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 6, "vocab_size": 4096}
     source = ModelSource(name="wide", origin="folder", config={**TINY_LLAMA, **wide})
-    own = Workshop("cpu", 0, tmp_path, lambda sentence: None)
+    own = Workshop(kind_of("cpu"), 0, tmp_path, lambda sentence: None)
     needed = {}
     try:
         situation = situation_for(own, source, lengths=SampleLengths.fixed(64))
@@ -345,7 +345,7 @@ def test_the_time_that_others_take_of_the_processor_is_counted(attempt: Try) -> 
 
 def test_a_trial_server_that_was_killed_is_started_again(tmp_path: Path) -> None:
     said: list[str] = []
-    own = Workshop("cpu", 0, tmp_path, said.append)
+    own = Workshop(kind_of("cpu"), 0, tmp_path, said.append)
     source = ModelSource(name="tiny", origin="folder", config=TINY_LLAMA)
     try:
         situation = situation_for(own, source)

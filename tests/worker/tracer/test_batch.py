@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from autofit.device.kinds import kind_of
 from autofit.job.lengths import SampleLengths
 from autofit.job.models import built_in_models, resolve_model
 from autofit.job.tasks import task_of
@@ -60,7 +61,7 @@ def request_for(
 
 @pytest.fixture
 def workshop(tmp_path: Path) -> Iterator[Workshop]:
-    made = Workshop("cpu", 0, tmp_path / "workshop", lambda sentence: None)
+    made = Workshop(kind_of("cpu"), 0, tmp_path / "workshop", lambda sentence: None)
     yield made
     made.close()
 
@@ -121,7 +122,7 @@ def test_a_damaged_trace_is_made_again(tmp_path: Path, workshop: Workshop, tiny_
 
 def test_a_worker_that_dies_leaves_a_reason_and_the_search_alive(tmp_path: Path, tiny_model: Path) -> None:
     launcher = FreshInterpreters(dict(os.environ), (sys.executable, str(SCRIPT), "exit-3"))
-    workshop = Workshop("cpu", 0, tmp_path / "workshop", lambda sentence: None, launcher=launcher)
+    workshop = Workshop(kind_of("cpu"), 0, tmp_path / "workshop", lambda sentence: None, launcher=launcher)
     (document,) = TraceKeeper(tmp_path / "traces", {}, lambda: workshop).traces([request_for(str(tiny_model))])
     assert document.trace is None and document.refusal == LOST
 

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from autofit.device import detect, nvml
-from autofit.device.detect import ASKED_LATER, find_device
+from autofit.device import cuda, nvml
+from autofit.device.cuda import ASKED_LATER
+from autofit.device.kinds import find_device
 from autofit.errors import UserError
 
 
@@ -16,7 +17,7 @@ def no_cards(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     """A machine without a card, whatever this one has; the path at which a card's node may be made."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(nvml, "_is_ready", lambda: False)
-    monkeypatch.setattr(detect, "NODES", (tmp_path / "nvidia0",))
+    monkeypatch.setattr(cuda, "NODES", (tmp_path / "nvidia0",))
     return tmp_path / "nvidia0"
 
 
@@ -56,6 +57,6 @@ def test_a_driver_that_does_not_tell_the_memory_leaves_it_to_the_worker(monkeypa
     monkeypatch.setattr(nvml.pynvml, "nvmlDeviceGetHandleByIndex", lambda index: object())
     monkeypatch.setattr(nvml.pynvml, "nvmlDeviceGetName", lambda handle: "NVIDIA GB10")
     monkeypatch.setattr(nvml.pynvml, "nvmlDeviceGetMemoryInfo", refuse)
-    monkeypatch.setattr(detect.importlib.metadata, "version", lambda name: "2.14.1")
+    monkeypatch.setattr(cuda.importlib.metadata, "version", lambda name: "2.14.1")
     found = find_device("auto")
     assert found.name == "NVIDIA GB10" and found.memory_bytes == ASKED_LATER
