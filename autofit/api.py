@@ -35,10 +35,10 @@ from autofit.report.text import as_html, as_text, describe
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result, Run
 from autofit.study.store import Study, default_storage, load_study, log_folder_of, open_study
-from autofit.study.trial import Trial
+from autofit.study.trial import RunResult, Trial
 from autofit.trial.equivalence import Comparison, check_equivalence
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
-from autofit.trial.runner import MOST_SECONDS, RunResult
+from autofit.trial.runner import MOST_SECONDS
 from autofit.trial.workshop import Announce, remove_scratch
 from autofit.units import seconds_of
 

@@ -24,8 +24,8 @@ from autofit.knobs.space import SearchSpace, SpaceRequest
 from autofit.knobs.train_config import TrainConfig
 from autofit.report.text import describe
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import RunResult
 from autofit.units import format_bytes
 from benchmarks.record import write_results
 

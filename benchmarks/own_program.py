@@ -26,9 +26,10 @@ from autofit.knobs.own_program import own_config
 from autofit.knobs.recipe import recipe_for
 from autofit.own_program import ProgramRequest, record_of
 from autofit.study.measurement import Measurement
+from autofit.study.trial import RunResult
 from autofit.trial.program import ProgramStarts
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.runner import ProcessRunner
 from autofit.trial.workshop import Workshop
 from benchmarks.record import write_results
 

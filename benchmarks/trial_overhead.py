@@ -38,9 +38,10 @@ from autofit.knobs.recipe import recipe_for
 from autofit.knobs.train_config import TrainConfig
 from autofit.study.measurement import StepSeconds
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial.launcher import FreshInterpreters, worker_environment
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.runner import ProcessRunner
 from autofit.trial.workshop import Workshop, probe
 from benchmarks.record import measuring_seconds, write_results
 

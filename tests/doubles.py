@@ -14,9 +14,8 @@ from autofit.knobs.recipe import Recipe
 from autofit.knobs.train_config import TrainConfig
 from autofit.study.measurement import Measurement, Memory, StepSeconds, Window
 from autofit.study.outcome import Outcome
-from autofit.study.trial import Role, Trial
+from autofit.study.trial import Role, RunResult, Trial
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import RunResult
 
 GIB = 1024**3
 FIELDS = frozenset({"activation_checkpointing", "activation_checkpointing_kwargs"})

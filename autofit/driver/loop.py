@@ -290,16 +290,11 @@ class Search:
             self._study.give_up(number)
             raise
         trial = Trial(
+            **vars(result),
             number=number,
             values=dict(config),
-            outcome=result.outcome,
-            reason=result.reason,
-            measurement=result.measurement,
             whole=plan.whole,
             round=number_of_round,
-            log_path=result.log_path,
-            wall_seconds=result.wall_seconds,
-            notes=result.notes,
             prediction=prediction,
             role=role,
         )

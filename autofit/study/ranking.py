@@ -27,11 +27,15 @@ class Ranked:
 
     rank: int
     trial: Trial
-    measurement: Measurement
     numerics: tuple[Numerics, ...]
     against_reference: Comparison | None
     is_reference: bool
     tied_with_first: bool
+
+    @property
+    def measurement(self) -> Measurement:
+        """What was measured of it."""
+        return measurement_of(self.trial)
 
     @property
     def speedup(self) -> float | None:
@@ -87,7 +91,6 @@ def rank(trials: Sequence[Trial]) -> Ranking:
         Ranked(
             rank=number,
             trial=trial,
-            measurement=measurement_of(trial),
             numerics=numerics_of(trial.values),
             against_reference=None if reference is None else evidence.against(reference, trial),
             is_reference=trial is reference,

@@ -24,25 +24,36 @@ class Role(StrEnum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trial:
-    """One row of a study.
+class RunResult:
+    """Outcome of one run of a recipe, by whom it is known: outcome, reason and measurement are the worker's.
 
-    ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other outcome. ``whole``
-    says that the trial ran the whole accumulation, to confirm a configuration that an earlier trial measured short;
-    ``round`` is the interleaved round it ran in: whole trials of one round ran side by side. ``notes`` are sentences
-    worth showing. ``prediction`` is what was expected of it before it ran, None where nothing was.
+    ``measurement`` is there when the outcome is ``ok``; ``reason`` is one sentence for every other outcome. Whoever
+    watched the worker adds its log, its seconds from start to end, ``notes`` (sentences worth showing), and whether a
+    signal from outside ended its process, which says nothing about the configuration.
+    """
+
+    outcome: Outcome
+    reason: str = ""
+    measurement: Measurement | None = None
+    log_path: str | None = None
+    wall_seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+    was_killed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial(RunResult):
+    """One row of a study: what came of a configuration's run.
+
+    ``whole`` says that the trial ran the whole accumulation, to confirm a configuration that an earlier trial measured
+    short; ``round`` is the interleaved round it ran in: whole trials of one round ran side by side. ``prediction`` is
+    what was expected of it before it ran, None where nothing was.
     """
 
     number: int
     values: dict[str, KnobValue]
-    outcome: Outcome
-    reason: str = ""
-    measurement: Measurement | None = None
     whole: bool = False
     round: int | None = None
-    log_path: str | None = None
-    wall_seconds: float = 0.0
-    notes: tuple[str, ...] = ()
     prediction: Prediction | None = None
     role: Role = Role.CANDIDATE
 

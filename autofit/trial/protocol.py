@@ -25,8 +25,8 @@ from autofit.job.workload import Workload
 from autofit.knobs.recipe import Recipe
 from autofit.predict.micro_batches import MicroBatches
 from autofit.predict.trace_request import TraceRequest
-from autofit.study.measurement import Measurement
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 
 FORMAT = 1
 
@@ -257,9 +257,7 @@ class ProgramFactsJob(msgspec.Struct, frozen=True, kw_only=True, tag="program-fa
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
     """What a worker says of a trial it could finish or whose failure it could catch."""
 
-    outcome: Outcome
-    reason: str = ""
-    measurement: Measurement | None = None
+    run: RunResult
     format: int = FORMAT
 
 

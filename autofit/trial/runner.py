@@ -10,7 +10,7 @@ import contextlib
 import math
 import signal
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -27,6 +27,7 @@ from autofit.job.situation import Situation
 from autofit.knobs.recipe import Recipe
 from autofit.study.measurement import Measurement
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial.failures import classify_exit
 from autofit.trial.launcher import Launcher, LaunchError
 from autofit.trial.protocol import (
@@ -59,22 +60,6 @@ MOST_SECONDS = 600.0
 
 
 AnyTrialJob = TrialJob | ProgramTrialJob
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunResult:
-    """Outcome of one run: a Trial without its number and configuration.
-
-    ``was_killed`` says that a signal from outside ended its process, which says nothing about the configuration.
-    """
-
-    outcome: Outcome
-    reason: str = ""
-    measurement: Measurement | None = None
-    log_path: str | None = None
-    wall_seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-    was_killed: bool = False
 
 
 class Runner(Protocol):
@@ -243,9 +228,9 @@ class ProcessRunner:
     def _conclude(self, code: int, files: JobFiles, kills_before: int | None, *, is_near_cap: bool) -> RunResult:
         result = read_result(files.result)
         if isinstance(result, TrialResult):
-            measured = result.measurement
+            measured = result.run.measurement
             notes = () if measured is None else (*_unaccounted(measured), *_slowed(measured))
-            return RunResult(outcome=result.outcome, reason=result.reason, measurement=result.measurement, notes=notes)
+            return replace(result.run, notes=notes)
         if files.result.exists():
             return RunResult(outcome=Outcome.CRASHED, reason="its process left a result that cannot be read")
         kills = out_of_memory_kills()

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial.failures import classify_exception
 from autofit.trial.protocol import (
     BatchesJob,
@@ -67,22 +68,22 @@ def run_job(job_path: Path, handlers: Mapping[type, Handler] | None = None) -> J
     return result
 
 
-def run_trial(accelerator: Accelerator, measure: Callable[[], TrialResult]) -> TrialResult:
+def run_trial(accelerator: Accelerator, measure: Callable[[], RunResult]) -> TrialResult:
     """A trial's result; every failure of it is a row with its reason."""
     from autofit.worker.accelerator import CapTooSmallError
 
     try:
-        result = measure()
+        run = measure()
     except CapTooSmallError as error:
-        result = TrialResult(outcome=Outcome.OOM, reason=str(error))
+        run = RunResult(outcome=Outcome.OOM, reason=str(error))
     except Exception as error:
         is_near_cap = accelerator.is_near_cap()
         accelerator.release()
         traceback.print_exc()
         outcome, reason = classify_exception(error, is_near_cap=is_near_cap)
-        result = TrialResult(outcome=outcome, reason=reason)
+        run = RunResult(outcome=outcome, reason=reason)
     accelerator.release()
-    return result
+    return TrialResult(run=run)
 
 
 # Each imports what it needs itself: by hand, the job's environment must be there before torch is; in a fork it costs
@@ -154,7 +155,7 @@ def main(arguments: list[str]) -> int:
         return 2
     result = run_job(Path(arguments[0]))
     if isinstance(result, TrialResult):
-        print(f"{result.outcome.value} {result.reason}".rstrip())
+        print(f"{result.run.outcome.value} {result.run.reason}".rstrip())
     return 0
 
 

@@ -14,8 +14,9 @@ from transformers import set_seed
 
 from autofit.job.tasks import task_named
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial.failures import classify_exception
-from autofit.trial.protocol import Phase, TrialJob, TrialResult
+from autofit.trial.protocol import Phase, TrialJob
 from autofit.worker.accelerator import Accelerator
 from autofit.worker.batches import GivenMicroBatches, StepBatches
 from autofit.worker.build import build_collator, build_trial_model, import_what_it_needs, training_arguments
@@ -27,7 +28,7 @@ from autofit.worker.schedule import Schedule
 from autofit.worker.timed_run import TimedRun
 
 
-def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], None]) -> TrialResult:
+def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], None]) -> RunResult:
     """Run one trial. Raises whatever the libraries raise; the worker classifies it."""
     note("build")
     began = time.perf_counter()
@@ -61,7 +62,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         if recipe.shares_rows:
             leak = leak_between_samples(trainer.model, collator, samples, autocast_of(trainer.args))
             if leak is not None:
-                return TrialResult(outcome=Outcome.INVALID, reason=leak)
+                return RunResult(outcome=Outcome.INVALID, reason=leak)
 
         def evaluate() -> tuple[int, float]:
             assert trainer.optimizer.state_dict()["state"], "the optimizer state must exist when the peak is read"

@@ -11,7 +11,8 @@ from typing import Any
 from autofit.knobs.recipe import Recipe
 from autofit.study.measurement import Measurement, Memory
 from autofit.study.outcome import Outcome
-from autofit.trial.protocol import MeasuringPlan, Phase, TrialResult
+from autofit.study.trial import RunResult
+from autofit.trial.protocol import MeasuringPlan, Phase
 from autofit.worker.accelerator import Accelerator
 from autofit.worker.batches import Batches
 from autofit.worker.compilation import compiled_graphs
@@ -49,7 +50,7 @@ class TimedRun:
     build_seconds: float
     leaves_by_exception: bool = False
 
-    def result(self) -> TrialResult:
+    def result(self) -> RunResult:
         """The trial's result. Raises whatever the libraries raise."""
         self.note("train")
         self.schedule.follow(self.recorder, SkippedSteps(self.trainer))
@@ -65,7 +66,7 @@ class TimedRun:
         (retries,) = self.recorder.agree([self.accelerator.alloc_retries() - self.schedule.retries_when_warm])
         memory, evaluated, evaluation_seconds = self._peaks()
         if retries:
-            return TrialResult(
+            return RunResult(
                 outcome=Outcome.OOM,
                 reason=f"too close to the limit: the allocator emptied its cache and asked again {int(retries)} times "
                 "when warm",
@@ -87,7 +88,7 @@ class TimedRun:
             build_seconds=self.build_seconds,
             late_compilations=graphs - self.schedule.graphs_when_warm,
         )
-        return TrialResult(outcome=Outcome.OK, measurement=measurement)
+        return RunResult(outcome=Outcome.OK, measurement=measurement)
 
     def _finished(self) -> bool:
         finished = self.schedule.finished()
@@ -95,20 +96,20 @@ class TimedRun:
             raise TrainingOver
         return finished
 
-    def _refused(self, losses: list[float | None]) -> TrialResult | None:
+    def _refused(self, losses: list[float | None]) -> RunResult | None:
         """The result of a run that ended early or trained wrongly; None of one that can be measured."""
         schedule = self.schedule
         if schedule.surely_slower:
             ratio = schedule.fastest_warm_step() / (self.plan.slower_than_seconds or math.inf)
-            return TrialResult(outcome=Outcome.SLOWER, reason=f"its fastest warm step took {ratio:.1f} times the best")
+            return RunResult(outcome=Outcome.SLOWER, reason=f"its fastest warm step took {ratio:.1f} times the best")
         if not schedule.windows:
-            return TrialResult(
+            return RunResult(
                 outcome=Outcome.INVALID,
                 reason=f"the optimizer skipped too many of its first {len(schedule.warmup)} steps (overflow in fp16)",
             )
         if None in losses:
             broken = losses.index(None) // schedule.micro_steps + 1
-            return TrialResult(outcome=Outcome.INVALID, reason=f"the loss was not finite in optimizer step {broken}")
+            return RunResult(outcome=Outcome.INVALID, reason=f"the loss was not finite in optimizer step {broken}")
         return None
 
     def _peaks(self) -> tuple[Memory, int, float]:

@@ -19,9 +19,10 @@ from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import SearchSpace, SpaceRequest
 from autofit.knobs.train_config import TrainConfig
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial.launcher import TrialServer
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import RETURN_SLACK_BYTES, RunResult
+from autofit.trial.runner import RETURN_SLACK_BYTES
 from autofit.units import MIB, format_bytes
 from benchmarks.gpu.bench import Bench, PartResult, attempt
 from benchmarks.gpu.jobs import SMALL_MODEL

@@ -27,8 +27,9 @@ from autofit.predict.predictor import Predictor
 from autofit.study.measurement import Measurement
 from autofit.study.outcome import Outcome
 from autofit.study.prediction import Prediction
+from autofit.study.trial import RunResult
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.runner import ProcessRunner
 from benchmarks.record import measuring_seconds
 from benchmarks.search.sweep import Answer, Row, Sweep
 

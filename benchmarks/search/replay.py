@@ -12,8 +12,8 @@ from autofit.knobs.train_config import TrainConfig
 from autofit.study.measurement import Measurement, StepSeconds, Window
 from autofit.study.outcome import Outcome
 from autofit.study.prediction import Prediction
+from autofit.study.trial import RunResult
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import RunResult
 from benchmarks.search.sweep import Answer, Row, Sweep
 
 

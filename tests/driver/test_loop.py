@@ -23,8 +23,9 @@ from autofit.knobs.train_config import TrainConfig
 from autofit.study.outcome import Outcome
 from autofit.study.ranking import rank
 from autofit.study.store import Study, load_study, open_study
+from autofit.study.trial import RunResult
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.runner import ProcessRunner
 from tests.doubles import FormulaRunner, make_measurement, make_situation, make_trial, recipe_key
 from tests.driver.test_strategy import LEFT_OUT, MIB, needed, seconds
 from tests.study.test_measurement import disturbed

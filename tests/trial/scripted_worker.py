@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial.protocol import JobFiles, TrialResult, note_phase, write_document
 
 
@@ -19,7 +20,7 @@ def main(word: str, job: Path) -> None:
     from tests.doubles import make_measurement
 
     files = JobFiles(job)
-    good = TrialResult(outcome=Outcome.OK, measurement=make_measurement(0.5))
+    good = TrialResult(run=RunResult(outcome=Outcome.OK, measurement=make_measurement(0.5)))
     if word == "succeed":
         write_document(files.result, good)
     elif word == "raise":
@@ -53,9 +54,9 @@ def main(word: str, job: Path) -> None:
     elif word == "garbage":
         files.result.write_bytes(b"\x00\xff this is no result")
     elif word == "half":
-        files.result.write_bytes(b'{"type":"trial","outcome":"ok","measurement":{"micro')
+        files.result.write_bytes(b'{"type":"trial","run":{"outcome":"ok","measurement":{"micro')
     elif word == "other-format":
-        files.result.write_bytes(b'{"type":"trial","outcome":"ok","format":99}')
+        files.result.write_bytes(b'{"type":"trial","run":{"outcome":"ok"},"format":99}')
     elif word == "noisy":
         print("x" * 2_000_000, flush=True)
         print("Error: this is only noise", file=sys.stderr)

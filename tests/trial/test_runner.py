@@ -18,11 +18,12 @@ from autofit.device.processor import Processor
 from autofit.job.models import resolve_model
 from autofit.knobs.recipe import recipe_for
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial import launcher as launcher_module
 from autofit.trial import runner as runner_module
 from autofit.trial.launcher import FreshInterpreters, worker_environment
 from autofit.trial.protocol import JobFiles, MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult, expected_state_bytes
+from autofit.trial.runner import ProcessRunner, expected_state_bytes
 from autofit.trial.workshop import Workshop, remove_scratch
 from tests.doubles import make_config, make_situation
 from tests.trial.test_launcher import gone

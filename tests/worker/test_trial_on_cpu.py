@@ -21,9 +21,10 @@ from autofit.job.workload import Workload
 from autofit.knobs.recipe import Recipe, recipe_for
 from autofit.knobs.space import SearchSpace, SpaceRequest
 from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
 from autofit.trial.launcher import TrialServer
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import ProcessRunner, RunResult
+from autofit.trial.runner import ProcessRunner
 from autofit.trial.workshop import Workshop, probe
 from tests.conftest import TINY_LLAMA
 from tests.doubles import make_config

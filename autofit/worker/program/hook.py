@@ -174,7 +174,7 @@ def _run_among_others(trainer: Any, path: Path, handlers: dict[type, Handler]) -
             JobFiles(own).phases.unlink(missing_ok=True)
             JobFiles(own).phases.symlink_to(JobFiles(path).phases)
         result = run_job(own, handlers)
-        is_failure = isinstance(result, TrialResult) and result.outcome is not Outcome.OK
+        is_failure = isinstance(result, TrialResult) and result.run.outcome is not Outcome.OK
         # The first failure that is written is the cause: others fail because its process has gone.
         if (is_failure and not result_path.exists()) or (rank == 0 and not is_failure):
             write_document(result_path, result)

@@ -12,6 +12,7 @@ import msgspec
 import torch
 
 from autofit.runtime.mixin import become
+from autofit.study.trial import RunResult
 from autofit.trial.protocol import MeasuringPlan, ProgramTrialJob, TrialResult
 from autofit.worker.accelerator import Accelerator, CudaCard, Processor, accelerator_for
 from autofit.worker.batches import GivenMicroBatches
@@ -64,7 +65,7 @@ def import_ahead() -> None:
 
 def _measure(
     trainer: Any, train: Callable[..., Any], job: ProgramTrialJob, accelerator: Accelerator, note: Note
-) -> TrialResult:
+) -> RunResult:
     note("build")
     began = time.perf_counter()
     import_ahead()
