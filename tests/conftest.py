@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from autofit.device.processor import Processor
+from autofit.driver import session
 from autofit.job.models import ModelSource, resolve_model
 from autofit.job.situation import Situation
+from autofit.trial.protocol import MeasuringPlan
 from tests.doubles import make_situation
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Threads that wait for a core that others use wait actively: two tests at once with two threads each take many times as long.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_LLAMA = {
     "model_type": "llama",
@@ -47,6 +56,13 @@ def tiny_model(tmp_path: Path) -> Path:
 @pytest.fixture
 def tiny_source(tiny_model: Path) -> ModelSource:
     return resolve_model(str(tiny_model))
+
+
+@pytest.fixture
+def short_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Searches in this process time each trial for a fraction of a second, where nothing is asked of their times."""
+    monkeypatch.setattr(session, "MeasuringPlan", functools.partial(MeasuringPlan, patience_seconds=0.5))
+    monkeypatch.setattr(Processor, "round_seconds", 0.2)
 
 
 @pytest.fixture

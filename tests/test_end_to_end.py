@@ -22,13 +22,14 @@ from autofit.study.outcome import Outcome
 from autofit.study.store import load_study
 
 # Few and quick: one precision, one optimizer.
-NARROW = ["--fix", "precision=fp32", "--fix", "optimizer=adamw_torch_fused"]
+NARROW = ["--fix", "precision=fp32", "--fix", "optimizer=adamw_torch_fused", "--fix", "compile=off"]
 
 
 def autofit_command(*words: str) -> list[str]:
     return [sys.executable, "-m", "autofit", *words]
 
 
+@pytest.mark.usefixtures("short_measuring")
 def test_the_command_prints_one_document_and_the_same_command_answers_from_the_study(
     tiny_model: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -136,6 +137,7 @@ def test_nothing_fits_is_exit_code_3_with_the_need_measured(
     assert "--memory-limit" in last
 
 
+@pytest.mark.usefixtures("short_measuring")
 def test_the_need_that_is_named_when_nothing_fits_is_enough(
     tiny_model: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +191,7 @@ def test_a_search_whose_process_is_killed_loses_at_most_the_running_trial(tiny_m
     assert finished[: len(kept)] == kept and num_counted(finished) == 4, result.stderr
 
 
+@pytest.mark.usefixtures("short_measuring")
 def test_the_library_call_returns_the_object_that_the_command_prints(tiny_model: Path) -> None:
     result = autofit.search(
         str(tiny_model), effective_batch=4, seq_len=32, max_trials=2, fix={"optimizer": "adamw_torch_fused"}
@@ -202,6 +205,7 @@ def test_the_library_call_returns_the_object_that_the_command_prints(tiny_model:
     assert autofit.load(result.study).trials == result.trials
 
 
+@pytest.mark.usefixtures("short_measuring")
 def test_a_search_over_real_text_shows_its_profile_ranks_layouts_and_is_verified(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -223,6 +227,7 @@ def test_a_search_over_real_text_shows_its_profile_ranks_layouts_and_is_verified
     assert len(autofit.load("genesis").trials) == len(result.trials), "what is the same training adds nothing"
 
 
+@pytest.mark.usefixtures("short_measuring")
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_search_with_adapters_ends_with_settings_that_make_them(method: str, tiny_model: Path) -> None:
     result = autofit.search(

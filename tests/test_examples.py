@@ -18,7 +18,17 @@ def run(*words: str) -> str:
 
 def test_exported_arguments_train_a_model_on_real_text(tmp_path: Path) -> None:
     exported = tmp_path / "train_args.py"
-    job = ["examples/small-llama", "--effective-batch", "16", "--seq-len", "128", "--max-trials", "3"]
+    job = [
+        "examples/small-llama",
+        "--effective-batch",
+        "16",
+        "--seq-len",
+        "128",
+        "--max-trials",
+        "3",
+        "--fix",
+        "compile=off",
+    ]
     run("-m", "autofit", *job, "--numerics", "exact", "--export", f"training-arguments={exported}")
     output = run("examples/train_on_text.py", str(exported), "--output-dir", str(tmp_path / "output"))
     found = re.search(r"(\d+) x (\d+)\): loss (\d+\.\d+) -> (\d+\.\d+)", output)

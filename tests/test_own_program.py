@@ -21,6 +21,8 @@ from autofit.own_program import _keeping
 from autofit.study.store import load_study
 from tests.knobs.test_own_program import situation_of
 
+pytestmark = pytest.mark.usefixtures("short_measuring")
+
 MODEL = """
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator, set_seed
