@@ -2,7 +2,8 @@
 
 ``python -m benchmarks.own_program [NAME ...]``. Each program of examples/programs is stopped at ``train()``; its own
 settings are measured whole in a trial that is forked from it, and in one that starts it anew. It is then run as it is,
-timed by a callback that knows nothing of autofit (``timed_program``). All three, turn by turn, three times.
+timed by a callback that knows nothing of autofit (``timed_program``). All three, turn by turn, three times, in the
+opposite order in every second round. What differs is compared within each round: the median, ± half the range.
 
 Delivered seconds are the mean of the timed steps: the lengths of the samples differ from step to step, and what is
 reported is the mean over the same samples in another order. The overhead of a trial is what it takes beside its steps.
@@ -56,24 +57,38 @@ def main(names: list[str]) -> int:
     os.environ.update(ONE_THREAD)
     rows = []
     print(
-        f"{'program':18} {'reported':>9} {'delivered':>10} {'differs':>8}  {'plain runs':>10}  overhead forked, fresh"
+        f"{'program':18} {'reported':>9} {'delivered':>10} {'differs':>16} {'started anew':>14}  {'plain runs':>10}  "
+        "overhead forked, fresh"
     )
-    for name in names or PROGRAMS:
-        row = compare(name)
-        rows.append(row)
-        print(
-            f"{name:18} {row['reported'] * 1e3:7.0f}ms {row['delivered'] * 1e3:8.0f}ms {row['differs']:+8.1%}  "
-            f"±{row['spread_of_plain_runs']:9.1%}  {row['forked_overhead']:.1f} s, {row['fresh_overhead']:.1f} s",
-            flush=True,
-        )
-    write_results("own_program", {"rounds": ROUNDS, "steps": STEPS, "programs": rows})
+    try:
+        for name in names or PROGRAMS:
+            rows.append(compare(name))
+            print(in_a_line(rows[-1]), flush=True)
+    finally:
+        write_results("own_program", {"rounds": ROUNDS, "steps": STEPS, "programs": rows})
     return 0
+
+
+def in_a_line(row: dict[str, Any]) -> str:
+    """A row of the table."""
+    return (
+        f"{row['program']:18} {row['reported'] * 1e3:7.0f}ms {row['delivered'] * 1e3:8.0f}ms "
+        f"{in_words(row['differs_by']):>16} {in_words(row['differs_anew_by']):>14}  "
+        f"±{row['spread_of_plain_runs']:9.1%}  {row['forked_overhead']:.1f} s, {row['fresh_overhead']:.1f} s"
+    )
+
+
+def in_words(differences: list[float]) -> str:
+    """Median and half the range."""
+    return f"{statistics.median(differences):+.1%} ±{(max(differences) - min(differences)) / 2:.1%}"
 
 
 def compare(name: str) -> dict[str, Any]:
     """One program's figures, in seconds."""
     command = [sys.executable, str(FOLDER / PROGRAMS[name][0]), *PROGRAMS[name][1:]]
-    reported, anew_reported, delivered, forked_overhead, fresh_overhead = [], [], [], [], []
+    forked: list[RunResult] = []
+    fresh: list[RunResult] = []
+    plain: list[float] = []
     with tempfile.TemporaryDirectory(prefix="autofit-") as text:
         folder = Path(text)
         os.chdir(folder)
@@ -89,30 +104,35 @@ def compare(name: str) -> dict[str, Any]:
             shop = Workshop(kind_of("cpu"), 0, folder, lambda sentence: None, launcher=launcher)
             anew = ProcessRunner(shop, situation, runner.model, samples=runner.samples)
             for number in range(ROUNDS):
-                forked = run(runner, situation, f"forked-{number}")
-                fresh = run(anew, situation, f"fresh-{number}")
-                plain = plain_run(command[1:], folder / f"plain-{number}.json")
-                measured = measurement_of(forked)
-                reported.append(measured.step_seconds)
-                delivered.append(statistics.fmean(plain[LEFT_OUT:]))
-                forked_overhead.append(overhead(forked))
-                fresh_overhead.append(overhead(fresh))
-                anew_reported.append(measurement_of(fresh).step_seconds)
+                name_of_file = folder / f"plain-{number}.json"
+                turns = [
+                    lambda number=number: forked.append(run(runner, situation, f"forked-{number}")),
+                    lambda path=name_of_file: plain.append(statistics.fmean(plain_run(command[1:], path)[LEFT_OUT:])),
+                    lambda number=number: fresh.append(run(anew, situation, f"fresh-{number}")),
+                ]
+                for turn in turns if number % 2 == 0 else turns[::-1]:
+                    turn()
         finally:
             workers.close()
             os.chdir(FOLDER)
-    middle = statistics.median(delivered)
+    differences = differing(forked, plain)
     return {
         "program": name,
-        "reported": statistics.median(reported),
-        "reported_anew": statistics.median(anew_reported),
-        "delivered": middle,
-        "differs": statistics.median(reported) / middle - 1,
-        "spread_of_plain_runs": (max(delivered) - min(delivered)) / 2 / middle,
-        "spread_of_trials": (max(reported) - min(reported)) / 2 / statistics.median(reported),
-        "forked_overhead": statistics.median(forked_overhead),
-        "fresh_overhead": statistics.median(fresh_overhead),
+        "reported": statistics.median(measurement_of(each).step_seconds for each in forked),
+        "reported_anew": statistics.median(measurement_of(each).step_seconds for each in fresh),
+        "delivered": statistics.median(plain),
+        "differs": statistics.median(differences),
+        "differs_by": differences,
+        "differs_anew_by": differing(fresh, plain),
+        "spread_of_plain_runs": (max(plain) - min(plain)) / 2 / statistics.median(plain),
+        "forked_overhead": statistics.median(map(overhead, forked)),
+        "fresh_overhead": statistics.median(map(overhead, fresh)),
     }
+
+
+def differing(trials: list[RunResult], plain: list[float]) -> list[float]:
+    """What the trial of each round says more than its plain run delivered, as a share."""
+    return [measurement_of(trial).step_seconds / seconds - 1 for trial, seconds in zip(trials, plain, strict=True)]
 
 
 def run(runner: ProcessRunner, situation: Situation, name: str) -> RunResult:

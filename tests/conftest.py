@@ -18,7 +18,7 @@ from autofit.trial.protocol import MeasuringPlan
 from tests.doubles import make_situation
 
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # Threads that wait for a core that others use wait actively: two tests at once with two threads each take many times as long.
+    # Threads that wait for a busy core wait actively: two tests at once, of two threads each, take many times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 TINY_LLAMA = {
