@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 CUDA_VENV ?= .venv-cuda
 
-.PHONY: demo test test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks gpu gpu-suite benchmarks clean
+.PHONY: demo test test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks export-check gpu gpu-suite benchmarks clean
 
 # Real text of many lengths, and a limit that some configurations exceed: under three minutes.
 demo: $(VENV)/installed
@@ -48,6 +48,17 @@ $(CUDA_VENV)/installed: pyproject.toml constraints.txt
 frameworks: $(VENV)/installed .venv-axolotl/installed .venv-llama-factory/installed
 	AUTOFIT_ENVIRONMENT_AXOLOTL=.venv-axolotl AUTOFIT_ENVIRONMENT_LLAMA_FACTORY=.venv-llama-factory \
 	  $(BIN)/pytest tests/test_frameworks.py
+
+# Files for trainers that tests read by the trainers' own code, without what these would pin: a minute, 30 MB.
+export-check: $(VENV)/installed .exports/installed
+	AUTOFIT_AXOLOTL=.exports/axolotl AUTOFIT_LLAMA_FACTORY=.exports/llama-factory \
+	  $(BIN)/pytest tests/export/test_other_trainers.py
+
+.exports/installed: $(VENV)/installed
+	$(BIN)/pip install --quiet --no-deps --ignore-requires-python --target .exports/axolotl axolotl==0.21.0 pillow addict
+	$(BIN)/pip install --quiet --no-deps --target .exports/llama-factory \
+	  llamafactory==0.9.5 omegaconf antlr4-python3-runtime==4.9.3 liger-kernel
+	touch $@
 
 .venv-axolotl/installed: pyproject.toml
 	$(PYTHON) -m venv .venv-axolotl

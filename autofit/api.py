@@ -166,7 +166,7 @@ def search_of(
 
 
 def deadline_of(study: Study, budget: Budget, began: float) -> float | None:
-    """When what is left of a study's budget is spent (``time.monotonic``); None without a budget of time."""
+    """The moment (``time.monotonic``) at which a study's budget is spent; None without a budget of time."""
     return None if budget.seconds is None else began + max(0.0, budget.seconds - study.spent_seconds)
 
 
@@ -208,7 +208,7 @@ def load(study: str | None = None, *, storage: str | None = None) -> SearchResul
 
 
 def result_of(study: Study, *, stopped: str = "", interrupted: bool = False, run: Run | None = None) -> SearchResult:
-    """What a study holds now. Raises UserError where no worker has looked at the device yet."""
+    """The content of a study now. Raises UserError where no worker has looked at the device yet."""
     situation = study.situation
     if situation is None:
         raise UserError(f"Study '{study.name}' was begun, but nothing was tried yet.")
@@ -257,7 +257,7 @@ def verify(
     storage: str | None = None,
     announce: Announce = lambda sentence: None,
 ) -> list[Comparison]:
-    """Whether configurations of a study are the same training as the plainest one; see ``equivalence``.
+    """Comparisons of a study's configurations with the plainest one, as training; see ``equivalence``.
 
     ``trials`` names them by their trials' numbers; the best one where none is named. One that is not the
     same is stored as ``invalid``. Raises UserError where there is no such trial or nothing was measured.
@@ -303,7 +303,7 @@ def verify(
 
 
 def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False) -> Situation:
-    """What a worker can say of the device, the libraries and a model; nothing is trained or stored."""
+    """Facts about the device, the libraries and a model, from a worker; nothing is trained or stored."""
     source = resolve_model(model, trust_remote_code=trust_remote_code)
     of_text = task_of(source.config, source.head).reads == "tokens"
     record = JobRequest(
@@ -333,7 +333,7 @@ def _workers(
 
 
 def _what_is_left_out(space: SearchSpace, model: str) -> str:
-    """What the request itself left out by name, and how to see what cannot be had."""
+    """Choices that the request itself left out by name, and the command that lists the unavailable ones."""
     asked = [f"{refusal.knob}={refusal}" for refusal in space.refusals if refusal.because is Because.NUMERICS]
     sentence = f"{len(space.refusals)} choices are not searched here; 'autofit doctor {model}' says why"
     if asked:

@@ -1,4 +1,4 @@
-"""What can go wrong before or after a search, as one sentence and an exit code.
+"""Errors that a user can meet, each with one sentence and an exit code.
 
 A trial that fails is not an error: it is a row (see ``outcome.py``).
 """

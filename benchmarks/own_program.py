@@ -11,6 +11,7 @@ reported is the mean over the same samples in another order. The overhead of a t
 
 from __future__ import annotations
 
+import datetime
 import json
 import os
 import statistics
@@ -32,7 +33,7 @@ from autofit.trial.program import ProgramStarts
 from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner
 from autofit.trial.workshop import Workshop
-from benchmarks.record import write_results
+from benchmarks.record import RESULTS, read_results, write_results
 
 FOLDER = Path(__file__).parents[1] / "examples" / "programs"
 PROGRAMS = {
@@ -53,9 +54,10 @@ ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 
 
 def main(names: list[str]) -> int:
-    """Measure, run, compare, write the results."""
+    """Measure, run, compare, write the results; with names given, earlier ones of other programs stay."""
     os.environ.update(ONE_THREAD)
-    rows = []
+    rows: list[dict[str, Any]] = []
+    earlier = read_results(RESULTS / "own_program.json")["programs"] if names else []
     print(
         f"{'program':18} {'reported':>9} {'delivered':>10} {'differs':>16} {'started anew':>14}  {'plain runs':>10}  "
         "overhead forked, fresh"
@@ -65,7 +67,8 @@ def main(names: list[str]) -> int:
             rows.append(compare(name))
             print(in_a_line(rows[-1]), flush=True)
     finally:
-        write_results("own_program", {"rounds": ROUNDS, "steps": STEPS, "programs": rows})
+        kept = [row for row in earlier if row["program"] not in {new["program"] for new in rows}]
+        write_results("own_program", {"rounds": ROUNDS, "steps": STEPS, "programs": [*kept, *rows]})
     return 0
 
 
@@ -118,6 +121,7 @@ def compare(name: str) -> dict[str, Any]:
     differences = differing(forked, plain)
     return {
         "program": name,
+        "date": datetime.date.today().isoformat(),
         "reported": statistics.median(measurement_of(each).step_seconds for each in forked),
         "reported_anew": statistics.median(measurement_of(each).step_seconds for each in fresh),
         "delivered": statistics.median(plain),

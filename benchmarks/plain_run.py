@@ -108,7 +108,7 @@ def drawn(lengths: SampleLengths, number: int, seed: int) -> list[int]:
 def exported(result: Result, ranked: Ranked, path: Path) -> Path:
     """The file that exporting this configuration would write."""
     alone = tuple(trial for trial in result.trials if trial.config == ranked.trial.config)
-    path.write_text(serialize(replace(result, trials=alone)), encoding="utf-8")
+    path.write_text(serialize(replace(result, trials=alone)).text, encoding="utf-8")
     return path
 
 

@@ -1,7 +1,7 @@
 """Runs a program as it is and writes down how long its optimizer steps take: it knows nothing of autofit.
 
 ``python -m benchmarks.timed_program STEPS RESULT.json PROGRAM ARGS...``. All it changes is how many steps are run, and
-that nothing is evaluated or saved.
+that nothing is evaluated or saved. The last step of an epoch is left out: it has the samples that are left over.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ import transformers
 
 
 class Clock(transformers.TrainerCallback):  # type: ignore[misc]
-    """Moments at which optimizer steps end."""
+    """Moments at which optimizer steps end, and numbers of those that end an epoch."""
 
     def __init__(self) -> None:
         self.moments: list[float] = []
+        self.ends: set[int] = set()
 
     def on_train_begin(self, *args: Any, **kwargs: Any) -> None:
         self.moments.append(time.perf_counter())
+
+    def on_epoch_end(self, *args: Any, **kwargs: Any) -> None:
+        self.ends.add(len(self.moments) - 1)
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.moments.append(time.perf_counter())
@@ -51,7 +55,9 @@ def main(arguments: list[str]) -> int:
     sys.path.insert(0, str(Path(program[0]).resolve().parent))
     runpy.run_path(program[0], run_name="__main__")
     moments = clock.moments
-    result.write_text(json.dumps([later - earlier for earlier, later in itertools.pairwise(moments)]))
+    steps_taken = enumerate(itertools.pairwise(moments), start=1)
+    whole = [later - earlier for number, (earlier, later) in steps_taken if number not in clock.ends]
+    result.write_text(json.dumps(whole))
     return 0
 
 

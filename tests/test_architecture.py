@@ -96,6 +96,15 @@ def test_every_file_opens_with_what_it_is(path: Path) -> None:
     assert ast.get_docstring(ast.parse(path.read_text())), f"{name_of(path)} has no docstring"
 
 
+@pytest.mark.parametrize("path", modules(), ids=name_of)
+def test_no_docstring_opens_like_a_question(path: Path) -> None:
+    """The noun comes first: what a thing is, not what is asked about it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            opening = (ast.get_docstring(node) or "-").split()[0]
+            assert opening not in ("What", "Which", "How", "Whether"), getattr(node, "name", "module")
+
+
 @pytest.mark.parametrize(
     ("code", "forbidden"),
     [
@@ -137,6 +146,9 @@ def test_kinds_of_devices_are_told_apart_by_their_classes_alone() -> None:
 
 
 VALUES_ARE_SPELLED_IN = {
+    "export.axolotl": "arguments of TrainingArguments, and a sampling strategy of transformers'",
+    "export.llama_factory": "arguments of TrainingArguments, and transformers' names of attentions",
+    "export.trl": "arguments of TrainingArguments, and transformers' names of attentions",
     "planning.candidates": "rungs of the ladder, in the order in which they are planned",
     "planning.planner": "a feature that is missing only because no GPU is here",
     "predict.families": "arguments of TrainingArguments with the same names",

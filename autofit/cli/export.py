@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-
 from autofit.cli.options import Parser, add_study_options
+from autofit.cli.reporting import say_written
 
 
 def main(words: list[str]) -> int:
@@ -12,7 +11,12 @@ def main(words: list[str]) -> int:
     from autofit.export import EXPORTERS, parse_export, write_export
 
     parser = Parser(prog="autofit export", description="Write what a stored study recommends.")
-    parser.add_argument("exports", nargs="+", metavar="FORMAT=PATH", help=f"formats: {', '.join(EXPORTERS)}")
+    parser.add_argument(
+        "exports",
+        nargs="+",
+        metavar="FORMAT=PATH",
+        help=f"formats: {', '.join(EXPORTERS)}; without FORMAT= the path's suffix decides",
+    )
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: the newest)")
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     add_study_options(parser)
@@ -22,6 +26,5 @@ def main(words: list[str]) -> int:
 
     result = load(options.study, storage=options.storage)
     for name, path in exports:
-        write_export(result, name, path)
-        print(f"Wrote {path}", file=sys.stderr)
+        say_written(path, write_export(result, name, path))
     return 0

@@ -17,7 +17,7 @@ from types import FrameType
 
 from autofit.errors import AutofitError, printable
 
-SUBCOMMANDS = ("run", "show", "explain", "export", "verify", "doctor", "plan", "estimate")
+SUBCOMMANDS = ("run", "list", "show", "explain", "export", "verify", "doctor", "plan", "estimate")
 INTERRUPTED = 130
 _OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 
@@ -82,7 +82,7 @@ def _prepare_streams() -> None:
 
 
 def _drop_stdout() -> None:
-    """What is left in stdout's buffer cannot be written: Python would try again at its end, and complain."""
+    """Drop the rest of stdout's buffer, which cannot be written: Python would try again at its end, and complain."""
     with contextlib.suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

@@ -74,7 +74,7 @@ _JOB = (
 
 
 def add_space_options(group: Any) -> None:
-    """Which part of the space: ``--numerics``, ``--fix``, ``--allow``, ``--forbid``."""
+    """Options of the search space: ``--numerics``, ``--fix``, ``--allow``, ``--forbid``."""
     group.add_argument(
         "--numerics",
         default="standard",
@@ -119,7 +119,7 @@ def add_search_options(search: Any) -> None:
 
 
 def add_kept_options(made: argparse.ArgumentParser) -> None:
-    """Where a study is kept: ``--study``, ``--fresh``, ``--storage``, ``--debug``."""
+    """Options of the study: ``--study``, ``--fresh``, ``--storage``, ``--debug``."""
     kept = made.add_argument_group("the study")
     kept.add_argument("--study", metavar="NAME", help="name of the study (default: made from the job and the device)")
     kept.add_argument("--fresh", action="store_true", help="forget what was measured and begin anew")
@@ -130,7 +130,11 @@ def add_result_options(made: argparse.ArgumentParser) -> None:
     """Options of the output: exports, JSON, the cost of the run."""
     shown = made.add_argument_group("what comes out")
     shown.add_argument(
-        "--export", action="append", default=[], metavar="FORMAT=PATH", help="training-arguments=..., json=..."
+        "--export",
+        action="append",
+        default=[],
+        metavar="FORMAT=PATH",
+        help="a file to write; 'autofit export --help' lists the formats",
     )
     shown.add_argument("--force", action="store_true", help="overwrite exported files that exist")
     shown.add_argument("--json", action="store_true", help="one JSON document on stdout and nothing else there")

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from autofit.errors import NothingFitsError, UserError
@@ -49,12 +50,18 @@ def report(search: Callable[[Observer], SearchResult], options: argparse.Namespa
     print_result(result, as_json=options.json)
     if result.ranking.best is not None:
         for name, path in exports:
-            write_export(result, name, path)
-            print(f"Wrote {path}", file=sys.stderr)
+            say_written(path, write_export(result, name, path))
     if result.interrupted:
         print(f"Interrupted; everything measured is kept. Go on with: {_resume(command)}", file=sys.stderr)
         return 130
     return 0
+
+
+def say_written(path: Path, left_out: tuple[str, ...]) -> None:
+    """On stderr: where an export lies, and what of the measured configuration its format cannot express."""
+    print(f"Wrote {path}", file=sys.stderr)
+    if left_out:
+        print(f"It is not the measured configuration. Left out of it: {'; '.join(left_out)}.", file=sys.stderr)
 
 
 def _resume(command: list[str]) -> str:

@@ -30,7 +30,7 @@ def print_result(result: SearchResult, *, as_json: bool, everything: bool = Fals
     if as_json:
         from autofit.export.json_document import serialize
 
-        sys.stdout.write(serialize(result))
+        sys.stdout.write(serialize(result).text)
         return
     from autofit.report.console import output_console
     from autofit.report.text import final_report

@@ -45,12 +45,12 @@ def processor_name() -> str:
 
 
 def host_memory_bytes() -> int:
-    """What this machine, or the container around us where that is smaller, has."""
+    """Memory of this machine, or of the container around us where that is smaller."""
     return min(int(psutil.virtual_memory().total), _container_limit() or 2**62)
 
 
 def host_memory_in_use_bytes() -> int:
-    """What others use of ``host_memory_bytes``; memory that the kernel would give back is not counted."""
+    """Bytes of ``host_memory_bytes`` that are in use; memory that the kernel would give back is not counted."""
     machine = psutil.virtual_memory()
     in_use = int(machine.total - machine.available)
     limit = _container_limit()
@@ -60,7 +60,7 @@ def host_memory_in_use_bytes() -> int:
 
 
 def out_of_memory_kills() -> int | None:
-    """How many processes the kernel has killed for want of memory since it started; None where it does not say."""
+    """Number of processes that the kernel has killed for want of memory so far; None where it does not say."""
     try:
         for line in Path("/proc/vmstat").read_text(encoding="ascii").splitlines():
             if line.startswith("oom_kill "):
@@ -113,7 +113,7 @@ def memory_fields(status: Path) -> dict[str, int]:
 
 
 def has_segment(fields: dict[str, int]) -> bool:
-    """Whether a system tells all that ``peak_of_segment`` needs."""
+    """True if a system tells all that ``peak_of_segment`` needs."""
     return fields.keys() >= {"VmHWM", "VmData", "RssAnon", "RssFile", "RssShmem"}
 
 
@@ -124,7 +124,7 @@ def peak_of_segment(fields: dict[str, int]) -> int:
 
 
 def is_near_limit(peak: int, limit: int, cap: int) -> bool:
-    """Whether a data segment whose peak was ``peak`` came near ``limit``, ``cap`` of which were the trial's own."""
+    """True if a data segment whose peak was ``peak`` came near ``limit``, ``cap`` of which were the trial's own."""
     return limit - peak <= NEAR_LIMIT * cap
 
 

@@ -63,7 +63,7 @@ class DeviceKind(ABC):
         return 0
 
     def label(self, index: int) -> str:
-        """What ``--device`` takes, and torch names it by: ``cuda:0``."""
+        """Name of a device, for ``--device`` and for torch: ``cuda:0``."""
         return self.name if self.is_host else f"{self.name}:{index}"
 
     @property

@@ -1,4 +1,4 @@
-"""What a device can do at most, or was seen to reach: arithmetic in each precision, memory traffic, launches."""
+"""Rates of a device, at most or as measured: arithmetic in each precision, memory traffic, launches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a search may still spend, and what its last trials will cost."""
+"""The budget of a search: time and trials that are left, and the cost of the confirmations to come."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Budget:
         return f"the {_minutes(self.seconds)} of --budget are spent"
 
     def has_time(self, spent_seconds: float) -> bool:
-        """Whether any of the time is left."""
+        """True if any of the time is left."""
         return self.seconds is None or spent_seconds < self.seconds
 
     def reason_to_stop(
@@ -75,7 +75,7 @@ class Budget:
         to_confirm: Sequence[Trial],
         whole_run: WholeRun | None = None,
     ) -> bool:
-        """Whether one more short trial leaves what is kept for the confirmations."""
+        """True if one more short trial leaves what is kept for the confirmations."""
         if self.seconds is None:
             return True
         wanted = sum(confirmation_seconds(trial, whole_run) for trial in to_confirm)
@@ -83,14 +83,14 @@ class Budget:
         return spent_seconds + _usual_seconds(trials) + kept <= self.seconds
 
     def allows_compiling(self, spent_seconds: float, trials: Sequence[Trial]) -> bool:
-        """Whether a trial that compiles first may start: as long as such trials took so far, or a guess."""
+        """True if a trial that compiles first may start: as long as such trials took so far, or a guess."""
         if self.seconds is None:
             return True
         compiled = [trial.wall_seconds for trial in trials if trial.config.get("compile", "off") != "off"]
         return spent_seconds + max(compiled, default=COMPILING_AT_MOST * COMPILING_SECONDS) <= self.seconds
 
     def allows_trial(self, spent_seconds: float, trials: Sequence[Trial], left_over: int = 0) -> bool:
-        """Whether one more short trial may start, as long as they usually take, and ``left_over`` after it."""
+        """True if one more short trial may start, as long as they usually take, and ``left_over`` after it."""
         if self.trials is not None and num_counted(trials) + left_over >= self.trials:
             return False
         return self.seconds is None or spent_seconds + _usual_seconds(trials) <= self.seconds
@@ -129,7 +129,7 @@ class Budget:
 
 
 def num_counted(trials: Sequence[Trial]) -> int:
-    """How many trials were run: short ones, and whole ones, of one configuration count once each."""
+    """Number of trials that were run: short ones, and whole ones, of one configuration count once each."""
     return len({(trial.config, trial.whole) for trial in trials})
 
 

@@ -1,4 +1,4 @@
-"""How alike two configurations are: the kernel of a Gaussian process that is additive over knobs.
+"""Covariance of two configurations: the kernel of a Gaussian process that is additive over knobs.
 
 The value at a configuration is the sum of a level, an effect of each knob's value, an effect of each pair of values,
 a smooth effect of the micro-batch (on log2), the same for each value, and what is particular to one combination.

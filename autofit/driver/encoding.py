@@ -61,13 +61,13 @@ class EncodedSpace:
         return TrainConfig({"micro_batch_size": size, "accumulation_steps": steps, **values})
 
     def place(self, config: TrainConfig) -> int:
-        """Where a configuration stands. Raises KeyError for one that is not in the space."""
+        """Place of a configuration. Raises KeyError for one that is not in the space."""
         combination = self._place_of_combination[tuple(config[name] for name in self.space.choices)]
         pair = self._place_of_pair[config.micro_batch_size, config.accumulation_steps]
         return combination * len(self.space.batch_pairs) + pair
 
     def certainly_as_large(self, place: int) -> Mask:
-        """What certainly needs as much memory as the configuration at a place, that one too (``needs_at_least``)."""
+        """Places that certainly need as much memory as one place does, which is among them (``needs_at_least``)."""
         as_large: Mask = (
             (self._apart_from_rung == self._apart_from_rung[place])
             & (self._rungs <= self._rungs[place]).all(axis=1)

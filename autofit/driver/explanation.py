@@ -50,7 +50,7 @@ class Neighbour:
 
 @dataclass(frozen=True, kw_only=True)
 class OtherMemory:
-    """What would be recommended with less memory, of what was measured. None where nothing measured would fit."""
+    """Recommendation with less memory, among what was measured. None where nothing measured would fit."""
 
     usable_bytes: int
     trial: Trial | None
@@ -163,9 +163,7 @@ def _neighbour(
     estimates: _Estimates,
 ) -> Neighbour:
     trial = evidence.by_config.get(config)
-    ours = best.measurement
     if trial is not None and trial.measurement is not None:
-        theirs = trial.measurement
         against = evidence.against(trial, best.trial)
         return Neighbour(
             knob=knob,
@@ -173,11 +171,18 @@ def _neighbour(
             basis="measured",
             slower=against.ratio - 1,
             spread=against.spread if math.isfinite(against.spread) else None,
-            more_bytes=theirs.memory.needed - ours.memory.needed,
+            more_bytes=trial.measurement.memory.needed - best.measurement.memory.needed,
             reason=against.label,
         )
     if trial is not None:
         return Neighbour(knob=knob, value=value, basis=trial.outcome.value, reason=trial.reason)
+    return _estimated_neighbour(knob, value, config, best, estimates)
+
+
+def _estimated_neighbour(
+    knob: str, value: KnobValue, config: TrainConfig, best: Ranked, estimates: _Estimates
+) -> Neighbour:
+    """One that was not tried: by what rules it out, by trials like it where they tell enough, else as predicted."""
     slower, spread, more = estimates.against(config, best.trial.config)
     larger = estimates.ruled_out_by(config)
     if larger is not None:
@@ -196,7 +201,7 @@ def _neighbour(
             basis="estimated",
             slower=slower,
             spread=spread,
-            more_bytes=round(ours.memory.needed * (math.exp(more) - 1)),
+            more_bytes=round(best.measurement.memory.needed * (math.exp(more) - 1)),
         )
     expected, expected_best = (estimates.predicted.get(each) for each in (config, best.trial.config))
     # Traces do not tell what loading costs.
@@ -213,7 +218,7 @@ def _neighbour(
 
 
 class _Estimates:
-    """What the trials say of configurations that were not run."""
+    """Estimates of configurations that were not run, from the trials."""
 
     def __init__(self, space: SearchSpace, evidence: Evidence, predicted: dict[TrainConfig, Expected]) -> None:
         self._space = space

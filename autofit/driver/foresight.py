@@ -1,4 +1,4 @@
-"""What a search knows of configurations before it runs them: predictions, calibrated by the trials so far."""
+"""Predictions that a search steers by, calibrated by the trials so far."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Foresight:
         self._learned: set[int] = set()
 
     def of(self, config: TrainConfig, trials: Sequence[Trial], *, simulate: bool = True) -> Prediction | None:
-        """What is expected of a configuration, after what ``trials`` taught; ``simulate`` as in Predictor."""
+        """Prediction of a configuration, calibrated by ``trials``; ``simulate`` as in Predictor."""
         predictor = self._ready()
         for trial in trials:
             self._learn(trial, predictor)
         return self._or_say(lambda: predictor.predict(config, simulate=simulate))
 
     def plain(self, configs: Sequence[TrainConfig]) -> list[Prediction | None]:
-        """What is predicted of each, whatever was measured since. They are traced side by side."""
+        """Prediction of each, whatever was measured since. They are traced side by side."""
         predictor = self._ready()
         predictor.prepare(configs)
         return [self._or_say(functools.partial(predictor.plain, config)) for config in configs]

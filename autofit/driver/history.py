@@ -1,4 +1,4 @@
-"""What is known so far, as a strategy asks for it."""
+"""The trials so far, as a strategy asks about them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class History:
         self._evidence = evidence_by_config(self.trials)
 
     def outcome(self, config: TrainConfig) -> Outcome | None:
-        """How a configuration ended, or None where nothing is known.
+        """Outcome of a configuration, or None where nothing is known.
 
         ``skipped`` where an out-of-memory rules it out, or where there is no time left for it.
         """
@@ -69,5 +69,5 @@ class History:
         return None if self.best is None or self.best.measurement is None else self.best.measurement.step_seconds
 
     def is_too_large(self, config: TrainConfig) -> bool:
-        """Whether it ran out of memory, or is ruled out by one that did."""
+        """True if it ran out of memory, or is ruled out by one that did."""
         return config not in self._put_off and self.outcome(config) in (Outcome.OOM, Outcome.SKIPPED)

@@ -1,4 +1,4 @@
-"""What lies between predictions: the process of ``surrogate.py`` over values that are exact and come by the hundred.
+"""Interpolation between predictions: the process of ``surrogate.py`` over hundreds of exact values.
 
 A few more are predicted at every proposal, so the Cholesky factor is not made anew but grows by their rows. With L the
 factor of the covariances of what is known, S = L^-1 K holds a row over all N configurations for each of them, and

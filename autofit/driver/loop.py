@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from enum import Enum
 
 import msgspec
 
@@ -34,6 +35,19 @@ WORTH_WAITING_FOR = 1.1
 SHAPES_FOR_AN_ALLOCATOR = 100
 
 
+class Standing(Enum):
+    """Reason for which a search does not propose a configuration now, or does though it waited."""
+
+    WAITS = "borderline: it is tried when nothing else is worth it"
+    DUE = "it waited, and its turn has come"
+    GIVEN_UP = "it waited, and is not worth a trial"
+    NO_TIME = "it would have to be compiled first, longer than there is time"
+    RULED_OUT = "predicted not to fit"
+
+
+NOT_NOW = (Standing.WAITS, Standing.GIVEN_UP, Standing.NO_TIME)
+
+
 class Search:
     """One run of a search over a study. ``make_runner`` is called when the first trial has to run.
 
@@ -61,8 +75,7 @@ class Search:
         beside the finalists."""
         self._baseline = baseline
         self._foresight = foresight
-        self._late: list[TrainConfig] = []
-        self._now_late: set[TrainConfig] = set()
+        self._standing: dict[TrainConfig, Standing] = {}
         self._study = study
         self._situation = situation
         self._kind = kind_of(situation.device)
@@ -77,9 +90,6 @@ class Search:
         self._spent_before = study.spent_seconds
         self._began = time.monotonic() if began is None else began
         self._noted = 0.0
-        self._no_time: set[TrainConfig] = set()
-        self._given_up: set[TrainConfig] = set()
-        self._ruled_out: set[TrainConfig] = set()
         self._tried_now = False
         self._is_cut_short = False
 
@@ -119,22 +129,22 @@ class Search:
                 return reason
             config = self._strategy.propose(history) or self._next_late_one(history)
             if config is None:
-                if self._no_time:
+                if self._that_are(Standing.NO_TIME):
                     return "the rest would have to be compiled first, longer than is left of --budget"
                 return self._strategy.conclusion
             if recipe_for(config, self._situation).is_compiled and not self._budget.allows_compiling(
                 self._spent, history.trials
             ):
-                self._no_time.add(config)
+                self._standing[config] = Standing.NO_TIME
                 continue
             prediction = self._prediction(config)
             if prediction is not None and prediction.verdict is Verdict.NO:
                 self._skip(config, prediction)
                 continue
             # The reference is tried where it comes, or there is nothing to compare with.
-            waits = history.best is not None and config not in self._now_late
+            waits = history.best is not None and self._standing.get(config) is not Standing.DUE
             if prediction is not None and prediction.verdict is Verdict.BORDERLINE and waits:
-                self._late.append(config)
+                self._standing[config] = Standing.WAITS
                 continue
             self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
 
@@ -142,23 +152,25 @@ class Search:
         return None if self._foresight is None else self._foresight.of(config, self._history().trials)
 
     def _history(self) -> History:
-        put_off = self._no_time | self._given_up | set(self._late)
-        return History(self._space, self._trials, put_off, self._ruled_out)
+        put_off = set(self._that_are(*NOT_NOW))
+        return History(self._space, self._trials, put_off, set(self._that_are(Standing.RULED_OUT)))
+
+    def _that_are(self, *standings: Standing) -> list[TrainConfig]:
+        """Configurations of some standing, in the order in which it was first given."""
+        return [config for config, standing in self._standing.items() if standing in standings]
 
     def _next_late_one(self, history: History) -> TrainConfig | None:
         """The next of what was put off as borderline that may be worth it; with expandable segments where there are."""
-        while self._late:
-            likely = self._likely_seconds(self._late, history)
-            config = self._late.pop(likely.index(min(likely)))
-            self._given_up.add(config)
+        while waiting := self._that_are(Standing.WAITS):
+            likely = self._likely_seconds(waiting, history)
+            config = waiting[likely.index(min(likely))]
+            self._standing[config] = Standing.GIVEN_UP
             if not self._is_worth_a_late_try(config, history):
                 continue
             if EXPANDABLE in self._space.choices["allocator"]:
                 config = config.replace(allocator=EXPANDABLE)
-            else:
-                self._given_up.discard(config)
-            self._now_late.add(config)
             if config in self._space and self._history().outcome(config) is None:
+                self._standing[config] = Standing.DUE
                 return config
         return None
 
@@ -178,7 +190,7 @@ class Search:
 
     def _skip(self, config: TrainConfig, prediction: Prediction) -> None:
         """Store that a configuration was not run, with the bytes that say why; once, however often it is found."""
-        self._ruled_out.add(config)
+        self._standing[config] = Standing.RULED_OUT
         if any(trial.outcome is Outcome.SKIPPED and trial.config == config for trial in self._trials):
             return
         certain = format_bytes(prediction.certain_bytes)
@@ -195,7 +207,7 @@ class Search:
         self._observer.ended(trial, self._trials)
 
     def _complete(self) -> bool:
-        """Try what the finalists are chosen by and is missing; whether anything was: there may be room for more then.
+        """Try what the finalists are chosen by and is missing; True if there was any: there may be room for more then.
 
         The reference, and what others slowed: without it fewer may have to be confirmed than was kept for.
         """

@@ -1,4 +1,4 @@
-"""When nothing fits: how much the smallest configuration needs, measured where that can be done."""
+"""The answer when nothing fits: the smallest configuration's need, measured where that can be done."""
 
 from __future__ import annotations
 
@@ -42,24 +42,9 @@ def least_need(
     measured; otherwise it is the sum of weights, gradients and optimizer state, a lower bound.
     """
     tried = [trial for trial in trials if trial.config in space]
-    failed_whole = [
-        trial for trial in tried if trial.whole and trial.measurement is None and trial.outcome not in NO_EVIDENCE
-    ]
-    if any(trial.measurement is not None for trial in tried) and failed_whole:
-        broken = failed_whole[0]
-        return (
-            f"No configuration got through its whole run, though short trials did; the first that failed it ended as "
-            f"{broken.outcome.value}: {broken.reason} (log: {broken.log_path}). The search stopped "
-            f"because {stopped}."
-        )
-    if tried and all(trial.outcome is Outcome.INTERRUPTED for trial in tried):
-        return f"Nothing was measured: {tried[-1].reason}; raise --budget."
-    if not any(trial.outcome in (Outcome.OOM, Outcome.SKIPPED) for trial in tried):
-        first = tried[0] if tried else None
-        if first is None:
-            return "Nothing was tried: the budget was too small for one trial; raise --budget or --max-trials."
-        how = f"{first.outcome.value}: {first.reason} (log: {first.log_path})"
-        return f"No configuration could be run. The first ended as {how}"
+    other_cause = _other_cause(tried, stopped)
+    if other_cause is not None:
+        return other_cause
     lean = leanest_configs(space)[0]
     skipped = {trial.config for trial in tried if trial.outcome is Outcome.SKIPPED}
     if History(space, tried, ruled_out=skipped).outcome(lean) is None:
@@ -82,6 +67,29 @@ def least_need(
         f"{opening} Weights, gradients and optimizer state alone take {format_bytes(_static_bytes(situation, lean))} "
         f"(computed, not measured); try {shorter}, --numerics aggressive, a smaller model or a larger device."
     )
+
+
+def _other_cause(tried: Sequence[Trial], stopped: str) -> str | None:
+    """The sentences where it was not the memory of short trials that left nothing; None where it was."""
+    failed_whole = [
+        trial for trial in tried if trial.whole and trial.measurement is None and trial.outcome not in NO_EVIDENCE
+    ]
+    if any(trial.measurement is not None for trial in tried) and failed_whole:
+        broken = failed_whole[0]
+        return (
+            f"No configuration got through its whole run, though short trials did; the first that failed it ended as "
+            f"{broken.outcome.value}: {broken.reason} (log: {broken.log_path}). The search stopped "
+            f"because {stopped}."
+        )
+    if tried and all(trial.outcome is Outcome.INTERRUPTED for trial in tried):
+        return f"Nothing was measured: {tried[-1].reason}; raise --budget."
+    if not any(trial.outcome in (Outcome.OOM, Outcome.SKIPPED) for trial in tried):
+        first = tried[0] if tried else None
+        if first is None:
+            return "Nothing was tried: the budget was too small for one trial; raise --budget or --max-trials."
+        how = f"{first.outcome.value}: {first.reason} (log: {first.log_path})"
+        return f"No configuration could be run. The first ended as {how}"
+    return None
 
 
 def _measured_need(source: RunnerSource, situation: Situation, lean: TrainConfig, plan: MeasuringPlan) -> int | None:

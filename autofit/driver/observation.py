@@ -1,4 +1,4 @@
-"""What a sampler sees of a study: one observation for each configuration, in the attributes of Optuna's trials."""
+"""Observations that a sampler learns from: one for each configuration, in the attributes of Optuna's trials."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ATTRIBUTE = "observation"
 
 
 class Elsewhere(NamedTuple):
-    """What another study measured: seconds of an optimizer step there, and which study it is."""
+    """Measurement of another study: seconds of an optimizer step there, and the study's name."""
 
     config: TrainConfig
     seconds: float
@@ -26,7 +26,7 @@ class Elsewhere(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Observation:
-    """How one configuration ended.
+    """Outcome of one configuration, in figures.
 
     ``seconds`` of an optimizer step and ``needed_bytes`` are there when it was measured; ``uncertainty`` is half the
     95 % interval of the seconds, as a share of them; ``timed_seconds`` is the part of ``wall_seconds`` that the timed

@@ -1,4 +1,4 @@
-"""What a search tells whoever watches it."""
+"""The events of a search, for whoever watches it."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ STEP = "micro_batch_step"
 
 
 def distributions_of(space: SearchSpace) -> dict[str, BaseDistribution]:
-    """What can be chosen. Values that do not go together are among it: Optuna has no words for that."""
+    """Optuna's distributions of the knobs. Invalid combinations are among them: Optuna has no words for those."""
     found: dict[str, BaseDistribution] = {
         name: CategoricalDistribution(values) for name, values in space.choices.items() if len(values) > 1
     }

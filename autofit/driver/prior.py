@@ -1,4 +1,4 @@
-"""What is believed of a space's configurations before they are run: what is predicted, and what lies between.
+"""Beliefs about a space's configurations before they are run: predictions, and interpolation between them.
 
 Predicting a configuration can cost a trace, so only some are predicted: those that differ from a start in one knob or
 in the micro-batch, and later those that a sampler looks at closely. An additive process over these says the rest.
@@ -43,7 +43,7 @@ class Prior:
 
     @property
     def is_informed(self) -> bool:
-        """Whether anything was predicted."""
+        """True if anything was predicted."""
         return any(prediction is not None for prediction in self._known.values())
 
     def predict(self, places: Sequence[int]) -> bool:

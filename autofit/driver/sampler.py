@@ -187,7 +187,7 @@ class AutofitSampler(BaseSampler):
         return result
 
     def log_seconds(self, observations: dict[int, Observation]) -> Belief:
-        """What is believed of the logarithm of each configuration's step, after these observations."""
+        """Belief about the logarithm of each configuration's step, after these observations."""
         prior, _ = self._prior.beliefs()
         places, values, noises = [], [], []
         for place, each in observations.items():
@@ -228,7 +228,7 @@ class AutofitSampler(BaseSampler):
         return _normal((self._log_usable - believed.mean) / believed.deviation)
 
     def log_bytes(self, observations: dict[int, Observation]) -> Belief:
-        """What is believed of the logarithm of the bytes that each configuration needs."""
+        """Belief about the logarithm of the bytes that each configuration needs."""
         _, prior = self._prior.beliefs()
         usable = self._log_usable
         places, values = [], []

@@ -1,4 +1,4 @@
-"""What is tried first: the reference, and where it does not fit, what needs less, down to the leanest there is.
+"""First configurations of a search: the reference, and where it does not fit, leaner ones down to the leanest.
 
 The reference is TrainingArguments' defaults at a micro-batch of up to 8, first in the precision that is predicted to be
 fastest. Where that does not fit, the next smaller step of the divisor ladder; where none does, the same with every
@@ -106,5 +106,5 @@ def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
 
 
 def has(space: SearchSpace, values: dict[str, KnobValue]) -> bool:
-    """Whether a space has these values."""
+    """True if a space has these values."""
     return all(value in space.choices[name] for name, value in values.items())

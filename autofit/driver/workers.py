@@ -52,7 +52,7 @@ class Workers:
         self._workshop: Workshop | None = None
 
     def workshop(self) -> Workshop:
-        """Where the workers are started."""
+        """The workshop that starts the workers."""
         if self._workshop is None:
             device = self._record.device
             self._workshop = Workshop(
@@ -61,7 +61,7 @@ class Workers:
         return self._workshop
 
     def probe(self) -> Situation:
-        """What a worker says of the device, the libraries and the model. Raises UserError and AutofitError."""
+        """Situation as a worker finds it: device, libraries and model. Raises UserError and AutofitError."""
         record = self._record
         return probe(
             self.workshop(),

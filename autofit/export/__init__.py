@@ -1,4 +1,4 @@
-"""What people take away: one file per format, one line in ``EXPORTERS`` each."""
+"""Exporters: one file per format, one line in ``EXPORTERS`` each."""
 
 from __future__ import annotations
 
@@ -8,23 +8,50 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autofit.errors import UserError
-from autofit.export import json_document, training_arguments
+from autofit.export import (
+    axolotl,
+    csv_table,
+    json_document,
+    llama_factory,
+    markdown,
+    training_arguments,
+    trl,
+    yaml_arguments,
+)
+from autofit.export.exported import Exported
 from autofit.study.result import Result
 
-EXPORTERS: dict[str, Callable[[Result], str]] = {
+EXPORTERS: dict[str, Callable[[Result], Exported]] = {
     "training-arguments": training_arguments.serialize,
+    "yaml": yaml_arguments.serialize,
+    "trl": trl.serialize,
+    "axolotl": axolotl.serialize,
+    "llama-factory": llama_factory.serialize,
     "json": json_document.serialize,
+    "markdown": markdown.serialize,
+    "csv": csv_table.serialize,
 }
 """Format -> a function from a result to a file's text. It opens no file."""
+BY_SUFFIX = {
+    ".py": "training-arguments",
+    ".yaml": "yaml",
+    ".yml": "yaml",
+    ".json": "json",
+    ".md": "markdown",
+    ".csv": "csv",
+}
+"""The format of a path that is given without one."""
 
 
 def parse_export(text: str, *, force: bool = False) -> tuple[str, Path]:
-    """``FORMAT=PATH`` -> both, checked now so that an hour of measuring does not end in a typing error.
+    """``FORMAT=PATH``, or a path whose suffix says the format -> both, checked before an hour of measuring.
 
     Raises UserError for an unknown format, a path that cannot be written, and a file that is there already, unless
     ``force`` allows to overwrite it.
     """
     name, separator, path_text = text.partition("=")
+    if not separator and Path(text).suffix in BY_SUFFIX:
+        name, separator, path_text = BY_SUFFIX[Path(text).suffix], "=", text
     if name not in EXPORTERS or not separator or not path_text:
         raise UserError(f"--export takes FORMAT=PATH with a format of {', '.join(EXPORTERS)}; not '{text}'.")
     path = Path(path_text).expanduser()
@@ -40,12 +67,18 @@ def parse_export(text: str, *, force: bool = False) -> tuple[str, Path]:
     return name, path
 
 
-def write_export(result: Result, name: str, path: Path) -> None:
-    """Write one format. Raises UserError where there is nothing to export, or the disk refuses.
+def write_export(result: Result, name: str, path: Path) -> tuple[str, ...]:
+    """Write one format; what it leaves out of the measured configuration.
 
-    A file is replaced as a whole, through a link where the path is one; anything else (a pipe, a device) is written to.
+    Raises UserError where there is nothing to export, or the disk refuses.
     """
-    text = EXPORTERS[name](result)
+    exported = EXPORTERS[name](result)
+    _write(path, exported.text)
+    return exported.left_out
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file as a whole, through a link where the path is one; write to anything else (a pipe, a device)."""
     try:
         if path.exists() and not path.is_file():
             with path.open("w", encoding="utf-8") as file:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import textwrap
 
 from autofit.device.device import Device
-from autofit.errors import UserError
 from autofit.export import program_settings
+from autofit.export.exported import Exported, recommended
 from autofit.export.measured_code import collator_source, varlen_attention_source
 from autofit.export.template import filled, in_docstring, literal
 from autofit.job.tasks import Task, task_named
@@ -134,13 +134,11 @@ _LINES = """\
     return [{"input_ids": line, "attention_mask": [1] * len(line)@LABELS@} for line in encoded]"""
 
 
-def serialize(result: Result) -> str:
+def serialize(result: Result) -> Exported:
     """The file's text. Raises UserError where nothing was measured."""
-    best, recommendation = result.ranking.best, result.recommendation
-    if best is None or recommendation is None:
-        raise UserError(f"Study '{result.study}' has no measured configuration to export.")
+    best, recommendation = recommended(result)
     if result.situation.program is not None:
-        return program_settings.serialize(result, result.situation.program)
+        return Exported(text=program_settings.serialize(result, result.situation.program))
     workload, device = result.record.workload, result.situation.device
     task = task_named(workload.task)
     runs = task.labels in ("tokens", "masked")
@@ -172,7 +170,7 @@ def serialize(result: Result) -> str:
         "TRAINING_ARGUMENTS": literal(recommendation.training_arguments),
         "LAUNCH": _launch_command(workload.processes, device),
     }
-    return filled(_TEMPLATE, values)
+    return Exported(text=filled(_TEMPLATE, values))
 
 
 def _imports(task: Task, recommendation: Recommendation, *, runs: bool) -> str:
@@ -206,7 +204,7 @@ def _imports(task: Task, recommendation: Recommendation, *, runs: bool) -> str:
 
 
 def _own_collator(task: Task, recommendation: Recommendation) -> bool:
-    """Whether the collator is not transformers' own."""
+    """True if the collator is not transformers' own."""
     return task.labels != "masked" and recommendation.collator in ("PadRight", "PackRows")
 
 

@@ -1,4 +1,4 @@
-"""How long the samples of a training set are, and the frozen list of samples that every trial is timed on."""
+"""Lengths of a training set's samples, and the frozen list of samples that every trial is timed on."""
 
 from __future__ import annotations
 
@@ -67,12 +67,12 @@ class SampleLengths:
 
     @property
     def all_equal(self) -> bool:
-        """Whether there is nothing to pad."""
+        """True if there is nothing to pad."""
         return len(self.lengths) == 1
 
     @property
     def num_samples(self) -> int:
-        """How many samples were counted."""
+        """Number of samples that were counted."""
         return sum(self.counts)
 
     @property

@@ -1,4 +1,4 @@
-"""How much of the model is trained: all of it, or low-rank adapters beside frozen weights.
+"""Training methods: all of the model, or low-rank adapters beside frozen weights.
 
 A method is the user's choice and never searched.
 """

@@ -53,7 +53,7 @@ class ModelSource:
 
     @property
     def needs_remote_code(self) -> bool:
-        """Whether the model's class is Python code that lies beside its weights."""
+        """True if the model's class is Python code that lies beside its weights."""
         return "auto_map" in self.config
 
 
@@ -158,7 +158,7 @@ def _from_network(name: str) -> ModelSource:
 
 
 def _answers(url: str) -> bool:
-    """Whether anybody answers at all; a refusal is an answer."""
+    """True if anybody answers at all; a refusal is an answer."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=NETWORK_PATIENCE_SECONDS):
             return True

@@ -1,4 +1,4 @@
-"""What a study is of: the model, the workload, the device, the versions; and where autofit keeps what it knows."""
+"""The subject of a study: model, workload, device and versions; and the folder in which autofit keeps studies."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMAT = 3
 
 
 class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """What a study is of. ``situation`` is there once a worker has looked at the device.
+    """Subject of a study. ``situation`` is there once a worker has looked at the device.
 
     ``environment`` are the variables that were set and change what is measured, such as OMP_NUM_THREADS.
     """
@@ -63,5 +63,5 @@ class StudyRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def home() -> Path:
-    """Where studies and logs are kept: ``AUTOFIT_HOME``, else ``~/.autofit``."""
+    """Folder of studies and logs: ``AUTOFIT_HOME``, else ``~/.autofit``."""
     return Path(os.environ.get("AUTOFIT_HOME") or Path.home() / ".autofit")

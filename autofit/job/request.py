@@ -1,4 +1,4 @@
-"""What a user asked for: checked, and made into the record that a study is of. Nothing is run."""
+"""The user's request, checked and turned into the record of a study. Nothing is run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 from autofit.device.kinds import find_device
 from autofit.device.versions import installed_versions, set_variables
@@ -25,6 +26,26 @@ LARGEST_SEED = 2**32
 """numpy takes seeds of 32 bits, and transformers seeds it."""
 OLDEST_TRANSFORMERS = (5, 17)
 """The Trainer of older ones takes no batch sampler from outside, by which trials give it its micro-batches."""
+
+
+class JobKeywords(TypedDict, total=False):
+    """Keywords of a job that is planned and not run: fields of ``JobRequest`` beside its model and effective batch."""
+
+    seq_len: int | None
+    data: str | Path | None
+    text_field: str | None
+    lengths: str | Path | Sequence[int] | None
+    max_length: int | None
+    tokens_per_word: float | None
+    task: str | None
+    method: str
+    lora_rank: int
+    lora_alpha: int | None
+    lora_targets: str
+    lora_dropout: float
+    frozen_dtype: str
+    seed: int
+    trust_remote_code: bool
 
 
 @dataclass(frozen=True, kw_only=True)

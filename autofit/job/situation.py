@@ -14,7 +14,7 @@ from autofit.units import format_bytes, parse_bytes, share_of
 
 @dataclass(frozen=True, kw_only=True)
 class ModelFacts:
-    """What the worker learned by building the model on the meta device, where it costs no memory.
+    """Facts of the model, learned by building it on the meta device, where it costs no memory.
 
     ``trainable_parameters`` are all of them, or the adapters'. ``max_positions`` is None for models without
     a limit; ``attention`` lists the implementations the model's class supports; ``embedding_parameters`` is
@@ -45,7 +45,7 @@ class ModelFacts:
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """How much of the device a configuration may use.
+    """Share of the device that a configuration may use.
 
     ``memory_bytes`` is the size of card to fit on (the device's own unless ``--memory-limit`` asked
     for a smaller one); ``headroom`` is the share of it that must stay free.
@@ -65,7 +65,7 @@ class Limits:
 
     @property
     def usable_bytes(self) -> int:
-        """What a trial may use at most, context included."""
+        """Bytes that a trial may use at most, context included."""
         return int(self.memory_bytes * (1 - self.headroom))
 
     def with_memory(self, memory_bytes: int) -> Limits:
@@ -113,7 +113,7 @@ class Situation:
 
     @property
     def memory_is_emulated(self) -> bool:
-        """Whether a smaller card than the present one is asked for."""
+        """True if a smaller card than the present one is asked for."""
         return self.limits.memory_bytes < self.device.memory_bytes
 
     def without_limit(self) -> Situation:

@@ -1,4 +1,4 @@
-"""What the user fixed and no knob may change."""
+"""The workload: all that the user fixed and no knob may change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which activations are kept for the backward pass, and which are computed again: a ladder."""
+"""Activation checkpointing: a ladder from keeping all activations to computing all of them again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How the device's allocator grows."""
+"""The caching allocator's way of growing: fixed segments or expandable ones."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from autofit.knobs.availability import first_of, missing, needs_cuda
 from autofit.knobs.knob import Choice, Knob
 
 EXPANDABLE = "expandable"
+VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
+"""torch reads it when the allocator is first used."""
 
 ALLOCATOR = Knob(
     name="allocator",
@@ -19,7 +21,7 @@ ALLOCATOR = Knob(
         Choice(
             value=EXPANDABLE,
             title="expandable segments: less is lost between tensors of changing sizes",
-            environment={"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True"},
+            environment={VARIABLE: "expandable_segments:True"},
             unavailable=first_of(needs_cuda("the caching allocator"), missing("expandable_segments")),
         ),
     ),

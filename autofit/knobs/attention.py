@@ -1,4 +1,4 @@
-"""Which kernel computes attention."""
+"""The implementation of attention."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ def needs_cuda(what: str, capability: tuple[int, int] = (0, 0)) -> Unavailable:
 
 
 def missing(feature: str) -> Unavailable:
-    """What the worker said of a package or feature, if it said that it cannot be had."""
+    """The worker's reason why a package or feature is unavailable, where it gave one."""
     return lambda situation: situation.libraries.missing.get(feature)
 
 

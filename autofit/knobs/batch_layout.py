@@ -1,4 +1,4 @@
-"""How samples of different lengths become micro-batches."""
+"""Layouts: samples of different lengths, arranged into micro-batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the model is compiled before it is trained."""
+"""Compilation of the model before it is trained."""
 
 from __future__ import annotations
 

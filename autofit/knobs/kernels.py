@@ -1,4 +1,4 @@
-"""Whether norms, activations, rotary embeddings and the loss run in fused kernels."""
+"""Fused kernels for norms, activations, rotary embeddings and the loss."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a knob is: a question, its choices, and for each choice what it means to Hugging Face and where it can be had.
+"""A knob: a question, its choices, and for each choice its settings in Hugging Face and where it is available.
 
 Settings are spelled as the newest transformers has them; ``recipe.py`` knows the older spellings.
 """

@@ -1,4 +1,4 @@
-"""How far a choice may move the numbers of a training run, as classes a user can allow or refuse."""
+"""Numerics classes: how far a choice may move the numbers of a training run, for a user to allow or refuse."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which optimizer, in which implementation, and in how many bits its state is kept.
+"""The optimizer: its algorithm, its implementation, and the bits its state is kept in.
 
 State in bytes per parameter: two fp32 moments are 8; bitsandbytes keeps one byte a moment and a float per
 block of 256 (2.03), torchao the same per block of 256 (8 bit) or half a byte and a float per block of 128 (4 bit).

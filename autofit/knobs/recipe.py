@@ -1,4 +1,4 @@
-"""What a configuration means to Hugging Face: the one object that trials run and exporters print."""
+"""Recipe: a configuration spelled out for Hugging Face, the one object that trials run and exporters print."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Recipe:
 
     @property
     def shares_rows(self) -> bool:
-        """Whether samples of a micro-batch share a row."""
+        """True if samples of a micro-batch share a row."""
         return self.collator in ("DataCollatorWithFlattening", "PackRows")
 
     @property

@@ -124,7 +124,7 @@ class Refusal:
 
 @dataclass(frozen=True, kw_only=True)
 class SpaceRequest:
-    """Which part of the space a user wants: a numerics level, and values fixed, allowed or forbidden.
+    """Part of the space that a user wants: a numerics level, and values fixed, allowed or forbidden.
 
     Each mapping goes from a knob's name to the values named on the command line, as they were typed.
     """
@@ -301,7 +301,7 @@ class SearchSpace:
 
 
 def needs_at_least(config: TrainConfig, other: TrainConfig) -> bool:
-    """Whether ``config`` certainly needs as much memory as ``other``, which differs in nothing else.
+    """True if ``config`` certainly needs as much memory as ``other``, which differs in nothing else.
 
     Memory grows with the micro-batch and shrinks with the rung of a choice, among configurations that
     accumulate. With accumulation 1 there are no gradients during the forward pass: that is a regime of

@@ -1,4 +1,4 @@
-"""Which configurations are worth planning for a card: a few values of each knob, every split of the batch."""
+"""Candidates of a plan for a card: a few values of each knob, every split of the batch."""
 
 from __future__ import annotations
 

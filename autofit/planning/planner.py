@@ -8,7 +8,7 @@ import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Unpack
 
 import msgspec
 
@@ -17,7 +17,7 @@ from autofit.device.gpus import all_gpus, find_gpu
 from autofit.device.kinds import kind_of
 from autofit.errors import UserError
 from autofit.job.record import StudyRecord, home
-from autofit.job.request import JobRequest
+from autofit.job.request import JobKeywords, JobRequest
 from autofit.job.situation import Limits, Situation
 from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
 from autofit.knobs.allocator import EXPANDABLE
@@ -69,9 +69,9 @@ def plan(
     forbid: Mapping[str, Sequence[KnobValue]] | None = None,
     prices: Mapping[str, float] | None = None,
     progress: Progress | None = None,
-    **job: Any,
+    **job: Unpack[JobKeywords],
 ) -> Plan:
-    """What fits on each of ``gpus`` (names of the catalogue, or ``"all"``), or on a card of ``memory`` bytes.
+    """Plan of what fits on each of ``gpus`` (names of the catalogue, or ``"all"``), or on a card of ``memory`` bytes.
 
     ``prices`` maps a card's name to the price of its hour. ``job`` takes what ``autofit.search`` takes of the
     training job: ``seq_len``, ``data``, ``method`` and so on. Nothing is run and no weights are fetched.
@@ -113,7 +113,7 @@ def estimate(
     headroom: str | float = 0.05,
     fix: Mapping[str, KnobValue] | None = None,
     progress: Progress | None = None,
-    **job: Any,
+    **job: Unpack[JobKeywords],
 ) -> Estimate:
     """One configuration, byte by byte: the values of ``fix``, and for other knobs what the reference has.
 
@@ -286,7 +286,7 @@ class _Planner:
         return PlannedConfig.of(config, predictor.predict(config), space.situation.workload, card)
 
     def _helps(self, card: Card, request: SpaceRequest) -> tuple[Help, ...]:
-        """What would make the smallest configuration fit: other numerics, adapters, shorter samples."""
+        """Changes that would make the smallest configuration fit: other numerics, adapters, shorter samples."""
         helps = []
         for words, changes, numerics in self._ways_out():
             try:
@@ -378,7 +378,7 @@ class _Planner:
 
 
 def _may_be_better(plan_: CardPlan) -> bool:
-    """Whether less checkpointing than the best has, or a single sample at a time, could be what is best."""
+    """True if less checkpointing than the best has, or a single sample at a time, could be what is best."""
     if plan_.refusal:
         return False
     return not plan_.configs or str(plan_.configs[0].config[CHECKPOINTING]) != "off"

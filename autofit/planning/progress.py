@@ -1,4 +1,4 @@
-"""What planning tells whoever waits for it."""
+"""Progress of a plan, for whoever waits for it."""
 
 from __future__ import annotations
 

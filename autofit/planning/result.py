@@ -1,4 +1,4 @@
-"""What a plan and an estimate say: plain values, which reports print and ``--json`` writes."""
+"""Results of a plan and an estimate: plain values, which reports print and ``--json`` writes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class CardPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether something surely fits."""
+        """True if something surely fits."""
         return any(each.prediction.verdict is Verdict.FITS for each in self.configs)
 
 

@@ -1,4 +1,4 @@
-"""What real trials say of the prediction: how many bytes it is short, and by which factor its time is off.
+"""Calibration by real trials: the bytes by which predictions are short, and the factor by which their times are off.
 
 Memory is corrected by adding, time by multiplying. A family (everything but the micro-batch) that was measured is
 corrected by its own residuals; others by those of all families together, in memory by less.
@@ -31,17 +31,17 @@ class Calibration:
 
     @property
     def num_trials(self) -> int:
-        """How many it has learned from."""
+        """Number of trials it has learned from."""
         return sum(map(len, self._bytes.values()))
 
     def extra_bytes(self, family: Hashable) -> int:
-        """What to add to a predicted total."""
+        """Bytes to add to a predicted total."""
         if family in self._bytes:
             return round(statistics.fmean(self._bytes[family]))
         return round(OTHERS_COUNT * statistics.median(_all(self._bytes))) if self._bytes else 0
 
     def time_factor(self, family: Hashable) -> float | None:
-        """What to multiply predicted seconds by; None before the first trial."""
+        """Factor for predicted seconds; None before the first trial."""
         if not self._log_ratios:
             return None
         return math.exp(statistics.fmean(self._log_ratios.get(family) or _all(self._log_ratios)))

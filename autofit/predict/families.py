@@ -1,4 +1,4 @@
-"""Which traces a configuration needs, and how its own step follows from them.
+"""Families of traces: those that a configuration's prediction needs, and its own step derived from them.
 
 The bytes of every block and the work of every operator are affine in the number of rows (but for the pieces that
 Liger's loss makes of the logits), so that two traces tell all others, where their events come in the same order. The
@@ -132,7 +132,7 @@ class Family:
 
     @staticmethod
     def are_alike(few: StepTrace, many: StepTrace) -> bool:
-        """Whether two traces tell of the same step, event by event."""
+        """True if two traces tell of the same step, event by event."""
         names = ("events", "categories", "phase_ends", "gradient_events")
         same = all(getattr(few, name) == getattr(many, name) for name in names)
         return same and few.operators.names == many.operators.names
@@ -155,7 +155,7 @@ class Family:
         return np.where(longer > 0, shares, 1.0)
 
     def work(self, rows: float) -> Work:
-        """What the operators do."""
+        """Work of the operators."""
         few, many = self._few.operators, None if self._many is None else self._many.operators
         return replace(
             Work.of(few),

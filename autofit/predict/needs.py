@@ -1,4 +1,4 @@
-"""What configurations need, whatever the size of the card: blocks of memory and work, from traces."""
+"""Needs of configurations, whatever the size of the card: blocks of memory and work, from traces."""
 
 from __future__ import annotations
 

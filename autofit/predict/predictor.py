@@ -1,4 +1,4 @@
-"""What a configuration will need and take on a device, without running it."""
+"""Predictions of a configuration's memory and time on a device, without running it."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class Predictor:
         )
 
     def plain(self, config: TrainConfig) -> Prediction:
-        """What is predicted before any trial corrects it, without the allocator's losses. Raises CannotPredictError."""
+        """Prediction before any trial corrects it, without the allocator's losses. Raises CannotPredictError."""
         calibration, self.calibration = self.calibration, Calibration()
         try:
             return self.predict(config, simulate=False)
@@ -97,7 +97,7 @@ class Predictor:
             self.calibration = calibration
 
     def learn(self, config: TrainConfig, *, needed_bytes: int, paged_bytes: int, context: int, seconds: float) -> None:
-        """What a real trial measured; of what cannot be predicted nothing is learned."""
+        """Learn from a real trial; from one that cannot be predicted nothing is learned."""
         calibration, self.calibration = self.calibration, Calibration()
         try:
             self._context = context or self._context
@@ -142,7 +142,7 @@ class Predictor:
 
 
 def _not_traced(config: TrainConfig) -> list[str]:
-    """What its trace does not show of it: it needs less than that says."""
+    """Choices that a configuration's trace does not show: it needs less than the trace says."""
     said = [row.choice(config[row.name]).not_traced for row in KNOBS]
     return [sentence for sentence in said if sentence]
 

@@ -15,7 +15,7 @@ from autofit.predict.trace import Category
 
 @dataclass(frozen=True, kw_only=True)
 class Reserved:
-    """What the simulated allocator came to; ``retries_when_warm`` counts how often a step of a running training has to
+    """Result of the simulated allocator; ``retries_when_warm`` counts how often a step of a running training has to
     give cached segments back before it goes on. ``allocated_bytes`` is torch's own peak of allocated memory: what is
     alive, and what its blocks have beyond that."""
 
@@ -61,7 +61,7 @@ class Need:
         return {phase.name.lower(): size for phase, size in peaks.items()}
 
     def largest_blocks(self, most: int) -> tuple[tuple[int, str, str, int], ...]:
-        """What is alive at the peak, equal blocks together: bytes, operator, category, how many; the largest first."""
+        """Blocks alive at the peak, equal ones together: bytes, operator, category, how many; the largest first."""
         blocks = self.builder.steady_step(self.accumulation, self.sizes).alive_at_peak()
         makers = self.builder.trace.makers
         groups = Counter(
@@ -72,7 +72,7 @@ class Need:
         return tuple((size, maker, category, number) for (size, maker, category), number in largest)
 
     def on_allocator(self, *, limit: int, expandable: bool, workspaces: int = 0) -> Reserved:
-        """What CUDA's allocator does with it under a limit, libraries' workspaces (bytes) included.
+        """Result of CUDA's allocator with it under a limit, libraries' workspaces (bytes) included.
 
         The steps are those in the beginning of a training, in its order, the last one with the worst micro-batch. Where
         something had to give way they are gone through again: it may have been for the shapes' first time only.

@@ -1,4 +1,4 @@
-"""How long a step takes: every operator by what it computes and what it moves, against what the device can do.
+"""Time of a step: every operator's arithmetic and memory traffic, against the rates of the device.
 
 An operator takes the longer of its arithmetic at the rate of its precision and its traffic at the memory's
 bandwidth. A GPU's step cannot be faster than its operators can be launched one after another; on a CPU every launch is
@@ -56,7 +56,7 @@ COMPILED_LAUNCHES = 0.4
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Work:
-    """What each operator of a micro-step and of the update behind it does; see ``trace.Operators``."""
+    """Work of each operator of a micro-step and of the update behind it; see ``trace.Operators``."""
 
     flops: Floats
     moved_bytes: Floats

@@ -52,7 +52,7 @@ class Timeline:
         return {phase: int(self.live[self.phases == phase].max()) for phase in Phase if (self.phases == phase).any()}
 
     def peak_by_category(self) -> dict[Category, int]:
-        """What is alive at the peak, by category; the values add up to ``peak_bytes``."""
+        """Bytes alive at the peak, by category; the values add up to ``peak_bytes``."""
         alive = self._is_alive_at_peak
         sums = np.bincount(self.categories[alive], weights=self.sizes[alive].astype(float), minlength=len(Category))
         return {category: int(sums[category]) for category in Category}
@@ -108,6 +108,38 @@ class _Template:
     copied: Integers
     multiplier: Integers
     categories: Integers
+
+
+class _Script:
+    """Events of a step as they are written down, and the further blocks that are like blocks of the trace."""
+
+    def __init__(self, first_copy: int) -> None:
+        """``first_copy`` is the number of the first block that the trace does not have."""
+        self._first_copy = first_copy
+        self.events: list[int] = []
+        self.phases: list[int] = []
+        self.copied: list[int] = []
+        self.multiplier: list[int] = []
+
+    def play(self, part: Sequence[int], phase: Phase) -> None:
+        """Events of the trace, as they are."""
+        self.events.extend(part)
+        self.phases.extend([int(phase)] * len(part))
+
+    def take(self, blocks: Sequence[int], phase: Phase) -> None:
+        """Blocks come to be."""
+        self.play([block + 1 for block in blocks], phase)
+
+    def free(self, blocks: Sequence[int], phase: Phase) -> None:
+        """Blocks are given back."""
+        self.play([-(block + 1) for block in blocks], phase)
+
+    def copies_of(self, blocks: Sequence[int], times: int) -> list[int]:
+        """Numbers of as many further blocks, each of the size of one of these; ``times`` is how often there are any."""
+        first = self._first_copy + len(self.copied)
+        self.copied.extend(blocks)
+        self.multiplier.extend([times] * len(blocks))
+        return list(range(first, first + len(blocks)))
 
 
 class StepBuilder:
@@ -184,59 +216,39 @@ class StepBuilder:
         return self._templates[key]
 
     def _make_template(self, accumulates: bool, has_state: bool) -> _Template:
-        events: list[int] = []
-        phases: list[int] = []
-        copied: list[int] = []
-        multiplier: list[int] = []
-
-        def play(part: Sequence[int], phase: Phase) -> None:
-            events.extend(part)
-            phases.extend([int(phase)] * len(part))
-
-        def take(blocks: Sequence[int], phase: Phase) -> None:
-            play([block + 1 for block in blocks], phase)
-
-        def free(blocks: Sequence[int], phase: Phase) -> None:
-            play([-(block + 1) for block in blocks], phase)
-
-        def copies_of(blocks: Sequence[int], times: int) -> list[int]:
-            first = len(self._sizes) + len(copied)
-            copied.extend(blocks)
-            multiplier.extend([times] * len(blocks))
-            return list(range(first, first + len(blocks)))
-
-        take(self._resident, Phase.BEFORE)
-        take(copies_of(self._inputs, _AHEAD), Phase.BEFORE)
+        script = _Script(first_copy=len(self._sizes))
+        script.take(self._resident, Phase.BEFORE)
+        script.take(script.copies_of(self._inputs, _AHEAD), Phase.BEFORE)
         last_inputs: list[int] = []
         if has_state:
-            take(self._state, Phase.BEFORE)
-            last_inputs = copies_of(self._inputs, _ALL)
-            take(last_inputs, Phase.BEFORE)
-        play(self._fetched, Phase.FETCH)
-        take(copies_of(self._inputs, _OTHERS), Phase.FETCH)
-        free(last_inputs, Phase.FETCH)
-        play(self._forward, Phase.FORWARD)
-        play(self._backward, Phase.BACKWARD)
+            script.take(self._state, Phase.BEFORE)
+            last_inputs = script.copies_of(self._inputs, _ALL)
+            script.take(last_inputs, Phase.BEFORE)
+        script.play(self._fetched, Phase.FETCH)
+        script.take(script.copies_of(self._inputs, _OTHERS), Phase.FETCH)
+        script.free(last_inputs, Phase.FETCH)
+        script.play(self._forward, Phase.FORWARD)
+        script.play(self._backward, Phase.BACKWARD)
         first_incoming = number_incoming = 0
         if accumulates:
             # Of any number of further micro-steps the second is as good as all: it finds what each finds.
-            free(self._left_over(), Phase.FORWARD)
+            script.free(self._left_over(), Phase.FORWARD)
             incoming = self._incoming()
-            first_incoming, number_incoming = len(copied), len(incoming)
-            numbers = dict(zip(incoming, copies_of(incoming, _ONE), strict=True))
+            first_incoming, number_incoming = len(script.copied), len(incoming)
+            numbers = dict(zip(incoming, script.copies_of(incoming, _ONE), strict=True))
             # Liger's loss makes the gradient of the head in the forward pass.
-            play([_renumbered(event, numbers) for event in self._forward], Phase.FORWARD)
-            play(self._accumulating_backward(numbers), Phase.BACKWARD)
+            script.play([_renumbered(event, numbers) for event in self._forward], Phase.FORWARD)
+            script.play(self._accumulating_backward(numbers), Phase.BACKWARD)
         state = set(self._state)
-        play([event for event in self._update if not (has_state and event - 1 in state)], Phase.UPDATE)
-        blocks = np.array(copied, dtype=np.int64)
+        script.play([event for event in self._update if not (has_state and event - 1 in state)], Phase.UPDATE)
+        blocks = np.array(script.copied, dtype=np.int64)
         kinds = self.categories[blocks]
         kinds[first_incoming : first_incoming + number_incoming] = Category.TEMPORARIES
         return _Template(
-            events=np.array(events, dtype=np.int64),
-            phases=np.array(phases, dtype=np.int64),
+            events=np.array(script.events, dtype=np.int64),
+            phases=np.array(script.phases, dtype=np.int64),
             copied=blocks,
-            multiplier=np.array(multiplier, dtype=np.int64),
+            multiplier=np.array(script.multiplier, dtype=np.int64),
             categories=np.concatenate([self.categories, kinds]),
         )
 

@@ -21,7 +21,7 @@ CHANGING_TOKENS = (SPLIT_SUM_ROWS, SORTED_EMBEDDING_TOKENS + 1)
 
 
 class Phase(IntEnum):
-    """Where in a step a block is taken."""
+    """Part of a step in which a block is taken."""
 
     BEFORE = 0
     FETCH = 1
@@ -32,7 +32,7 @@ class Phase(IntEnum):
 
 
 class Category(IntEnum):
-    """What a block is for. A peak's categories add up to the peak."""
+    """Purpose of a block. A peak's categories add up to the peak."""
 
     WEIGHTS = 0
     GRADIENTS = 1

@@ -1,4 +1,4 @@
-"""What is asked of the tracer, and its answer: the documents that traces are kept in on the disk."""
+"""The request of a trace and its answer: the documents that traces are kept in on the disk."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FORMAT = 4
 
 
 def has_flash_attention(compute_capability: tuple[int, int] | None) -> bool:
-    """Whether torch's flash attention runs on a GPU: what a trace depends on of it. None is a GPU of today."""
+    """True if torch's flash attention runs on a GPU: what a trace depends on of it. None is a GPU of today."""
     return compute_capability is None or compute_capability >= (8, 0)
 
 

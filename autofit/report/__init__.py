@@ -1,1 +1,1 @@
-"""What people read: the live view, the ranked table, the recommendation, the JSON document."""
+"""Reports for people and programs: the live view, the ranked table, the recommendation, the JSON document."""

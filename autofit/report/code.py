@@ -28,7 +28,7 @@ def model_call(workload: Workload, recommendation: Recommendation, *, trust_remo
 
 
 def method_lines(recommendation: Recommendation) -> list[str]:
-    """What the model call needs beside it: adapters, the data collator where it is not the usual one."""
+    """Lines beside the model call: adapters, the data collator where it is not the usual one."""
     lines = []
     if recommendation.model_kwargs.get("attn_implementation") == TORCH_VARLEN:
         lines.append("# torch_varlen is not transformers' own: the exported file has it")

@@ -1,4 +1,4 @@
-"""Where reports go: stdout at the terminal's width, colours only where they are wanted."""
+"""The console of reports: stdout at the terminal's width, colours only where they are wanted."""
 
 from __future__ import annotations
 

@@ -77,7 +77,7 @@ class PlainLines(Watcher):
 
 
 class LivePanel(Watcher):
-    """What is running, the best so far, the last trials, and the time."""
+    """Panel with what is running, the best so far, the last trials, and the time."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()

@@ -95,7 +95,7 @@ def changes_in_a_line(result: Result) -> str:
 
 
 def _flag_place(words: list[str], name: str) -> int | None:
-    """Where a command sets a TrainingArgument, by any spelling of its name."""
+    """Place where a command sets a TrainingArgument, by any spelling of its name."""
     spellings = {f"--{each}" for each in (name, OLDER_NAMES.get(name, name), NEWER_NAMES.get(name, name))}
     spellings |= {each.replace("_", "-") for each in spellings}
     for place, word in enumerate(words):

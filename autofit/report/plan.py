@@ -172,7 +172,7 @@ def _card_row(card: CardPlan, *, priced: bool, is_wide: bool) -> list[str]:
 
 
 def _nothing_fits(plan: Plan) -> list[RenderableType]:
-    """What would help the cards on which nothing fits: each way once, with the cards it is enough for."""
+    """Help for the cards on which nothing fits: each way once, with the cards it is enough for."""
     without = [card for card in plan.cards if not card.configs and not card.refusal]
     if not without:
         return []

@@ -29,7 +29,7 @@ class ProgressLines(Progress):
 
 
 class ProgressStatus(Progress):
-    """What goes on is overwritten; answers stay on the screen."""
+    """Status line: progress is overwritten, answers stay on the screen."""
 
     def __init__(self, console: Console, status: Status) -> None:
         self._console = console

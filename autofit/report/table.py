@@ -37,26 +37,33 @@ def _wide(result: Result, rows: tuple[Ranked, ...]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("#", justify="right", no_wrap=True)
     table.add_column("micro\nx acc", no_wrap=True)
-    telling = _telling_knobs(result)
+    telling = telling_knobs(result)
     for row in telling:
         table.add_column(row.title, no_wrap=True)
     predicted = _any_predicted(rows)
-    for title in [*_figure_titles(result), *(_PREDICTED if predicted else ())]:
+    for title in [*figure_titles(result), *(_PREDICTED if predicted else ())]:
         table.add_column(title.replace(" a ", " a\n").replace("s/s", "s\n/s"), justify="right", no_wrap=True)
     table.add_column("numerics", overflow="fold")
     table.add_column("measured", no_wrap=True)
     for each in rows:
         settings = [str(each.trial.config[row.name]) for row in telling]
-        figures = [*_figures(each, result), *(_predicted(each) if predicted else ())]
-        cells = [_place(each, result), each.trial.config.split, *settings, *figures, _numerics(each), _evidence(each)]
+        figures = [*figures_of(each, result), *(_predicted(each) if predicted else ())]
+        cells = [
+            _place(each, result),
+            each.trial.config.split,
+            *settings,
+            *figures,
+            numerics_of_row(each),
+            evidence_of(each),
+        ]
         table.add_row(*cells, style="bold" if each is result.ranking.best else "")
     return table
 
 
 def _narrow(result: Result, rows: tuple[Ranked, ...], width: int) -> RenderableType:
-    telling = _telling_knobs(result)
-    lines = [["#", "micro x acc", *_figure_titles(result)]]
-    lines += [[_place(each, result), each.trial.config.split, *_figures(each, result)] for each in rows]
+    telling = telling_knobs(result)
+    lines = [["#", "micro x acc", *figure_titles(result)]]
+    lines += [[_place(each, result), each.trial.config.split, *figures_of(each, result)] for each in rows]
     widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
     if sum(widths) + 2 * (len(widths) - 1) > width:
         # What is free follows from what is needed.
@@ -75,14 +82,14 @@ def _narrow(result: Result, rows: tuple[Ranked, ...], width: int) -> RenderableT
         if number:
             settings = " ".join(_word(row, str(each.trial.config[row.name])) for row in telling)
             indent = " " * (widths[0] + 2)
-            said = f"{indent}{settings} ({_numerics(each)}; {_evidence(each)})"
+            said = f"{indent}{settings} ({numerics_of_row(each)}; {evidence_of(each)})"
             text.append(Text(said, style="" if first else "dim"))
             if each.trial.prediction is not None:
                 text.append(Text("{}predicted {}, {}".format(indent, *_predicted(each)), style="dim"))
     return Group(Text(""), *text, Text(""))
 
 
-def _telling_knobs(result: Result) -> list[Knob]:
+def telling_knobs(result: Result) -> list[Knob]:
     """The knobs that were in question: of several measured values, or of another than the reference's."""
     telling = []
     for row in KNOBS:
@@ -92,7 +99,8 @@ def _telling_knobs(result: Result) -> list[Knob]:
     return telling
 
 
-def _figure_titles(result: Result) -> list[str]:
+def figure_titles(result: Result) -> list[str]:
+    """Titles of the columns of figures that mean something for this job."""
     left_out = set()
     if result.record.workload.lengths.all_equal:
         left_out.add("padding")
@@ -101,7 +109,8 @@ def _figure_titles(result: Result) -> list[str]:
     return [title for title in _FIGURES if title not in left_out]
 
 
-def _figures(each: Ranked, result: Result) -> list[str]:
+def figures_of(each: Ranked, result: Result) -> list[str]:
+    """A row's figures in words, one for each of ``figure_titles``."""
     measurement = each.measurement
     free = result.situation.limits.memory_bytes - measurement.memory.needed
     cells = {
@@ -113,7 +122,7 @@ def _figures(each: Ranked, result: Result) -> list[str]:
         "free": format_bytes(free),
         "speed-up": _speedup(each),
     }
-    return [cells[title] for title in _figure_titles(result)]
+    return [cells[title] for title in figure_titles(result)]
 
 
 def _place(each: Ranked, result: Result) -> str:
@@ -122,7 +131,7 @@ def _place(each: Ranked, result: Result) -> str:
     return f"*{each.rank}" if is_starred else str(each.rank)
 
 
-def _evidence(each: Ranked) -> str:
+def evidence_of(each: Ranked) -> str:
     """Number of its whole runs; a short trial's step is extrapolated."""
     if not each.is_confirmed:
         return "short"
@@ -145,7 +154,7 @@ def _any_predicted(rows: tuple[Ranked, ...]) -> bool:
 
 
 def _predicted(each: Ranked) -> list[str]:
-    """What was expected before the trial was run, calibrated by the trials before it."""
+    """Prediction from before the trial was run, calibrated by the trials before it."""
     prediction = each.trial.prediction
     if prediction is None:
         return ["-", "-"]
@@ -153,7 +162,8 @@ def _predicted(each: Ranked) -> list[str]:
     return ["-" if likely is None else format_seconds(likely), format_bytes(prediction.total_bytes)]
 
 
-def _numerics(each: Ranked) -> str:
+def numerics_of_row(each: Ranked) -> str:
+    """Numerics classes of its choices, in words."""
     return ", ".join(numerics.label for numerics in each.numerics)
 
 
@@ -189,7 +199,7 @@ def _explanation(result: Result, shown: int) -> str:
     if hidden > 0:
         sentences.append(f"{hidden} more: autofit show {result.study} --all.")
     of_all = {row.name: result.ranking.ranked[0].trial.config[row.name] for row in KNOBS}
-    folded = [row for row in KNOBS if row not in _telling_knobs(result) and of_all[row.name] != PROGRAMS_OWN]
+    folded = [row for row in KNOBS if row not in telling_knobs(result) and of_all[row.name] != PROGRAMS_OWN]
     same = [row.name for row in folded if not row.is_of_programs or result.situation.program is not None]
     if same:
         sentences.append(f"Same in every row: {', '.join(f'{name}={of_all[name]}' for name in same)}.")

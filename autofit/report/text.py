@@ -1,4 +1,4 @@
-"""What the command prints at the end: table, failures, recommendation, what to paste, what a run costs."""
+"""The report at the end of a search: table, failures, recommendation, code to paste, cost of a run."""
 
 from __future__ import annotations
 

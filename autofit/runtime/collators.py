@@ -66,7 +66,7 @@ class PackRows:
         return batch
 
     def rows(self, lengths: list[int]) -> list[list[int]]:
-        """Which samples share a row: lists of places in ``lengths``."""
+        """Samples that share a row: lists of places in ``lengths``."""
         rows: list[list[int]] = []
         free: list[int] = []
         for place in sorted(range(len(lengths)), key=lambda place: -lengths[place]):

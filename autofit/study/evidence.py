@@ -39,7 +39,7 @@ class Evidence:
         return replace(compare(ours, theirs), is_of_short_trials=True)
 
     def is_tied(self, trial: Trial, fastest: Trial) -> bool:
-        """Whether a configuration is as fast as the fastest, as far as the noise lets it be told."""
+        """True if a configuration is as fast as the fastest, as far as the noise lets it be told."""
         if trial is fastest:
             return True
         against = self.against(trial, fastest)

@@ -1,4 +1,4 @@
-"""What one trial measured: raw samples as they came, and the figures computed from them.
+"""The measurement of one trial: raw samples as they came, and the figures computed from them.
 
 Raw seconds are stored; every summary is a property, so a better summary can be computed later from
 an old study. Warm-up is kept apart and never averaged in.
@@ -78,7 +78,7 @@ class BatchShape:
 
     @property
     def padded_tokens(self) -> int:
-        """What the device computes on; a micro-batch's time is close to affine in it."""
+        """Tokens that the device computes on, padding included; a micro-batch's time is close to affine in it."""
         return self.rows * self.length
 
 
@@ -111,7 +111,7 @@ class Window:
 
     @property
     def unaccounted_share(self) -> float:
-        """How far the parts' sum is from the wall time, as a share of it; the protocol allows 1 %."""
+        """Distance of the parts' sum from the wall time, as a share of it; the protocol allows 1 %."""
         return abs(sum(step.total for step in self.steps) - self.wall_seconds) / self.wall_seconds
 
 
@@ -145,7 +145,7 @@ class Memory:
 
     @property
     def needed(self) -> int:
-        """What has to fit on the card: reserved, context and paged state together."""
+        """Bytes that have to fit on the card: reserved, context and paged state together."""
         return self.peak_reserved + self.context + self.paged_state
 
 
@@ -205,7 +205,7 @@ class Measurement:
 
     @property
     def is_disturbed(self) -> bool:
-        """Whether others took so much of the machine that the seconds may not be the configuration's."""
+        """True if others took so much of the machine that the seconds may not be the configuration's."""
         return self.cores_taken > DISTURBED_CORES
 
     @property
@@ -240,12 +240,12 @@ class Measurement:
 
     @property
     def starting_seconds(self) -> float:
-        """What the first step took beyond a warm one: kernels are loaded and, with torch.compile, made."""
+        """Seconds of the first step beyond a warm one: kernels are loaded and, with torch.compile, made."""
         return max(0.0, self.warmup[0].total - self.warmup[-1].total)
 
     @property
     def padding_share(self) -> float:
-        """Which part of what is computed on is padding."""
+        """Share of padding among the tokens that are computed on."""
         return 1 - self.tokens_per_step / self.padded_tokens_per_step
 
     @property

@@ -1,4 +1,4 @@
-"""How a trial can end. Values are only ever added: they are written into studies and exports."""
+"""Outcomes of a trial. Values are only ever added: they are written into studies and exports."""
 
 from __future__ import annotations
 

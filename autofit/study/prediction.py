@@ -1,4 +1,4 @@
-"""What is expected of a configuration that was not run: bytes by what they are for, and seconds."""
+"""The prediction of a configuration that was not run: bytes by category, and seconds."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from typing import NamedTuple
 
 
 class Verdict(StrEnum):
-    """Whether a configuration fits: ``no`` where what must be alive at once exceeds the limit, ``borderline`` where
-    only what the allocator loses between blocks does."""
+    """Judgement of whether a configuration fits.
+
+    ``no`` where what must be alive at once exceeds the limit, ``borderline`` where only what the allocator loses
+    between blocks does.
+    """
 
     FITS = "fits"
     BORDERLINE = "borderline"
@@ -44,7 +47,7 @@ class Prediction:
 
     @property
     def certain_bytes(self) -> int:
-        """What must be there at once, whatever the allocator does: live bytes and fixed costs."""
+        """Bytes that must be there at once, whatever the allocator does: live bytes and fixed costs."""
         fixed = sum(self.bytes_by_category.get(name, 0) for name in ("workspaces", "context"))
         return self.live_bytes + fixed
 

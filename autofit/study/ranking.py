@@ -34,7 +34,7 @@ class Ranked:
 
     @property
     def measurement(self) -> Measurement:
-        """What was measured of it."""
+        """The trial's measurement."""
         return measurement_of(self.trial)
 
     @property
@@ -44,7 +44,7 @@ class Ranked:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether it got through a whole run, and not only through a short trial."""
+        """True if it got through a whole run, and not only through a short trial."""
         return self.trial.whole
 
 
@@ -124,5 +124,5 @@ def _looseness(config: TrainConfig) -> int:
 
 
 def _distance_from_reference(config: TrainConfig) -> int:
-    """How many knobs differ from their reference; precision, which every reference has to choose, not counted."""
+    """Number of knobs that differ from their reference; precision, which every reference has to choose, not counted."""
     return sum(config[row.name] != row.reference for row in KNOBS if row.name != "precision")

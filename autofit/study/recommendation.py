@@ -44,7 +44,7 @@ class Recommendation:
 
     @property
     def is_confirmed(self) -> bool:
-        """Whether it ran whole effective batches to the end."""
+        """True if it ran whole effective batches to the end."""
         return not self.warning
 
 
@@ -125,7 +125,7 @@ def _spread(against: Comparison) -> str:
 
 
 def _evidence(against: Comparison, one: Ranked, other: Trial) -> str:
-    """What a comparison rests on: interleaved rounds, or single runs and whether those were extrapolated."""
+    """Basis of a comparison: interleaved rounds, or single runs and whether those were extrapolated."""
     if against.rounds:
         return f"measured in {against.label} side by side"
     assert other.measurement is not None
@@ -148,7 +148,7 @@ def _batch_reason(best: Ranked, ranking: Ranking) -> str:
 
 
 def _knob_reason(name: str, best: Ranked, ranking: Ranking) -> list[str]:
-    """What each other value of a knob makes of the same configuration, where exactly that was run."""
+    """Effect of each other value of a knob on the same configuration, where exactly that was run."""
     chosen = best.trial.config
     parts = [
         f"{each.trial.config[name]} is {_slower(each, best, ranking)} and needs {_more_memory(each, best)}"
@@ -215,7 +215,7 @@ def _compile_reason(best: Ranked, ranking: Ranking) -> list[str]:
 
 
 def _fetch_reason(best: Ranked, situation: Situation) -> list[str]:
-    """Whether loading data costs speed: what collating and moving a step's samples takes of the step."""
+    """Sentence on loading: the share of a step that collating and moving its samples takes."""
     steps = [step for window in best.measurement.windows for step in window.steps]
     share = sum(step.fetch for step in steps) / sum(step.total for step in steps)
     if share < WORTH_WORKERS:

@@ -107,7 +107,7 @@ class Result:
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
-        """What to use and why; None where nothing was measured."""
+        """Settings to use, and the reasons; None where nothing was measured."""
         return recommend(self.ranking, self.trials, self.situation)
 
     @property

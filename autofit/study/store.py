@@ -7,6 +7,7 @@ Optuna is told that the trial ended, so a process killed in between loses at mos
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import socket
 import sqlite3
@@ -66,7 +67,7 @@ class Study:
 
     @property
     def record(self) -> StudyRecord:
-        """What the study is of. Raises UserError where another release of autofit wrote it in another form."""
+        """Subject of the study. Raises UserError where another release of autofit wrote it in another form."""
         stored = self._inner.user_attrs["record"]
         if stored.get("format") != FORMAT:
             raise UserError(
@@ -77,7 +78,7 @@ class Study:
 
     @property
     def situation(self) -> Situation | None:
-        """What a worker found, or None where none was asked yet."""
+        """The situation that a worker found, or None where none was asked yet."""
         return self.record.situation
 
     def keep_situation(self, situation: Situation) -> None:
@@ -125,7 +126,7 @@ class Study:
 
     @property
     def log_folder(self) -> Path:
-        """Where this study's jobs and logs lie."""
+        """Folder of this study's jobs and logs."""
         return log_folder_of(self.name)
 
     def trials(self) -> tuple[Trial, ...]:
@@ -245,8 +246,28 @@ def load_study(storage_url: str, name: str | None) -> Study:
     return Study(optuna.load_study(study_name=name, storage=storage), storage_url)
 
 
+def all_studies(storage_url: str) -> list[tuple[Study, datetime.datetime | None]]:
+    """The studies of a storage that this release can read, newest first, each with the moment of its first trial.
+
+    Raises UserError where the storage cannot be used.
+    """
+    storage = _storage(storage_url, must_exist=True)
+    if storage is None:
+        return []
+    summaries = [
+        each
+        for each in optuna.get_all_study_summaries(storage)
+        if each.user_attrs.get("record", {}).get("format") == FORMAT
+    ]
+    summaries.sort(key=lambda each: each._study_id, reverse=True)
+    return [
+        (Study(optuna.load_study(study_name=each.study_name, storage=storage), storage_url), each.datetime_start)
+        for each in summaries
+    ]
+
+
 def measured_elsewhere(study: Study) -> list[tuple[TrainConfig, float, str]]:
-    """What other studies of the same storage measured of the same model, or on the same device with the same method:
+    """Measurements of other studies of the same storage: of the same model, or on the same device with the same method:
     configuration, seconds of an optimizer step, and the study's name; of the newest few."""
     storage = study._inner._storage
     own = study.record

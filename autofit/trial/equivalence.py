@@ -34,7 +34,7 @@ class Comparison:
 
     @property
     def same(self) -> bool:
-        """Whether it is the same training within the tolerances."""
+        """True if it is the same training within the tolerances."""
         return self.problem is None
 
 

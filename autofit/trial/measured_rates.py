@@ -20,7 +20,7 @@ MOST_SECONDS = 60.0
 
 
 def measured_rates(folder: Path, record: StudyRecord, device: Device, workshop: Callable[[], Workshop]) -> Rates | None:
-    """What the device reaches in plain work; None where the worker could not tell."""
+    """Rates that the device reaches in plain work; None where the worker could not tell."""
     parts = (FORMAT, device.kind, device.name, device.index, record.versions.get("torch"))
     path = folder / f"rates-{hashlib.sha256(msgspec.json.encode(parts)).hexdigest()[:16]}.json"
     known = read_document(path, Rates)

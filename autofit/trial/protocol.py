@@ -38,7 +38,7 @@ Document = TypeVar("Document")
 
 
 class MeasuringPlan(msgspec.Struct, frozen=True, kw_only=True):
-    """How long to measure. The defaults are the protocol's; tests and benchmarks shorten or lengthen them.
+    """Length of a measurement. The defaults are the protocol's; tests and benchmarks shorten or lengthen them.
 
     Warm-up runs from ``warmup_steps`` optimizer steps until two in a row agree within
     ``warmup_agreement``, at most ``warmup_limit``. Timed steps run until the confidence interval is
@@ -255,14 +255,14 @@ class ProgramFactsJob(msgspec.Struct, frozen=True, kw_only=True, tag="program-fa
 
 
 class TrialResult(msgspec.Struct, frozen=True, kw_only=True, tag="trial"):
-    """What a worker says of a trial it could finish or whose failure it could catch."""
+    """Result of a trial that the worker could finish or whose failure it could catch."""
 
     run: RunResult
     format: int = FORMAT
 
 
 class ProbeResult(msgspec.Struct, frozen=True, kw_only=True, tag="probe"):
-    """What a worker found. ``refusal`` is a sentence where the model or device cannot be used at all."""
+    """Facts that a worker found. ``refusal`` is a sentence where the model or device cannot be used at all."""
 
     refusal: str | None = None
     device: Device | None = None
@@ -296,7 +296,7 @@ class BatchesResult(msgspec.Struct, frozen=True, kw_only=True, tag="batches"):
 
 
 class RatesResult(msgspec.Struct, frozen=True, kw_only=True, tag="rates"):
-    """What the device reaches."""
+    """Rates that the device reaches."""
 
     rates: Rates
     format: int = FORMAT
@@ -361,7 +361,7 @@ def read_job(path: Path) -> Job:
 
 
 def read_document(path: Path, kind: type[Document]) -> Document | None:
-    """What ``write_document`` wrote; None where there is nothing, or something else."""
+    """Document that ``write_document`` wrote; None where there is nothing, or something else."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError):

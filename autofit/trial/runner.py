@@ -274,7 +274,7 @@ class _Watch:
         self._seen = limited_segment_of(process) or self._seen
 
     def was_near_cap(self, cap: int, peak_resident: int | None) -> bool:
-        """Whether the data segment came near its limit: as last seen, with the peak that the dead process left."""
+        """True if the data segment came near its limit: as last seen, with the peak that the dead process left."""
         if self._seen is None:
             return False
         fields, limit = self._seen

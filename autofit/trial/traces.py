@@ -106,7 +106,7 @@ class TraceKeeper:
         return ProgramBatchesJob(layouts=layouts, samples=self._samples)
 
     def _has(self, path: Path) -> bool:
-        """Whether a trace is known. A refusal that an earlier process left is not taken for one: it may have passed."""
+        """True if a trace is known. A refusal that an earlier process left is not taken for one: it may have passed."""
         if path not in self._documents:
             document = _read(path)
             if document is not None and document.trace is not None:

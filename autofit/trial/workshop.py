@@ -1,4 +1,4 @@
-"""Where workers of one device are started, and the questions that are asked of them outside a search."""
+"""Workshop: starts the workers of one device, and asks them what is needed outside a search."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MOST_RESTARTS = 3
 
 
 class Workshop:
-    """Where workers of one device are started: forked by a server, or afresh as the announced fallback.
+    """Workshop of one device's workers: forked by a server, or afresh as the announced fallback.
 
     ``starts`` says how either comes to be; workers of ours where it is not given. ``announce`` is called with a
     sentence when the fallback is taken. ``launcher`` replaces both: the seam where tests put workers of their own. No
@@ -81,7 +81,7 @@ class Workshop:
         return most if self._deadline is None else min(most, max(0.0, self._deadline - time.monotonic()))
 
     def launcher(self, environment: dict[str, str]) -> Launcher:
-        """Where to start the next worker. Variables that torch reads when it is imported need a fresh one."""
+        """Launcher of the next worker. Variables that torch reads when it is imported need a fresh one."""
         if not self._starts.has(environment):
             return self._starts.fresh(environment)
         if self._launcher is None:

@@ -1,4 +1,4 @@
-"""What differs between devices: clocks, caps, peaks. It alone uses ``torch.cuda``.
+"""Accelerators: the memory cap, peaks and clock of each kind of device. This file alone uses ``torch.cuda``.
 
 A device kind is one class here. Workers only: this imports torch.
 
@@ -49,10 +49,10 @@ class Accelerator(Protocol):
 
     torch_device: str
     forgets_kernels: bool
-    """Whether kernels are made for each shape and forgotten again: a shape that comes again pays for them again."""
+    """True if kernels are made for each shape and forgotten again: a shape that comes again pays for them again."""
 
     def facts(self) -> Device:
-        """What the device is."""
+        """Facts of the device."""
 
     def lacks(self) -> dict[str, str]:
         """Features that knobs need and the device has not, with the reason."""
@@ -67,7 +67,7 @@ class Accelerator(Protocol):
         """Lift the cap, so that a failure can be written down."""
 
     def is_near_cap(self) -> bool:
-        """Whether memory was nearly used up: evidence for a failure that does not name its cause."""
+        """True if memory was nearly used up: evidence for a failure that does not name its cause."""
 
     def mark(self) -> Mark:
         """A moment on the device's own time line; taking it waits for nothing."""
@@ -79,10 +79,10 @@ class Accelerator(Protocol):
         """Wait until the device has done everything it was given."""
 
     def load(self) -> DeviceLoad:
-        """What its sensors say now."""
+        """Readings of its sensors now."""
 
     def alloc_retries(self) -> int:
-        """How often the allocator had to empty its cache and ask again, so far."""
+        """Number of times the allocator had to empty its cache and ask again, so far."""
 
     def memory(self, paged_state: int, missing_inputs: int) -> Memory:
         """Peaks since ``open`` or ``forget_peak``, inputs that a shortened step left out included."""
@@ -101,7 +101,7 @@ def accelerator_for(torch_device: str) -> Accelerator:
 
 
 def devices_untouched() -> bool:
-    """Whether this process has opened no device yet, and may fork children that do."""
+    """True if this process has opened no device yet, and may fork children that do."""
     return not torch.cuda.is_initialized()
 
 

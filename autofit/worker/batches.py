@@ -1,4 +1,4 @@
-"""Which micro-batches a recipe makes of the workload's samples: all of them, the worst, and the few to time.
+"""Micro-batches that a recipe makes of the workload's samples: all of them, the worst, and the few to time.
 
 A micro-batch is a tuple of sample lengths, or of places in a program's own data set; nothing here touches a device.
 The Trainer's own samplers form the micro-batches, and the shapes are what the recipe's collator makes of them.
@@ -101,7 +101,7 @@ class Batches(ABC):
 
     @cached_property
     def all_alike(self) -> bool:
-        """Whether every micro-batch has one shape."""
+        """True if every micro-batch has one shape."""
         shapes = {self.shape(micro_batch) for each in self.effective_batches for micro_batch in each}
         return len(shapes) == 1
 
@@ -209,7 +209,7 @@ class StepBatches(Batches):
         ]
 
     def _worst_micro_batches(self) -> list[MicroBatch]:
-        """What needs most memory: the most padded tokens, and the most attention scores where that is another.
+        """Micro-batches that need most memory: most padded tokens, and most attention scores where that is another.
 
         Looked for in the frozen list and in effective batches made to be bad: the longest samples of the
         data together, alone or among shorter ones.

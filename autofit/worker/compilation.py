@@ -1,4 +1,4 @@
-"""What torch.compile did during a trial: how many graphs it made."""
+"""The number of graphs that torch.compile made during a trial."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torch._dynamo.utils import counters
 
 
 def compiled_graphs() -> int:
-    """How many graphs this process has compiled; one that is compiled again for other shapes counts again."""
+    """Number of graphs that this process has compiled; one that is compiled again for other shapes counts again."""
     return int(counters["stats"]["unique_graphs"])

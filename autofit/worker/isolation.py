@@ -1,4 +1,4 @@
-"""Whether samples that share a row are really apart: asked of the very model and collator of a trial.
+"""Isolation of samples that share a row, checked with the very model and collator of a trial.
 
 Where an attention, a mask or a model's own layers ignore the documents' ends, training runs, fast, on
 samples that see each other. Nothing fails then, so it is looked for.
@@ -49,7 +49,7 @@ def leak_between_samples(model: Any, collator: Any, samples: Any, context: Any) 
 
 
 def autocast_of(arguments: Any) -> Any:
-    """What the Trainer wraps a forward pass in, as a function that makes the context."""
+    """The context that the Trainer wraps a forward pass in, as a function that makes it."""
     dtype = torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None
     if dtype is None:
         return contextlib.nullcontext

@@ -55,10 +55,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             train_dataset=samples,
             data_collator=collator,
         )
-        trainer.recorder = recorder
-        trainer.sampler = GivenMicroBatches(schedule.micro_batches, schedule.most_steps * micro_steps)
-        trainer.check_fetched = lambda fetched: check_shapes(fetched, schedule.shapes_now())
-        trainer.before_first_micro_step = functools.partial(note, "first_micro_step")
+        _give(trainer, schedule, recorder, note)
         if recipe.shares_rows:
             leak = leak_between_samples(trainer.model, collator, samples, autocast_of(trainer.args))
             if leak is not None:
@@ -83,6 +80,14 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             is_whole=job.plan.whole or (micro_steps == recipe.accumulation_steps and lengths.all_equal),
             build_seconds=build_seconds,
         ).result()
+
+
+def _give(trainer: MeasuredTrainer, schedule: Schedule, recorder: StepRecorder, note: Callable[[Phase], None]) -> None:
+    """Have a trainer run a schedule's micro-batches and mark where its steps begin and end."""
+    trainer.recorder = recorder
+    trainer.sampler = GivenMicroBatches(schedule.micro_batches, schedule.most_steps * schedule.micro_steps)
+    trainer.check_fetched = lambda fetched: check_shapes(fetched, schedule.shapes_now())
+    trainer.before_first_micro_step = functools.partial(note, "first_micro_step")
 
 
 def _evaluate(

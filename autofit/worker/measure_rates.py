@@ -1,4 +1,4 @@
-"""What a device reaches in a few seconds of plain work: the yardstick for the predicted time of a step."""
+"""Rates that a device reaches in a few seconds of plain work: the yardstick for the predicted time of a step."""
 
 from __future__ import annotations
 

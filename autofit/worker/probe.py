@@ -1,4 +1,4 @@
-"""What a worker can say of the device, the libraries and the model without training anything."""
+"""Facts about the device, the libraries and the model, found without training anything."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def _trainable_parameters(job: ProbeJob, model: Any) -> int:
 
 
 def _needs_more_than_varlen(model: Any, device: str) -> bool:
-    """Whether the model caps its scores or has sinks, or drops scores where the kernel cannot."""
+    """True if the model caps its scores or has sinks, or drops scores where the kernel cannot."""
     config = model.config.get_text_config()
     if not kind_of(device).is_host and _drops_attention(model):
         return True
@@ -112,14 +112,14 @@ def _needs_more_than_varlen(model: Any, device: str) -> bool:
 
 
 def _drops_attention(model: Any) -> bool:
-    """Whether attention scores are dropped in training."""
+    """True if attention scores are dropped in training."""
     # T5 and its relatives have one figure for all dropout.
     names = ("attention_dropout", "attn_pdrop", "attention_probs_dropout_prob", "dropout_rate")
     return any(getattr(model.config.get_text_config(), name, 0) for name in names)
 
 
 def _attention_of(model: Any, device: str) -> tuple[str, ...]:
-    """What the class says of itself; torch_varlen goes through the same door as every other implementation."""
+    """Attention implementations that the class supports; torch_varlen goes through the same door as the others."""
     supported = ["eager"]
     if model._supports_sdpa:
         supported.append("sdpa")
@@ -142,7 +142,7 @@ def _keeps_documents_apart(model: Any) -> bool:
 
 
 def counts_items(model: Any) -> bool:
-    """Whether the head divides its loss by ``num_items_in_batch``, as the Trainer takes for granted of ``**kwargs``.
+    """True if the head divides its loss by ``num_items_in_batch``, as the Trainer takes for granted of ``**kwargs``.
 
     Read in its source: it hands its keywords on to the loss function, or it does not. BERT's classifiers,
     T5 and the classifiers that causal models share take the keywords and drop them (transformers 5.23); the

@@ -1,4 +1,4 @@
-"""What each optimizer step of a trial runs, and when there is enough: warm-up, timed windows, the worst again.
+"""Schedule of a trial's optimizer steps: warm-up, timed windows until there are enough, the worst again.
 
 The micro-batches of a step are asked for before the step before it has ended (loaders fetch ahead), so steps
 are planned ahead and known again by their order.
@@ -190,7 +190,7 @@ class Schedule:
         return abs(last - before) <= self._plan.warmup_agreement * max(last, before)
 
     def _adopt_drawn_steps(self) -> None:
-        """Where all steps are alike, a warm-up step that was fetched ahead serves as the first timed one."""
+        """Adopt a warm-up step where all steps are alike: one that was fetched ahead serves as the first timed one."""
         self._plan_ahead()
         first = self._planned[0]
         if first.window is None or any(self._shapes(step) != self._shapes(first) for step in self._drawn):
@@ -267,7 +267,7 @@ class Schedule:
         self._last_planned = step
 
     def _steps_for(self, load: float, share: float) -> int:
-        """How many timed steps of a load fit into its share of a round."""
+        """Number of timed steps of a load that fit into its share of a round."""
         recent = list(zip(self.warmup, self._warmup_loads, strict=True))[-2:]
         mean_step = statistics.median(step.total / step_load for step, step_load in recent)
         # Going through several shapes again costs steps that are not timed, so it is done once if it can be.
@@ -288,7 +288,7 @@ class Schedule:
         return PlannedStep(micro_batches=effective_batch, shape=None, load=load, window=window)
 
     def _typical(self) -> PlannedStep:
-        """What the first timed step runs."""
+        """Micro-batches of the first timed step."""
         return self._alike(self._to_time[0][0]) if self._to_time else self._whole(self._balanced[0])
 
     def _with_worst(self, number: int) -> PlannedStep:

@@ -55,7 +55,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ([MODEL, "--effective-batch", "8", "--fix", "colour=red"], "no knob 'colour'"),
         ([MODEL, "--effective-batch", "8", "--fix", "precision=fp32", "--fix", "precision=bf16"], "given twice"),
         ([MODEL, "--effective-batch", "8", "--export", "json"], "FORMAT=PATH"),
-        ([MODEL, "--effective-batch", "8", "--export", "xml=out.xml"], "training-arguments, json"),
+        ([MODEL, "--effective-batch", "8", "--export", "xml=out.xml"], "training-arguments, yaml, trl"),
         ([MODEL, "--effective-batch", "8", "--export", "json=/no/such/folder/out.json"], "folder"),
         ([MODEL, "--effective-batch", "8", "--storage", "nonsense"], "not a storage of studies"),
         ([MODEL, "--effective-batch", "8", "--price", "2"], "--samples"),

@@ -1,4 +1,4 @@
-"""``show``, ``export`` and ``doctor`` over a study that one small search made."""
+"""``list``, ``show``, ``export`` and ``doctor`` over a study that one small search made."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def test_a_stored_study_is_shown_exported_examined_and_replayed(
     assert main(["show"]) == 0
     narrow = capfd.readouterr().out
     assert max(map(len, without_paths(narrow, tmp_path))) <= 80 and "samples" in narrow and "exact" in narrow
+
+    assert main(["list"]) == 0
+    listed = capfd.readouterr().out
+    assert "small" in listed and "a step" in listed and max(map(len, listed.splitlines())) <= 80
+    assert main(["list", "--json"]) == 0
+    (only,) = json.loads(capfd.readouterr().out)
+    assert only["study"] == "small" and only["effective_batch"] == 4 and only["best"]["step_seconds"] > 0
 
     assert main(["show", searched, "--json"]) == 0
     shown = json.loads(capfd.readouterr().out)
@@ -75,3 +82,9 @@ def test_doctor_says_of_every_choice_whether_it_can_be_had(tiny_model: Path, cap
     # What no CPU can have is not offered for installation.
     assert "tf32 needs a GPU" in output and "flash_attention_2 needs a GPU" in output and "pip install" not in output
     assert "adamw_8bit" in output and "torch 2" in output
+
+
+def test_a_storage_without_studies_says_how_to_begin(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--storage", f"sqlite:///{tmp_path / 'none.db'}"]) == 0
+    assert "No studies that this release can read" in capfd.readouterr().out
+    assert not (tmp_path / "none.db").exists()

@@ -10,7 +10,7 @@ import pytest
 import autofit
 from autofit.driver.request import SearchRequest, filled
 from autofit.errors import UserError
-from autofit.job.request import JobRequest
+from autofit.job.request import JobKeywords, JobRequest
 
 OF_THE_CALL_ALONE = {"predict", "baseline", "observer"}
 
@@ -22,6 +22,11 @@ def test_the_library_call_has_the_fields_of_both_requests_with_their_defaults() 
     for name, field in fields.items():
         default = parameters[name].default
         assert default == (inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default), name
+
+
+def test_a_plan_takes_all_of_a_job_but_what_it_has_keywords_or_no_use_for() -> None:
+    own = inspect.signature(autofit.plan).parameters.keys() | {"device", "memory_limit"}
+    assert JobKeywords.__annotations__.keys() == {field.name for field in dataclasses.fields(JobRequest)} - own
 
 
 def test_a_request_takes_what_it_has_a_field_for() -> None:

@@ -20,7 +20,8 @@ def test_the_file_holds_what_differs_and_puts_it_into_your_own_settings() -> Non
         make_trial(0, whole=True), values=dict(config), measurement=make_measurement(micro_batch_size=16)
     )
     record = make_record(workload=situation.workload, situation=situation)
-    text = serialize(Result(study="s", storage="sqlite://", record=record, situation=situation, trials=(trial,)))
+    result = Result(study="s", storage="sqlite://", record=record, situation=situation, trials=(trial,))
+    text = serialize(result).text
     names: dict = {}
     exec(text, names)
     yours = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "bf16": True, "learning_rate": 1e-4}

@@ -18,8 +18,8 @@ from transformers import AutoTokenizer, Trainer
 
 from autofit.device.device import Device
 from autofit.errors import UserError
-from autofit.export import EXPORTERS, parse_export, write_export
-from autofit.export.training_arguments import _launch_command, serialize
+from autofit.export import EXPORTERS, parse_export, training_arguments, write_export
+from autofit.export.training_arguments import _launch_command
 from autofit.job.lengths import SampleLengths
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result
@@ -41,6 +41,10 @@ def make_result(
     situation = dataclasses.replace(situation, workload=workload)
     record = make_record(workload=workload, situation=situation)
     return Result(study="s", storage="sqlite://", record=record, situation=situation, trials=trials)
+
+
+def serialize(result: Result) -> str:
+    return training_arguments.serialize(result).text
 
 
 @pytest.fixture
@@ -225,7 +229,7 @@ def test_a_study_without_a_measurement_is_a_sentence_for_arguments_and_a_documen
     for trials in ((), (make_trial(outcome=outcome),)):
         with pytest.raises(UserError, match="no measured configuration"):
             EXPORTERS["training-arguments"](make_result(*trials))
-        document = json.loads(EXPORTERS["json"](make_result(*trials)))
+        document = json.loads(EXPORTERS["json"](make_result(*trials)).text)
         assert document["ranking"] == [] and document["recommendation"] is None
         assert len(document["trials"]) == len(trials)
 

@@ -22,8 +22,8 @@ def test_images_have_no_tokens_per_second() -> None:
 def test_what_is_not_confirmed_says_so_on_a_line_of_its_own_and_in_the_document() -> None:
     short, whole = make_result(make_trial(whole=False)), make_result(make_trial())
     assert any(line.startswith("NOT CONFIRMED") for line in as_text(short).splitlines())
-    assert '"confirmed": false' in serialize(short)
-    assert "NOT CONFIRMED" not in as_text(whole) and '"confirmed": true' in serialize(whole)
+    assert '"confirmed": false' in serialize(short).text
+    assert "NOT CONFIRMED" not in as_text(whole) and '"confirmed": true' in serialize(whole).text
 
 
 def test_a_speed_up_of_what_did_not_run_side_by_side_is_marked() -> None:

@@ -18,6 +18,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.training_args import OptimizerNames
 
+from autofit.device.device import Device
 from autofit.job.lengths import SampleLengths
 from autofit.job.program import Program, ProgramSamples
 from autofit.job.situation import ModelFacts
@@ -51,17 +52,10 @@ def facts_of(trainer: Any, job: ProgramFactsJob) -> ProgramFacts:
     accelerator = accelerator_for(device_of(trainer, job.device))
     device = accelerator.facts()
     give_device(trainer)
+    refusal = _why_not_on(device, trainer.args)
+    if refusal is not None:
+        return ProgramFacts(refusal=refusal)
     arguments = trainer.args
-    if arguments.device.type != device.kind:
-        return ProgramFacts(
-            refusal=f"The program trains on '{arguments.device.type}', and the search is for {device.name}: say "
-            f"--device {arguments.device.type}, or leave out what keeps the program from it (use_cpu, say)."
-        )
-    if arguments.n_gpu > 1:
-        return ProgramFacts(
-            refusal=f"The program would train by DataParallel on {arguments.n_gpu} GPUs, which multiplies its batch: "
-            "choose one with CUDA_VISIBLE_DEVICES=0, or start it with torchrun."
-        )
     effective = (
         arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * max(1, arguments.world_size)
     )
@@ -98,6 +92,21 @@ def facts_of(trainer: Any, job: ProgramFactsJob) -> ProgramFacts:
         processes=max(1, arguments.world_size),
         task=_task(model),
     )
+
+
+def _why_not_on(device: Device, arguments: Any) -> str | None:
+    """The sentence where the program would not train on this one device."""
+    if arguments.device.type != device.kind:
+        return (
+            f"The program trains on '{arguments.device.type}', and the search is for {device.name}: say "
+            f"--device {arguments.device.type}, or leave out what keeps the program from it (use_cpu, say)."
+        )
+    if arguments.n_gpu > 1:
+        return (
+            f"The program would train by DataParallel on {arguments.n_gpu} GPUs, which multiplies its batch: "
+            "choose one with CUDA_VISIBLE_DEVICES=0, or start it with torchrun."
+        )
+    return None
 
 
 def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, order: Sequence[int]) -> Program:

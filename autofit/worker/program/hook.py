@@ -56,7 +56,6 @@ def patch(module: ModuleType) -> None:
         _patch_to_run(trainer_class, job)
         return
     create, train = trainer_class.__init__, trainer_class.train
-    calls = 0
 
     @functools.wraps(create)
     def created_without_hub(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -65,17 +64,28 @@ def patch(module: ModuleType) -> None:
             arguments.push_to_hub = False
         create(self, *args, **kwargs)
 
+    def stop(trainer: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        if job is None:
+            _end_with(lambda: _serve(trainer, train))
+        _run_alone(trainer, train)
+
+    def skip(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        return module.TrainOutput(0, 0.0, {})
+
+    trainer_class.__init__, trainer_class.train = created_without_hub, _where_meant(train, stop, skip)
+
+
+def _where_meant(train: Train, act: Callable[..., Any], otherwise: Callable[..., Any]) -> Train:
+    """A method in place of ``train``: ``act`` in the call that is meant, ``otherwise`` in all others."""
+    calls = 0
+
     @functools.wraps(train)
-    def stopped(self: Any, *args: Any, **kwargs: Any) -> Any:
+    def called(self: Any, *args: Any, **kwargs: Any) -> Any:
         nonlocal calls
         calls += 1
-        if not _is_meant(self, calls):
-            return module.TrainOutput(0, 0.0, {})
-        if job is None:
-            _end_with(lambda: _serve(self, train))
-        _run_alone(self, train)
+        return (act if _is_meant(self, calls) else otherwise)(self, *args, **kwargs)
 
-    trainer_class.__init__, trainer_class.train = created_without_hub, stopped
+    return called
 
 
 def _is_meant(trainer: Any, calls: int) -> bool:
@@ -89,19 +99,13 @@ def _is_meant(trainer: Any, calls: int) -> bool:
 def _patch_to_run(trainer_class: Any, job: ProgramRunJob) -> None:
     """Have the program train to its end with the recipe put in, guarded against running out of memory."""
     train = trainer_class.train
-    calls = 0
 
-    @functools.wraps(train)
-    def guarded(self: Any, *args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if not _is_meant(self, calls):
-            return train(self, *args, **kwargs)
-        make_ready(self, job)
+    def guarded(trainer: Any, *args: Any, **kwargs: Any) -> Any:
+        make_ready(trainer, job)
         # The Trainer's own method, which a subclass may have called from its own: not through the object again.
-        return self.trained(functools.partial(train, self), *args, **kwargs)
+        return trainer.trained(functools.partial(train, trainer), *args, **kwargs)
 
-    trainer_class.train = guarded
+    trainer_class.train = _where_meant(train, guarded, train)
 
 
 def make_ready(trainer: Any, job: ProgramRunJob) -> None:

@@ -38,7 +38,7 @@ from autofit.worker.program.samples import ProgramBatches, Source
 from autofit.worker.program.settings import evaluates, models_of, put, tensors_of_models
 from autofit.worker.tracer.dataless import Dataless
 from autofit.worker.tracer.recorder import Recorder
-from autofit.worker.tracer.step import StepEnd, TracedMarks, hear_of_backward, hear_of_gradients
+from autofit.worker.tracer.step import StepEnd, TracedMarks, hear_of_backward, hear_of_gradients, trace_evaluation
 from autofit.worker.tracer.target import Target
 
 
@@ -134,13 +134,10 @@ def _trace(
             hear_of_backward(trainer, recorder)
             train(trainer)
             recorder.name(state_tensors(trainer.optimizer), Category.OPTIMIZER_STATE)
-        evaluated = source.batch(places)
+        evaluated = [source.batch(places)]
         with mode:
             if evaluates(arguments):
-                recorder.take_inputs([evaluated], Category.TEMPORARIES)
-                model.eval()
-                trainer.prediction_step(model, evaluated, prediction_loss_only=True)
-            del evaluated
+                trace_evaluation(trainer, evaluated, recorder)
             recorder.end()
     return recorder.trace(len(places), -(-shape_of_batch(micro_batch).padded_tokens // len(places)))
 

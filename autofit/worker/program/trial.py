@@ -93,12 +93,7 @@ def _measure(
         return (list(batches.share(tuple(each), process)) for each in schedule.micro_batches())
 
     sampler = GivenMicroBatches(own_micro_batches, schedule.most_steps * schedule.micro_steps)
-    become(trainer, _Quiet)
-    trainer.given_loader = source.loader_of(sampler, trainer.accelerator, num_workers)
-    trainer.recorder = recorder
-    # Collators may draw at random: what comes need not be what was looked at.
-    trainer.check_fetched = lambda fetched: None
-    trainer.before_first_micro_step = functools.partial(note, "first_micro_step")
+    _give(trainer, source.loader_of(sampler, trainer.accelerator, num_workers), recorder, note)
     lengths = set(job.samples.lengths)
     return TimedRun(
         recipe=recipe,
@@ -116,6 +111,16 @@ def _measure(
         build_seconds=time.perf_counter() - began,
         leaves_by_exception=True,
     ).result()
+
+
+def _give(trainer: Any, loader: Any, recorder: StepRecorder, note: Note) -> None:
+    """Have the program's trainer run a loader's micro-batches and mark where its steps begin and end."""
+    become(trainer, _Quiet)
+    trainer.given_loader = loader
+    trainer.recorder = recorder
+    # Collators may draw at random: what comes need not be what was looked at.
+    trainer.check_fetched = lambda fetched: None
+    trainer.before_first_micro_step = functools.partial(note, "first_micro_step")
 
 
 def _past_what_is_fetched_ahead(plan: MeasuringPlan, num_workers: int) -> MeasuringPlan:

@@ -1,4 +1,4 @@
-"""What an operator computes: floating-point operations, and in how many bits it multiplies."""
+"""Costs of an operator: floating-point operations, and the bits it multiplies in."""
 
 from __future__ import annotations
 

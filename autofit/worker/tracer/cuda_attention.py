@@ -1,4 +1,4 @@
-"""Which attention kernel torch takes on CUDA, and what that kernel allocates for itself.
+"""Attention on CUDA: the kernel that torch takes there, and the memory that kernel allocates for itself.
 
 scaled_dot_product_attention chooses among flash, memory-efficient and plain mathematics
 (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp): flash for 16-bit inputs without a mask, head dimensions up
@@ -124,8 +124,8 @@ def _flash_attention(
 
 
 def _flash_backward_blocks(args: tuple[Any, ...]) -> list[int]:
-    """What flash attention's backward kernel takes and frees: float32 sums of the query's gradient and of the softmax,
-    and the gradients of keys and values for every query head where heads share them (csrc/flash_attn, mha_bwd)."""
+    """Blocks that flash attention's backward kernel takes and frees: float32 sums of the query's gradient and of the
+    softmax, and of keys and values for every query head where heads share them (csrc/flash_attn, mha_bwd)."""
     query, key = args[1], args[2]
     batch, heads, length, width = query.shape
     rounded = -(-length // 128) * 128

@@ -1,4 +1,4 @@
-"""Which operators autocast runs in float32 on CUDA, taught to the CPU's autocast while a trace is for CUDA.
+"""Operators that autocast runs in float32 on CUDA, taught to the CPU's autocast while a trace is for CUDA.
 
 The lists are torch's own (aten/src/ATen/autocast_mode.h, AT_FORALL_FP32 and AT_FORALL_FP32_SET_OPT_DTYPE), as far
 as training meets them. The operators that run in 16 bits are the same on both devices where it matters here.

@@ -21,7 +21,7 @@ _CPU, _META, _CUDA = torch.device("cpu"), torch.device("meta"), torch.device("cu
 
 
 class _Kernel:
-    """Whether a meta kernel is running: only then do tensors say that they are on the meta device."""
+    """True if a meta kernel is running: only then do tensors say that they are on the meta device."""
 
     running = False
 
@@ -149,7 +149,7 @@ def _answer(dtype: torch.dtype, truth: bool) -> bool | float | int:
 
 
 def _is_accumulation(args: tuple[Any, ...]) -> bool:
-    """Whether autograd is adding up two gradients of one tensor.
+    """True if autograd is adding up two gradients of one tensor.
 
     It does that in place where nothing else holds the first one, but never while a dispatch mode is active
     (``can_accumulate_inplace`` in torch/csrc/autograd/input_buffer.cpp); so the mode does it instead. The

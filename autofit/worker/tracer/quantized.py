@@ -85,6 +85,6 @@ def _layer(module: Any, compute: torch.dtype, *, nested: bool) -> torch.nn.Modul
 
 
 def gemm_blocks(args: tuple[Any, ...]) -> list[int]:
-    """What ``bitsandbytes::gemm_4bit`` takes and frees: the weight in 16 or 32 bits, as the product reads it."""
+    """Blocks that ``bitsandbytes::gemm_4bit`` takes and frees: the weight in 16 or 32 bits, as the product reads it."""
     inputs, shape = args[0], args[2]
     return [int(shape[0]) * int(shape[1]) * inputs.element_size()]

@@ -104,7 +104,7 @@ class Recorder:
         self._ends += [len(self._events)] * (len(Phase) - len(self._ends))
 
     def name(self, tensors: Iterable[Any], category: Category) -> None:
-        """What these tensors' blocks are for."""
+        """Set the purpose of these tensors' blocks."""
         for tensor in tensors:
             number = self._number(tensor)
             if number is not None:
@@ -126,7 +126,7 @@ class Recorder:
             self._cloned.append(number)
 
     def trace(self, rows: int, length: int) -> StepTrace:
-        """What was recorded, without the blocks that were gone before the step began."""
+        """The recorded trace, without the blocks that were gone before the step began."""
         start = self._ends[0]
         alive = {event - 1 for event in self._events[:start] if event > 0}
         alive -= {-event - 1 for event in self._events[:start] if event < 0}

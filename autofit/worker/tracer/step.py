@@ -107,14 +107,18 @@ def trace_step(
                 trainer.train()
                 recorder.name(state_tensors(trainer.optimizer), Category.OPTIMIZER_STATE)
             # On the host, as a batch is collated.
-            evaluated = collator([samples[length] for length in micro_batch])
+            evaluated = [collator([samples[length] for length in micro_batch])]
             with mode:
-                recorder.take_inputs([evaluated], Category.TEMPORARIES)
-                model.eval()
-                trainer.prediction_step(model, evaluated, prediction_loss_only=True)
-                del evaluated
+                trace_evaluation(trainer, evaluated, recorder)
                 recorder.end()
                 return recorder.trace(shape.rows, shape.length)
+
+
+def trace_evaluation(trainer: Any, batches: list[Any], recorder: Recorder) -> None:
+    """Trace one step of an evaluation of a collated batch, taken out of its list: nothing else may hold it then."""
+    recorder.take_inputs(batches, Category.TEMPORARIES)
+    trainer.model.eval()
+    trainer.prediction_step(trainer.model, batches.pop(), prediction_loss_only=True)
 
 
 @contextlib.contextmanager

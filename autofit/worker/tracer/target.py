@@ -1,4 +1,4 @@
-"""What differs between the CPU that traces and the device that is traced for: kernels that torch would choose there.
+"""The device that a trace is for, where it differs from the CPU that traces: kernels that torch would choose there.
 
 For a CPU nothing does: the Trainer, autocast and torch's own choices are the real ones. For CUDA the choices below
 are read in torch's sources, and what they take is held against torch's own allocator on the null GPU

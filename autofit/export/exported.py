@@ -1,0 +1,88 @@
+"""An exported file, and the facts that each of them states: how its settings were measured, and what it leaves out."""
+
+from __future__ import annotations
+
+import datetime
+import textwrap
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+from autofit.device.kinds import kind_of
+from autofit.errors import UserError
+from autofit.study.ranking import Ranked
+from autofit.study.recommendation import Recommendation
+from autofit.study.result import Result
+from autofit.units import format_bytes, format_seconds
+from autofit.version import __version__
+
+_WIDTH = 110
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exported:
+    """Text of a file. ``left_out`` are settings that were measured and that its format cannot express."""
+
+    text: str
+    left_out: tuple[str, ...] = ()
+
+
+def recommended(result: Result) -> tuple[Ranked, Recommendation]:
+    """The recommended configuration and its settings. Raises UserError where nothing was measured."""
+    best, recommendation = result.ranking.best, result.recommendation
+    if best is None or recommendation is None:
+        raise UserError(f"Study '{result.study}' has no measured configuration to export.")
+    return best, recommendation
+
+
+def of_causal_model(result: Result, trainer: str) -> tuple[Ranked, Recommendation]:
+    """The same, for a trainer of causal language models. Raises UserError for a study of anything else."""
+    found = recommended(result)
+    program, task = result.situation.program, result.record.workload.task
+    if program is not None:
+        raise UserError(
+            f"Study '{result.study}' is of your own program, whose file for {trainer} is yours: change in it what "
+            "'autofit show' lists, or export training-arguments or yaml."
+        )
+    if task != "causal-lm":
+        raise UserError(f"{trainer} is exported for causal language models, and study '{result.study}' is of {task}.")
+    return found
+
+
+def header(result: Result, left_out: tuple[str, ...] = (), use: str = "") -> list[str]:
+    """Lines that say what the settings are, how they were measured and, of a file that leaves some out, which."""
+    best, recommendation = recommended(result)
+    record = result.record
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    paragraphs = [
+        f"Training settings for {record.workload.model}, found by autofit {__version__}; exported on "
+        f"{datetime.date.today().isoformat()} from study '{result.study}'.",
+        f"Measured: {format_seconds(best.measurement.step_seconds)} per optimizer step of "
+        f"{record.workload.effective_batch} samples, {format_bytes(best.measurement.memory.needed)} needed, on "
+        f"{result.situation.device.name} with {versions}.",
+        recommendation.warning,
+    ]
+    if left_out:
+        paragraphs.append(f"NOT THE MEASURED CONFIGURATION. Left out of this file: {'; '.join(left_out)}.")
+    if recommendation.environment:
+        words = " ".join(f"{name}={value}" for name, value in recommendation.environment.items())
+        paragraphs.append(f"Measured with these variables set: {words}")
+    paragraphs.append(use)
+    return [line for text in paragraphs if text for line in textwrap.wrap(text, _WIDTH, break_long_words=False)]
+
+
+def command(result: Result, words: str, **variables: str) -> str:
+    """A shell command that trains on the measured device alone, with the variables that were measured and others."""
+    _, recommendation = recommended(result)
+    workload, device = result.record.workload, result.situation.device
+    environment = {**variables, **recommendation.environment}
+    if workload.processes == 1:
+        environment["CUDA_VISIBLE_DEVICES"] = "" if kind_of(device).is_host else str(device.index)
+    return " ".join([*(f"{name}={value}" for name, value in environment.items()), words])
+
+
+def as_yaml(document: dict[str, Any], header_lines: list[str]) -> str:
+    """A YAML file: the header as comments, then the keys in their order."""
+    comments = "".join(f"# {line}\n" for line in header_lines)
+    return comments + yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=_WIDTH)
