@@ -83,9 +83,9 @@ def serialize(result: Result) -> Exported:
     allocator = {}
     if not kind_of(result.situation.device).is_host and ALLOCATOR_VARIABLE not in recommendation.environment:
         allocator["PYTORCH_ALLOC_CONF"] = "expandable_segments:False"
-    launched = command(result, "axolotl train FILE --launcher python", **allocator)
-    use = f"Add datasets, learning_rate and output_dir, then: {launched}"
-    return Exported(text=as_yaml(document, header(result, tuple(left_out), use)), left_out=tuple(left_out))
+    shell = command(result, "axolotl train FILE --launcher python", **allocator)
+    lines = header(result, tuple(left_out), "Add datasets, learning_rate and output_dir, then:", shell)
+    return Exported(text=as_yaml(document, lines), left_out=tuple(left_out))
 
 
 def _dtypes(recommendation: Recommendation, document: dict[str, Any]) -> list[str]:

@@ -50,8 +50,11 @@ def of_causal_model(result: Result, trainer: str) -> tuple[Ranked, Recommendatio
     return found
 
 
-def header(result: Result, left_out: tuple[str, ...] = (), use: str = "") -> list[str]:
-    """Lines that say what the settings are, how they were measured and, of a file that leaves some out, which."""
+def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell: str = "") -> list[str]:
+    """Lines that say what the settings are, how they were measured and, of a file that leaves some out, which.
+
+    ``use`` says what to do with the file, ``shell`` is the command for it, on a line of its own.
+    """
     best, recommendation = recommended(result)
     record = result.record
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
@@ -65,11 +68,12 @@ def header(result: Result, left_out: tuple[str, ...] = (), use: str = "") -> lis
     ]
     if left_out:
         paragraphs.append(f"NOT THE MEASURED CONFIGURATION. Left out of this file: {'; '.join(left_out)}.")
-    if recommendation.environment:
+    if recommendation.environment and not left_out and not shell:
         words = " ".join(f"{name}={value}" for name, value in recommendation.environment.items())
         paragraphs.append(f"Measured with these variables set: {words}")
     paragraphs.append(use)
-    return [line for text in paragraphs if text for line in textwrap.wrap(text, _WIDTH, break_long_words=False)]
+    lines = [line for text in paragraphs if text for line in textwrap.wrap(text, _WIDTH, break_long_words=False)]
+    return [*lines, f"    {shell}"] if shell else lines
 
 
 def command(result: Result, words: str, **variables: str) -> str:

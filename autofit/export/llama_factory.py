@@ -61,9 +61,9 @@ def serialize(result: Result) -> Exported:
         left_out.append("rows that hold several samples, which LLaMA-Factory counts as one")
     if padded_length(recommendation) is not None:
         left_out.append("rows that are all padded to the longest sample")
-    launched = command(result, "llamafactory-cli train FILE")
-    use = f"Add dataset, template, learning_rate and output_dir, then: {launched}"
-    return Exported(text=as_yaml(document, header(result, tuple(left_out), use)), left_out=tuple(left_out))
+    use = "Add dataset, template, learning_rate and output_dir, then:"
+    lines = header(result, tuple(left_out), use, command(result, "llamafactory-cli train FILE"))
+    return Exported(text=as_yaml(document, lines), left_out=tuple(left_out))
 
 
 def _of_model(recommendation: Recommendation, document: dict[str, Any], *, is_host: bool) -> list[str]:

@@ -41,12 +41,13 @@ def serialize(result: Result) -> Exported:
     left_out += (*more_left_out, "the loss, which TRL computes in chunks, reading metrics in every micro-step")
     if recommendation.quantization is not None:
         left_out += ("adapters in float32, which TRL casts to bfloat16",)
-    use = "Train with: trl sft --config FILE --dataset_name DATA --output_dir output"
+    use = "Train with:"
     if rows["padding_free"]:
         use = f"Samples must have at most {length} tokens: TRL cuts none of these. {use}"
     if kind_of(result.situation.device).is_host:
         left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
-    return Exported(text=as_yaml(document, header(result, left_out, use)), left_out=left_out)
+    lines = header(result, left_out, use, "trl sft --config FILE --dataset_name DATA --output_dir output")
+    return Exported(text=as_yaml(document, lines), left_out=left_out)
 
 
 def _model(recommendation: Recommendation) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -1,0 +1,50 @@
+"""The wheel: it holds the whole package and nothing else, and runs from another folder."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    source.mkdir()
+    for name in ("autofit", "pyproject.toml", "README.md", "LICENSE"):
+        # A copy by links: building leaves folders behind.
+        subprocess.run(["cp", "-rl", str(ROOT / name), str(source / name)], check=True)
+    build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
+    subprocess.run([*build, str(folder), str(source)], check=True, capture_output=True)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name for name in archive.namelist() if ".dist-info/" not in name}
+    package = [path for path in (ROOT / "autofit").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert held == {str(path.relative_to(ROOT)) for path in package}
+
+
+def test_what_is_in_the_wheel_plans_from_another_folder(wheel: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "installed")
+    words = ["plan", "EleutherAI/pythia-70m", "--effective-batch", "4", "--seq-len", "128", "--gpu", "t4", "--quiet"]
+    words += ["--fix", "precision=fp16", "--fix", "attention=sdpa", "--fix", "optimizer=adamw_torch_fused"]
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "installed"), "AUTOFIT_HOME": str(tmp_path / "home")}
+    where = [sys.executable, "-c", "import autofit; print(autofit.__file__)"]
+    found = subprocess.run(where, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True).stdout
+    assert found.startswith(str(tmp_path / "installed"))
+    planned = subprocess.run(
+        [sys.executable, "-m", "autofit", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
+    )
+    assert planned.returncode == 0, planned.stderr
+    assert "T4" in planned.stdout and "x" in planned.stdout
