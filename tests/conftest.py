@@ -5,10 +5,12 @@ from __future__ import annotations
 import functools
 import json
 import os
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import sqlalchemy
 
 from autofit.device.processor import Processor
 from autofit.driver import session
@@ -20,6 +22,14 @@ from tests.doubles import make_situation
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads that wait for a busy core wait actively: two tests at once, of two threads each, take many times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
+def _leave_writing_to_the_system(connection: object, record: object) -> None:
+    """What is committed outlives this process and not the machine: thousands of small studies wait for no disk."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("PRAGMA synchronous = OFF")
+
 
 TINY_LLAMA = {
     "model_type": "llama",

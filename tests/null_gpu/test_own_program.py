@@ -13,7 +13,10 @@ from tests.test_own_program import MODEL
 
 pytestmark = pytest.mark.null_gpu
 
-PLAIN = str(Path(__file__).parents[2] / "examples" / "programs" / "plain.py")
+PROGRAMS = Path(__file__).parents[2] / "examples" / "programs"
+PLAIN = str(PROGRAMS / "plain.py")
+OF_ONE_LENGTH = [str(PROGRAMS / "arguments.py"), "--do_train", "--output_dir", "output", "--max_steps", "20"]
+OF_ONE_LENGTH += ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"]
 
 
 def test_trials_are_forked_from_a_program_that_would_have_opened_the_card(null_gpu: NullGpu) -> None:
@@ -45,7 +48,9 @@ def test_trials_are_forked_from_a_program_that_would_have_opened_the_card(null_g
 )
 def test_every_kind_of_setting_gets_through_its_whole_run_in_a_program(null_gpu: NullGpu, setting: str) -> None:
     words = ["--max-trials", "3", "--fix", "precision=bf16", "--fix", setting, "--json"]
-    ended = null_gpu.autofit("run", *words, "--", sys.executable, PLAIN)
+    # What is compiled has to have one length.
+    program = OF_ONE_LENGTH if setting.startswith("compile") else [PLAIN]
+    ended = null_gpu.autofit("run", *words, "--", sys.executable, *program)
     assert ended.returncode == 0, ended.stderr[-4000:]
     document = json.loads(ended.stdout)
     name, value = setting.split("=")
