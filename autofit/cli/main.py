@@ -17,7 +17,7 @@ from types import FrameType
 
 from autofit.errors import AutofitError, printable
 
-SUBCOMMANDS = ("run", "list", "show", "explain", "export", "verify", "doctor", "plan", "estimate")
+SUBCOMMANDS = ("run", "list", "show", "compare", "explain", "export", "verify", "doctor", "plan", "estimate")
 INTERRUPTED = 130
 _OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 

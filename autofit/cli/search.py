@@ -30,10 +30,12 @@ commands that run nothing:
   autofit plan MODEL --effective-batch N --gpu rtx-4090    what fits on a card you do not have, how fast, at what cost
   autofit estimate MODEL --effective-batch N --gpu h100    one configuration, byte by byte
 
-commands over a stored study:
+commands over stored studies:
+  autofit list                          the studies so far, and the best of each
   autofit show [STUDY]                  its ranked table and recommendation
+  autofit compare A B                   what differs between two
   autofit explain [STUDY]               the cost of changing each knob; what less memory would change
-  autofit export FORMAT=PATH            training-arguments (a Python file), json
+  autofit export FORMAT=PATH            a Python file, YAML, TRL, Axolotl, LLaMA-Factory, Markdown, CSV, JSON
   autofit verify [STUDY]                check that the recommendation trains the same as the plainest
   autofit doctor                        what is available on this machine, and why the rest is not
 
