@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autofit.study.outcome import Outcome
 from autofit.study.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
 
@@ -22,20 +23,22 @@ def comparison_report(first: Result, second: Result) -> RenderableType:
     different = [name for name in dict.fromkeys([*ours, *theirs]) if ours.get(name) != theirs.get(name)]
     for name in different:
         table.add_row(name, ours.get(name, _MISSING), theirs.get(name, _MISSING))
-    return Group(
-        table if different else Text("The same job, settings and figures."), Text(speeds_compared(first, second))
-    )
+    shown = table if different else Text("The same job, settings and figures.")
+    return Group(shown, Text(speeds_compared(first, second)))
 
 
 def speeds_compared(first: Result, second: Result) -> str:
-    """The sentence: samples a second of the best configurations, which never ran in the same rounds."""
+    """The sentence: samples a second of the best configurations of one job, which never ran in the same rounds."""
     if first.ranking.best is None or second.ranking.best is None:
         missing = first.study if first.ranking.best is None else second.study
         return f"Study '{missing}' has no measured configuration to compare."
+    ours, theirs = (each.record.workload for each in (first, second))
+    if any(getattr(ours, name) != getattr(theirs, name) for name in _OF_THE_JOB):
+        return "They are of different jobs, so their speeds say nothing about each other."
     ratio = second.ranking.best.measurement.samples_per_second / first.ranking.best.measurement.samples_per_second
     return (
-        f"The best of '{second.study}' trains {ratio:.2f} times as many samples a second as the best of '{first.study}'. "
-        "They were measured at different times, not side by side."
+        f"The best of '{second.study}' trains {ratio:.2f} times as many samples a second as the best of "
+        f"'{first.study}'. They were measured at different times, not side by side."
     )
 
 
@@ -51,7 +54,7 @@ def _facts(result: Result) -> dict[str, str]:
         "device": record.device.name,
         "limit": format_bytes(record.limits.memory_bytes),
         **record.versions,
-        "trials": str(len(result.trials)),
+        "trials": str(sum(trial.outcome is not Outcome.SKIPPED for trial in result.trials)),
     }
     if best is not None:
         facts |= {"micro x acc": best.trial.config.split}
@@ -65,4 +68,5 @@ def _facts(result: Result) -> dict[str, str]:
     return facts
 
 
+_OF_THE_JOB = ("model_digest", "task", "method", "lengths")
 _OF_THE_SPLIT = ("micro_batch_size", "accumulation_steps")

@@ -6,6 +6,7 @@ import dataclasses
 
 from rich.console import Console
 
+from autofit.job.lengths import SampleLengths
 from autofit.report.comparison import comparison_report, speeds_compared
 from autofit.study.outcome import Outcome
 from tests.doubles import make_trial
@@ -41,3 +42,8 @@ def test_a_study_without_a_measurement_is_named() -> None:
 def test_the_same_study_differs_in_nothing() -> None:
     result = make_result(make_trial())
     assert "The same job, settings and figures." in shown(result, result)
+
+
+def test_the_speeds_of_different_jobs_are_not_compared() -> None:
+    long = make_result(make_trial(), lengths=SampleLengths.fixed(512))
+    assert "different jobs" in speeds_compared(make_result(make_trial()), long)
