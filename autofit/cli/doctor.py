@@ -23,6 +23,7 @@ def main(words: list[str]) -> int:
     )
     parser.add_argument("model", nargs="?", default="EleutherAI/pythia-70m", metavar="MODEL", help="for its attention")
     parser.add_argument("--device", default="auto", metavar="DEVICE", help="auto (default), cpu, cuda:0 ...")
+    parser.add_argument("--report", action="store_true", help="the environment as Markdown, for a bug report")
     parser.add_argument("--replay", type=int, metavar="TRIAL", help="run this trial of a study again, and show its log")
     parser.add_argument("--study", metavar="NAME", help="the study of --replay (default: the newest)")
     parser.add_argument("--trust-remote-code", action="store_true", help="run Python code that comes with the model")
@@ -36,6 +37,11 @@ def main(words: list[str]) -> int:
     from autofit import api
 
     situation = api.examine(options.model, device=options.device, trust_remote_code=options.trust_remote_code)
+    if options.report:
+        from autofit.report.environment import environment_report
+
+        sys.stdout.write(environment_report(situation))
+        return 0
     model = situation.model
     _print_findings(
         situation,

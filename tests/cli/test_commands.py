@@ -84,6 +84,18 @@ def test_doctor_says_of_every_choice_whether_it_can_be_had(tiny_model: Path, cap
     assert "adamw_8bit" in output and "torch 2" in output
 
 
+def test_the_environment_can_be_pasted_without_telling_where_things_lie(
+    tiny_model: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("LD_LIBRARY_PATH", str(tiny_model))
+    assert main(["doctor", str(tiny_model), "--device", "cpu", "--report"]) == 0
+    report = capfd.readouterr().out
+    assert report.startswith("### Environment") and "OMP_NUM_THREADS=1" in report and "LD_LIBRARY_PATH is set" in report
+    assert "* cpu: " in report and "torch 2" in report and "precision=tf32: tf32 needs a GPU" in report
+    assert str(tiny_model.parent) not in report
+
+
 def test_a_storage_without_studies_says_how_to_begin(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--storage", f"sqlite:///{tmp_path / 'none.db'}"]) == 0
     assert "No studies that this release can read" in capfd.readouterr().out
