@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,9 +19,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     source.mkdir()
-    for name in ("autofit", "pyproject.toml", "README.md", "LICENSE"):
-        # A copy by links: building leaves folders behind.
-        subprocess.run(["cp", "-rl", str(ROOT / name), str(source / name)], check=True)
+    # A copy: building leaves folders behind.
+    shutil.copytree(ROOT / "autofit", source / "autofit", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     build = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--wheel-dir"]
     subprocess.run([*build, str(folder), str(source)], check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
