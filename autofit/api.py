@@ -31,6 +31,7 @@ from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import Because, SearchSpace
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.report.document import document
+from autofit.report.rows import rows_of
 from autofit.report.text import as_html, as_text, describe
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result, Run
@@ -45,11 +46,22 @@ from autofit.units import seconds_of
 
 @dataclass(frozen=True)
 class SearchResult(Result):
-    """A Result that prints itself: ``print(result)``, a notebook cell, ``result.document()``."""
+    """A Result that prints itself, in a notebook too, and becomes plain values: ``document()``, ``to_pandas()``."""
 
     def document(self) -> dict[str, Any]:
         """The JSON document of ``--json``, as plain dicts and lists."""
         return document(self)
+
+    def to_pandas(self) -> Any:
+        """A pandas DataFrame with a row for every trial: its knobs, figures (seconds, bytes, shares) and outcome.
+
+        Raises UserError where pandas is not installed.
+        """
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_pandas needs pandas: pip install pandas.") from None
+        return pandas.DataFrame(rows_of(self))
 
     def __str__(self) -> str:
         return as_text(self)
