@@ -28,13 +28,14 @@ from autofit.driver.starts import (
     made_valid,
     reference_configs,
 )
-from autofit.knobs import KNOBS
-from autofit.knobs.activation_checkpointing import LADDER
+from autofit.knobs import KNOBS, knob
 from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
 from autofit.knobs.space import SearchSpace
 from autofit.knobs.train_config import TrainConfig
 from autofit.study.outcome import Outcome
 
+LADDER = tuple(str(choice.value) for choice in sorted(knob(CHECKPOINTING).choices, key=lambda choice: choice.rung or 0))
+"""From the most memory to the least."""
 KEEPS_UP = 1.15
 """A change within this factor of the best is worth climbing with: a larger micro-batch often makes that up."""
 COARSE_STEP = 1.5
