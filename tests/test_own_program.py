@@ -260,6 +260,42 @@ def test_a_command_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
 ON_ONE_RANK = OUT_OF_MEMORY.replace(
     "if self.state.global_step >= 2 and", "if self.args.process_index == 1 and self.state.global_step >= 2 and"
 ).replace("Path(sys.argv[1])", "Path(f'{trainer.args.process_index}-{sys.argv[1]}')")
+LATER_ON_ONE_RANK = """
+import json, sys, torch
+from pathlib import Path
+from shared import Trainer, trainer_of
+
+
+class SmallCard(Trainer):
+    failed = False
+
+    def reached(self, moment):
+        if moment == sys.argv[2] and self.args.process_index == 1 and self.state.global_step >= 2 and not self.failed:
+            self.failed = True
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB (made up)")
+
+    def create_optimizer(self, *args, **kwargs):
+        is_new = self.optimizer is None
+        optimizer = super().create_optimizer(*args, **kwargs)
+        if is_new:
+            optimizer.register_step_pre_hook(lambda *hooked: self.reached("optimizer"))
+        return optimizer
+
+
+trainer = trainer_of(SmallCard)
+backward = trainer.accelerator.backward
+
+
+def limited(loss, **kwargs):
+    backward(loss, **kwargs)
+    trainer.reached("backward")
+
+
+trainer.accelerator.backward = limited
+trainer.train()
+losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+Path(f"{trainer.args.process_index}-{sys.argv[1]}").write_text(json.dumps(losses))
+"""
 
 
 @pytest.fixture
@@ -282,6 +318,19 @@ def test_one_processs_out_of_memory_is_the_trials_and_smaller_ones_are_found(
     first, second = document["trials"][:2]
     assert first["outcome"] == "oom" and first["config"]["micro_batch_size"] == 8
     assert second["outcome"] == "ok" and second["config"]["micro_batch_size"] <= 4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["backward", "optimizer"])
+def test_two_processes_go_on_though_one_ran_out_of_memory_later_in_its_step(
+    folder: Path, capfd: pytest.CaptureFixture[str], two_ranks: list[str], moment: str
+) -> None:
+    command = [*two_ranks, program(folder, LATER_ON_ONE_RANK)[1]]
+    assert main(["run", "--only-recover", "--", *command, "losses.json", moment]) == 0
+    assert "out of memory in" in capfd.readouterr().err
+    subprocess.run([*command, "plain.json", "never"], check=True, capture_output=True)
+    recovered, plain = (json.loads(Path(f"0-{name}.json").read_text()) for name in ("losses", "plain"))
+    assert recovered == pytest.approx(plain, rel=1e-4)
 
 
 @pytest.mark.slow

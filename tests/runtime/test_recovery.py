@@ -168,14 +168,19 @@ def test_the_random_state_of_the_steps_beginning_comes_back(tmp_path: Path) -> N
     assert difference(weights, undisturbed) < 2 * difference(smaller, undisturbed)
 
 
-def test_samples_that_share_a_row_go_on_from_a_checkpoint_with_half_the_micro_batch(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    collator = DataCollatorWithFlattening(return_flash_attn_kwargs=False)
+def flattened() -> dict[str, Any]:
+    """Samples and collator of micro-batches whose samples share one row."""
     data = [{"input_ids": each["input_ids"].tolist(), "labels": each["labels"].tolist()} for each in samples()]
-    card = Card("forward")
-    trainer, weights = trained(tmp_path, card, collator=collator, data=data)
-    _, undisturbed = trained(tmp_path, None, collator=collator, data=data)
+    return {"collator": DataCollatorWithFlattening(return_flash_attn_kwargs=False), "data": data}
+
+
+@pytest.mark.parametrize("moment", ["forward", "backward"])
+def test_samples_that_share_a_row_go_on_from_a_checkpoint_with_half_the_micro_batch(
+    tmp_path: Path, moment: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    card = Card(moment)
+    trainer, weights = trained(tmp_path, card, **flattened())
+    _, undisturbed = trained(tmp_path, None, **flattened())
     assert trainer.args.per_device_train_batch_size == 4 and trainer.args.gradient_accumulation_steps == 4
     assert trainer.state.global_step == STEPS and difference(weights, undisturbed) < SAME
     assert "goes on from the step before with 4 x 4 for 8 x 2" in capfd.readouterr().err
@@ -186,9 +191,19 @@ class Stream(torch.utils.data.IterableDataset):  # type: ignore[type-arg]
         return iter(samples(256))
 
 
-def test_a_stream_keeps_its_place(tmp_path: Path) -> None:
-    _, weights = trained(tmp_path, Card("forward"), data=Stream())
+@pytest.mark.parametrize("moment", ["forward", "backward", "optimizer"])
+def test_a_stream_keeps_its_place(tmp_path: Path, moment: str) -> None:
+    card = Card(moment, times=1)
+    _, weights = trained(tmp_path, card, data=Stream())
+    assert card.failures == 1
     assert difference(weights, trained(tmp_path, None, data=Stream())[1]) < SAME
+
+
+def test_an_optimizer_is_run_again_where_samples_share_a_row_too(tmp_path: Path) -> None:
+    card = Card("optimizer", times=1)
+    trainer, weights = trained(tmp_path, card, **flattened())
+    assert card.failures == 1 and trainer.args.per_device_train_batch_size == 8
+    assert difference(weights, trained(tmp_path, None, **flattened())[1]) == 0
 
 
 def test_other_errors_pass_through(tmp_path: Path) -> None:
