@@ -163,12 +163,14 @@ class Search:
         """The next of what was put off as borderline that may be worth it; with expandable segments where there are."""
         while waiting := self._that_are(Standing.WAITS):
             likely = self._likely_seconds(waiting, history)
-            config = waiting[likely.index(min(likely))]
-            self._standing[config] = Standing.GIVEN_UP
-            if not self._is_worth_a_late_try(config, history):
+            waited = config = waiting[likely.index(min(likely))]
+            self._standing[waited] = Standing.GIVEN_UP
+            if not self._is_worth_a_late_try(waited, history):
                 continue
             if EXPANDABLE in self._space.choices["allocator"]:
-                config = config.replace(allocator=EXPANDABLE)
+                config = waited.replace(allocator=EXPANDABLE)
+            if config == waited:
+                del self._standing[waited]
             if config in self._space and self._history().outcome(config) is None:
                 self._standing[config] = Standing.DUE
                 return config

@@ -10,14 +10,16 @@ from autofit.driver.foresight import Foresight
 from autofit.driver.loop import Search
 from autofit.driver.observer import Observer
 from autofit.driver.strategy import make_strategy
+from autofit.knobs.space import SpaceRequest
 from autofit.knobs.train_config import TrainConfig
 from autofit.predict.micro_batches import CannotPredictError
 from autofit.study.outcome import Outcome
 from autofit.study.prediction import Prediction, Verdict
 from autofit.study.ranking import rank
 from autofit.trial.protocol import MeasuringPlan
+from tests.doubles import make_situation
 from tests.driver.test_loop import UNLIMITED, Setting
-from tests.driver.test_strategy import MIB, needed, seconds
+from tests.driver.test_strategy import LEFT_OUT, MIB, needed, seconds
 
 
 class MadeUpPredictor:
@@ -118,6 +120,17 @@ def test_what_is_borderline_is_tried_after_everything_else_or_not_at_all(tmp_pat
     assert asked.index(tight) > sum(not plan.whole for plan in plain.runner.plans) / 2
     again = rank(setting.study().trials()).best
     assert again is not None and again.trial.config == tight
+
+
+def test_what_is_borderline_with_expandable_segments_already_is_tried_too(tmp_path: Path) -> None:
+    fix = {"allocator": "expandable", "precision": "bf16", "attention": "sdpa", "compile": "off", "kernels": "default"}
+    situation = make_situation(kind="cuda", capability=(8, 0), missing={})
+    left_out = {name: values for name, values in LEFT_OUT.items() if name != "allocator"}
+    request = SpaceRequest(fix=fix, forbid=left_out)
+    setting = Setting(tmp_path, situation=situation, request=request)
+    search(setting, MadeUpPredictor(lambda config: Verdict.BORDERLINE, factor=1.0))
+    # The reference is tried where it comes; others only after they waited.
+    assert len(set(setting.runner.asked)) > 1
 
 
 def test_what_was_skipped_is_predicted_anew_and_stored_once(tmp_path: Path) -> None:

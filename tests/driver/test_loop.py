@@ -42,9 +42,10 @@ class Setting:
         folder: Path,
         before: Callable[[TrainConfig], None] = lambda config: None,
         situation: Situation | None = None,
+        request: SpaceRequest | None = None,
     ) -> None:
         self.situation = situation or make_situation()
-        self.space = SearchSpace(self.situation, SpaceRequest(forbid=LEFT_OUT))
+        self.space = SearchSpace(self.situation, request or SpaceRequest(forbid=LEFT_OUT))
         self.storage = f"sqlite:///{folder / 'studies.db'}"
         configs = {recipe_key(recipe_for(config, self.situation)): config for config in self.space.configs}
         self.runner = FormulaRunner(configs, seconds, needed, 2000 * MIB, before)
