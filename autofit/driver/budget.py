@@ -104,7 +104,8 @@ class Budget:
     ) -> tuple[Trial, ...]:
         """All of ``finalists`` where a round of them is within the budget, and confirming within its third of it.
 
-        While nothing has run whole yet, the fastest one alone, where it can: a recommendation has to run whole once.
+        Else the likely fastest, where it has not run whole: beside the best that has, or alone. A recommendation has to
+        run whole once, and what may be faster than it should.
         """
         more_trials = math.inf if self.trials is None else self.trials - num_counted(trials)
         left = math.inf if self.seconds is None else self.seconds - spent_seconds
@@ -120,12 +121,18 @@ class Budget:
         if counted <= more_trials and seconds <= min(left, share_left):
             return tuple(finalists)
         ranking = rank(trials)
-        if ranking.best is None or ranking.best.is_confirmed:
-            return ()
         inside = [trial for trial in finalists if not trial.is_outside]
+        if ranking.best is None or not inside:
+            return ()
         fastest = min(inside, key=ranking.evidence.likely_seconds)
-        counted, seconds = costs([fastest])
-        return (fastest,) if counted <= more_trials and seconds <= left else ()
+        if fastest.whole:
+            return ()
+        smaller = [(fastest, ranking.best.trial)] if ranking.best.is_confirmed else []
+        for chosen in (*smaller, (fastest,)):
+            counted, seconds = costs(chosen)
+            if counted <= more_trials and seconds <= left:
+                return chosen
+        return ()
 
 
 def num_counted(trials: Sequence[Trial]) -> int:
