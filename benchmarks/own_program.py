@@ -135,7 +135,7 @@ def compare(name: str) -> dict[str, Any]:
 
 
 def differing(trials: list[RunResult], plain: list[float]) -> list[float]:
-    """What the trial of each round says more than its plain run delivered, as a share."""
+    """Share by which the trial of each round says more than its plain run delivered."""
     return [measurement_of(trial).step_seconds / seconds - 1 for trial, seconds in zip(trials, plain, strict=True)]
 
 

@@ -26,7 +26,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
 def _leave_writing_to_the_system(connection: object, record: object) -> None:
-    """What is committed outlives this process and not the machine: thousands of small studies wait for no disk."""
+    """Commits outlive this process and not the machine: thousands of small studies wait for no disk."""
     if isinstance(connection, sqlite3.Connection):
         connection.execute("PRAGMA synchronous = OFF")
 

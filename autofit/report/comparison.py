@@ -7,7 +7,6 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from autofit.study.outcome import Outcome
 from autofit.study.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
 
@@ -54,7 +53,7 @@ def _facts(result: Result) -> dict[str, str]:
         "device": record.device.name,
         "limit": format_bytes(record.limits.memory_bytes),
         **record.versions,
-        "trials": str(sum(trial.outcome is not Outcome.SKIPPED for trial in result.trials)),
+        "trials": str(sum(trial.was_run for trial in result.trials)),
     }
     if best is not None:
         facts |= {"micro x acc": best.trial.config.split}

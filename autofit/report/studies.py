@@ -13,7 +13,6 @@ from rich.table import Table
 from rich.text import Text
 
 from autofit.job.record import StudyRecord
-from autofit.study.outcome import Outcome
 from autofit.study.ranking import Ranked, rank
 from autofit.study.store import Study
 from autofit.study.trial import Trial
@@ -33,7 +32,7 @@ class StudyLine:
     @property
     def num_run(self) -> int:
         """Number of trials that were run, and not skipped by prediction alone."""
-        return sum(trial.outcome is not Outcome.SKIPPED for trial in self.trials)
+        return sum(trial.was_run for trial in self.trials)
 
     def document(self) -> dict[str, Any]:
         """Plain values; seconds of an optimizer step, and the moment in ISO 8601."""

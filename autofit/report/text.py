@@ -23,7 +23,6 @@ from autofit.report.code import method_lines, model_call, training_arguments_cal
 from autofit.report.document import document
 from autofit.report.own_program import ARGUMENTS, Change, changed_command, recommended_changes
 from autofit.report.table import ranked_table
-from autofit.study.outcome import Outcome
 from autofit.study.result import Result
 from autofit.study.trial import Trial
 from autofit.units import counted, format_bytes, format_seconds
@@ -94,7 +93,7 @@ def _method(workload: Workload) -> str:
 
 def count_trials(trials: Sequence[Trial]) -> str:
     """Numbers of configurations tried and of runs that confirmed them."""
-    ran = [trial for trial in trials if trial.outcome is not Outcome.SKIPPED]
+    ran = [trial for trial in trials if trial.was_run]
     whole = sum(trial.whole for trial in ran)
     tried = len({trial.config for trial in ran})
     text = f"{counted(tried, 'configuration')} tried"

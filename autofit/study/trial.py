@@ -61,6 +61,11 @@ class Trial(RunResult):
         assert (self.outcome is Outcome.OK) == (self.measurement is not None), "ok and measured are one thing"
 
     @property
+    def was_run(self) -> bool:
+        """True for all but what prediction alone ruled out."""
+        return self.outcome is not Outcome.SKIPPED
+
+    @property
     def is_baseline(self) -> bool:
         """True for what the user trains with now."""
         return self.role is not Role.CANDIDATE

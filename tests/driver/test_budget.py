@@ -1,4 +1,4 @@
-"""What a budget lets run at the end of a search."""
+"""The end of a search: rounds that a budget still allows."""
 
 from __future__ import annotations
 

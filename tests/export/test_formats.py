@@ -64,7 +64,7 @@ def test_yaml_is_what_hf_argument_parser_reads(knob: str, value: str, tmp_path: 
 
 @pytest.fixture(scope="module")
 def trl_parser() -> Any:
-    """What ``trl sft`` reads its file with."""
+    """The parser that ``trl sft`` reads its file with."""
     from trl.scripts.sft import make_parser
 
     return make_parser(prog="trl sft")
