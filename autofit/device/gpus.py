@@ -65,6 +65,12 @@ def find_gpu(name: str) -> Gpu:
     )
 
 
+def published_rates(device: Device) -> Rates | None:
+    """Published peaks of a present device; None for one that the catalogue does not have by its driver's name."""
+    found = _by_name().get(_plain(device.name))
+    return None if found is None else found.rates
+
+
 @cache
 def all_gpus() -> tuple[Gpu, ...]:
     """The whole catalogue."""

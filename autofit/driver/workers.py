@@ -7,6 +7,7 @@ from pathlib import Path
 from types import TracebackType
 
 from autofit.device.device import Device
+from autofit.device.gpus import published_rates
 from autofit.device.kinds import kind_of
 from autofit.errors import AutofitError, UserError
 from autofit.job.program import ProgramSamples
@@ -90,6 +91,7 @@ class Workers:
             Needs(situation, record.model, keeper, trust_remote_code=record.trust_remote_code),
             situation,
             rates=measured_rates(self._kept, record, situation.device, self.workshop),
+            peaks=published_rates(situation.device),
         )
 
     def _tell_of_tracing(self, done: int, total: int) -> None:
@@ -183,6 +185,7 @@ class ProgramWorkers:
             Needs(situation, self._record.model, keeper),
             situation,
             rates=measured_rates(self._kept, self._record, situation.device, lambda: self._workshop),
+            peaks=published_rates(situation.device),
         )
 
     def close(self) -> None:

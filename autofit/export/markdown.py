@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from autofit.export.exported import Exported, header, recommended
-from autofit.report.code import method_lines, model_call, training_arguments_call
+from autofit.report.code import usage_code
 from autofit.report.own_program import recommended_changes
-from autofit.report.table import evidence_of, figure_titles, figures_of, numerics_of_row, telling_knobs
+from autofit.report.table import plain_rows
 from autofit.study.result import Result
 
 MOST_ROWS = 10
@@ -20,27 +20,16 @@ def serialize(result: Result) -> Exported:
 
 
 def _table(result: Result) -> list[str]:
-    knobs = telling_knobs(result)
-    rows = [["#", "micro x acc", *(row.title for row in knobs), *figure_titles(result), "numerics", "measured"]]
-    for each in result.ranking.ranked[:MOST_ROWS]:
-        mark = "**" if each is result.ranking.best else ""
-        settings = [str(each.trial.config[row.name]) for row in knobs]
-        cells = [str(each.rank), each.trial.config.split, *settings, *figures_of(each, result)]
-        rows.append([f"{mark}{cell}{mark}" for cell in [*cells, numerics_of_row(each), evidence_of(each)]])
-    rows.insert(1, ["---"] * len(rows[0]))
-    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in rows]
+    titles, *rows = plain_rows(result, most_rows=MOST_ROWS)
+    for row, each in zip(rows, result.ranking.ranked, strict=False):
+        if each is result.ranking.best:
+            row[:] = [f"**{cell}**" for cell in row]
+    lines = [titles, ["---"] * len(titles), *rows]
+    return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines]
 
 
 def _settings(result: Result) -> list[str]:
     """The code to use; of a program of one's own, the lines to change in it."""
-    recommendation = result.recommendation
-    assert recommendation is not None, "the caller has looked"
     if result.situation.program is not None:
         return ["```", *(str(change) for change in recommended_changes(result)), "```"]
-    workload = result.record.workload
-    code = [
-        training_arguments_call(recommendation.training_arguments, output_dir="output"),
-        model_call(workload, recommendation, trust_remote_code=result.record.trust_remote_code),
-        *method_lines(recommendation),
-    ]
-    return ["```python", *code, "```"]
+    return ["```python", usage_code(result), "```"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from autofit.device.kinds import kind_of
@@ -10,14 +11,16 @@ from autofit.job.situation import Situation
 from autofit.job.tasks import task_named
 from autofit.knobs import KNOBS, knob
 from autofit.knobs.allocator import EXPANDABLE
+from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.knobs.train_config import TrainConfig
 from autofit.predict.calibration import Calibration
 from autofit.predict.micro_batches import CannotPredictError
 from autofit.predict.needs import Needs
 from autofit.predict.step_need import Need, Reserved
 from autofit.predict.step_time import OF_MEASURED_RATES, Efficiency, StepClock
-from autofit.study.prediction import Prediction, Verdict
+from autofit.study.prediction import Prediction, StepWork, Verdict
 
+CHECKPOINTING = knob("activation_checkpointing")
 FITS_UP_TO = 0.97
 """What certainly must be there is borderline above this share of the limit: the allocator is only simulated."""
 HEAP_OVERHEAD = 0.15
@@ -27,7 +30,8 @@ HEAP_OVERHEAD = 0.15
 class Predictor:
     """Predictions for the device and the limits of one situation; ``needs`` may serve several devices.
 
-    ``rates`` and ``efficiency`` give times; without rates there are none.
+    ``rates`` and ``efficiency`` give times; without rates there are none. ``peaks`` are the published rates of the
+    device, where they are known.
     """
 
     def __init__(
@@ -37,12 +41,14 @@ class Predictor:
         *,
         rates: Rates | None = None,
         efficiency: Efficiency = OF_MEASURED_RATES,
+        peaks: Rates | None = None,
     ) -> None:
         self._needs = needs
         self._kind = kind_of(situation.device)
         self._workload, self._device, self._limits = situation.workload, situation.device, situation.limits
         self._rates = rates
         self._efficiency = efficiency
+        self._peaks = peaks
         self._context = self._kind.context_bytes(situation.device)
         self.calibration = Calibration()
 
@@ -54,7 +60,7 @@ class Predictor:
         """Bytes and seconds of a configuration. Raises CannotPredictError.
 
         ``simulate`` plays the allocator over the step, which takes a fraction of a second for a large model; without
-        it, what the allocator loses is left out.
+        it, what the allocator loses is left out. ``work`` is added only with it, as it may take another trace.
         """
         need, workspaces = self._needs.of(config), self._kind.workspace_bytes(self._device)
         certain = need.live_bytes + workspaces + self._context
@@ -78,6 +84,7 @@ class Predictor:
             paged_bytes=need.paged_bytes,
             is_calibrated=self.calibration.num_trials > 0,
             notes=tuple(_notes(config)),
+            work=self._step_work(config, need) if simulate else None,
         )
 
     def on_allocator(self, config: TrainConfig) -> Reserved:
@@ -127,18 +134,48 @@ class Predictor:
     def _step_seconds(self, config: TrainConfig, need: Need) -> tuple[float, float] | None:
         if self._rates is None:
             return None
-        clock = StepClock(
-            self._rates,
-            tf32=config["precision"] == "tf32",
-            causal=task_named(self._workload.task).can_flatten,
-            compiled=config["compile"] != "off",
-            shares=need.shares,
-        )
+        clock = self._clock(config, need, self._rates)
         likely = clock.step(need.work, self._efficiency, config.accumulation_steps)
         factor = self.calibration.time_factor(config.combination())
         if factor is None:
             return likely / self._efficiency.spread, likely * self._efficiency.spread
         return likely * factor, likely * factor
+
+    def _step_work(self, config: TrainConfig, need: Need) -> StepWork | None:
+        """The work of a step against the peak rates; None where no rates are known."""
+        if self._rates is None:
+            return None
+        accumulation, peaks = config.accumulation_steps, self._peaks or self._rates
+        done = self._clock(config, need, peaks).amounts(need.work, accumulation)
+        once = self._without_recomputation(config, need)
+        model = self._clock(config, once, peaks).amounts(once.work, accumulation)
+        factor = self.calibration.time_factor(config.combination()) or 1.0
+        parts = self._clock(config, need, self._rates).parts(need.work, self._efficiency, accumulation)
+        return StepWork(
+            flops=done.flops,
+            model_flops=model.flops,
+            moved_bytes=done.moved_bytes,
+            arithmetic_seconds=model.arithmetic_seconds,
+            traffic_seconds=done.traffic_seconds,
+            peaks="measured" if self._peaks is None else "published",
+            seconds_by_part={name: seconds * factor for name, seconds in parts.items()},
+        )
+
+    def _without_recomputation(self, config: TrainConfig, need: Need) -> Need:
+        """The need of the same step with every activation kept; of one that cannot be traced so, its own."""
+        with contextlib.suppress(CannotPredictError):
+            if config[CHECKPOINTING.name] != PROGRAMS_OWN:
+                return self._needs.of(config.replace(**{CHECKPOINTING.name: CHECKPOINTING.reference}))
+        return need
+
+    def _clock(self, config: TrainConfig, need: Need, rates: Rates) -> StepClock:
+        return StepClock(
+            rates,
+            tf32=config["precision"] == "tf32",
+            causal=task_named(self._workload.task).can_flatten,
+            compiled=config["compile"] != "off",
+            shares=need.shares,
+        )
 
 
 def _not_traced(config: TrainConfig) -> list[str]:

@@ -10,6 +10,7 @@ are taken and the answer is a range.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -85,6 +86,15 @@ class WorkShares:
     scores: float = 1.0
 
 
+class Amounts(NamedTuple):
+    """Work of an optimizer step: its operations, its bytes, and the seconds of either alone at the full rates."""
+
+    flops: float
+    moved_bytes: float
+    arithmetic_seconds: float
+    traffic_seconds: float
+
+
 class StepClock:
     """Times of one traced micro-step and its update, on one device."""
 
@@ -106,19 +116,10 @@ class StepClock:
 
     def micro_step_and_update(self, work: Work, efficiency: Efficiency) -> tuple[float, float]:
         """Seconds of forward and backward of one micro-batch, and of the update."""
-        launch = self._rates.launch_seconds if efficiency.launch_seconds is None else efficiency.launch_seconds
-        moved = np.where(work.bits == 0, work.moved_bytes * self._traffic, work.moved_bytes)
-        share = np.where(work.is_update, 1.0, self._shares.length)
-        scores = self._shares.scores * (CAUSAL if self._causal else 1.0)
-        flops = work.flops * np.where(work.is_quadratic, scores, share)
-        moved = moved * share
-        wide = (self._rates.flops_tf32 if self._tf32 else 0.0) or self._rates.flops_32
-        rate = np.where(work.bits == 16, self._rates.flops_16, wide)
-        rate = rate * np.where(work.is_quadratic, efficiency.attention, efficiency.products)
-        seconds = np.maximum(flops / rate, moved / (self._rates.bytes_per_second * efficiency.traffic))
+        seconds = self._each(work, efficiency)
         return (
-            self._with_launches(seconds[~work.is_update], launch),
-            self._with_launches(seconds[work.is_update], launch),
+            self._with_launches(seconds[~work.is_update], efficiency),
+            self._with_launches(seconds[work.is_update], efficiency),
         )
 
     def step(self, work: Work, efficiency: Efficiency, accumulation: int) -> float:
@@ -126,7 +127,54 @@ class StepClock:
         micro_step, update = self.micro_step_and_update(work, efficiency)
         return accumulation * micro_step + update
 
-    def _with_launches(self, seconds: Floats, launch_seconds: float) -> float:
-        launches = len(seconds) * launch_seconds * self._launches
+    def parts(self, work: Work, efficiency: Efficiency, accumulation: int) -> dict[str, float]:
+        """Seconds of an optimizer step by what they are spent on: they add up to those of ``step``."""
+        seconds = self._each(work, efficiency)
+        micro_step, update = self.micro_step_and_update(work, efficiency)
+        kinds = {
+            "attention": work.is_quadratic,
+            "matrix_products": (work.bits > 0) & ~work.is_quadratic,
+            "other_operators": (work.bits == 0) & ~work.is_quadratic,
+        }
+        found = {name: accumulation * float(seconds[kind & ~work.is_update].sum()) for name, kind in kinds.items()}
+        found["update"] = float(seconds[work.is_update].sum())
+        # Launches that the device waits for, or where they do not overlap all of them.
+        return {**found, "launches": accumulation * micro_step + update - sum(found.values())}
+
+    def amounts(self, work: Work, accumulation: int) -> Amounts:
+        """Operations and bytes of an optimizer step, and the seconds that each take alone, at the full rates."""
+        flops, moved = self._amounts(work)
+
+        def of_step(of_operators: Floats) -> float:
+            return float(accumulation * of_operators[~work.is_update].sum() + of_operators[work.is_update].sum())
+
+        return Amounts(
+            flops=of_step(flops),
+            moved_bytes=of_step(moved),
+            arithmetic_seconds=of_step(flops / self._flops_per_second(work)),
+            traffic_seconds=of_step(moved) / self._rates.bytes_per_second,
+        )
+
+    def _each(self, work: Work, efficiency: Efficiency) -> Floats:
+        """Seconds of every operator: the longer of its arithmetic and its traffic."""
+        flops, moved = self._amounts(work)
+        rate = self._flops_per_second(work) * np.where(work.is_quadratic, efficiency.attention, efficiency.products)
+        seconds: Floats = np.maximum(flops / rate, moved / (self._rates.bytes_per_second * efficiency.traffic))
+        return seconds
+
+    def _amounts(self, work: Work) -> tuple[Floats, Floats]:
+        """Floating-point operations and moved bytes of every operator of a typical micro-step, and of the update."""
+        moved = np.where(work.bits == 0, work.moved_bytes * self._traffic, work.moved_bytes)
+        share = np.where(work.is_update, 1.0, self._shares.length)
+        scores = self._shares.scores * (CAUSAL if self._causal else 1.0)
+        return work.flops * np.where(work.is_quadratic, scores, share), moved * share
+
+    def _flops_per_second(self, work: Work) -> Floats:
+        wide = (self._rates.flops_tf32 if self._tf32 else 0.0) or self._rates.flops_32
+        return np.where(work.bits == 16, self._rates.flops_16, wide)
+
+    def _with_launches(self, seconds: Floats, efficiency: Efficiency) -> float:
+        launch = self._rates.launch_seconds if efficiency.launch_seconds is None else efficiency.launch_seconds
+        launches = len(seconds) * launch * self._launches
         work = float(seconds.sum())
         return max(work, launches) if self._rates.launches_overlap else work + launches

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 from autofit.job.tasks import task_named
 from autofit.job.workload import Workload
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
+from autofit.study.result import Result
+
+
+def usage_code(result: Result) -> str:
+    """Python to paste to use a built-in job's recommendation: TrainingArguments, the model, what is beside them."""
+    record, recommendation = result.record, result.recommendation
+    assert recommendation is not None, "the caller has looked"
+    return "\n".join(
+        [
+            training_arguments_call(recommendation.training_arguments, output_dir="output"),
+            model_call(record.workload, recommendation, trust_remote_code=record.trust_remote_code),
+            *method_lines(recommendation),
+        ]
+    )
+
+
+def variables_code(recommendation: Recommendation) -> str:
+    """Shell lines that set the variables of a recommendation; empty where it has none."""
+    return "\n".join(f"export {name}={shlex.quote(value)}" for name, value in recommendation.environment.items())
 
 
 def training_arguments_call(arguments: dict[str, Any], *, output_dir: str) -> str:

@@ -73,6 +73,7 @@ def _trial(trial: Trial) -> dict[str, Any]:
         "wall_seconds": trial.wall_seconds,
         "log_path": trial.log_path,
         "prediction": None if trial.prediction is None else msgspec.to_builtins(trial.prediction),
+        "mfu": trial.mfu,
         "measurement": None if trial.measurement is None else _measurement(trial.measurement),
     }
 

@@ -16,7 +16,9 @@ from autofit.study.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
 
 _PREDICTED = ("predicted a step", "predicted needs")
-_FIGURES = ("time a step", "samples/s", "tokens/s", "padding", "needs", "free", "speed-up")
+_FIGURES = ("time a step", "samples/s", "tokens/s", "padding", "MFU", "needs", "free", "speed-up")
+_LEFT_OUT_FIRST = ("free", "samples/s", "MFU")
+"""Columns that a narrow terminal does without: what is free follows from what is needed, samples from the seconds."""
 
 
 def ranked_table(result: Result, *, width: int, most_rows: int | None = 15) -> RenderableType:
@@ -25,6 +27,20 @@ def ranked_table(result: Result, *, width: int, most_rows: int | None = 15) -> R
     wide = _wide(result, rows)
     shown = wide if _natural_width(wide) <= width else _narrow(result, rows, width)
     return Group(shown, Text(_explanation(result, len(rows)), style="dim"), Text(""))
+
+
+def plain_rows(result: Result, *, most_rows: int | None) -> list[list[str]]:
+    """The table's titles and then its rows as plain words, of all columns: for pages of other kinds."""
+    knobs = telling_knobs(result)
+    titles = ["#", "micro x acc", *(row.title for row in knobs), *figure_titles(result), "numerics", "measured"]
+    rows = [titles]
+    for each in result.ranking.ranked[:most_rows]:
+        settings = [str(each.trial.config[row.name]) for row in knobs]
+        figures = figures_of(each, result)
+        rows.append(
+            [str(each.rank), each.trial.config.split, *settings, *figures, numerics_of_row(each), evidence_of(each)]
+        )
+    return rows
 
 
 def _natural_width(table: Table) -> int:
@@ -64,12 +80,8 @@ def _narrow(result: Result, rows: tuple[Ranked, ...], width: int) -> RenderableT
     telling = telling_knobs(result)
     lines = [["#", "micro x acc", *figure_titles(result)]]
     lines += [[_place(each, result), each.trial.config.split, *figures_of(each, result)] for each in rows]
-    widths = [max(len(line[place]) for line in lines) for place in range(len(lines[0]))]
-    if sum(widths) + 2 * (len(widths) - 1) > width:
-        # What is free follows from what is needed.
-        free = lines[0].index("free")
-        lines = [[*line[:free], *line[free + 1 :]] for line in lines]
-        del widths[free]
+    lines = _fitting(lines, width)
+    widths = _widths(lines)
     text = []
     for number, line in enumerate(lines):
         aligned = [
@@ -89,6 +101,22 @@ def _narrow(result: Result, rows: tuple[Ranked, ...], width: int) -> RenderableT
     return Group(Text(""), *text, Text(""))
 
 
+def _fitting(lines: list[list[str]], width: int) -> list[list[str]]:
+    """The lines without the columns that are left out first, until they fit."""
+    for title in _LEFT_OUT_FIRST:
+        widths = _widths(lines)
+        if sum(widths) + 2 * (len(widths) - 1) <= width:
+            break
+        if title in lines[0]:
+            place = lines[0].index(title)
+            lines = [[*line[:place], *line[place + 1 :]] for line in lines]
+    return lines
+
+
+def _widths(lines: list[list[str]]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*lines, strict=True)]
+
+
 def telling_knobs(result: Result) -> list[Knob]:
     """The knobs that were in question: of several measured values, or of another than the reference's."""
     telling = []
@@ -106,6 +134,8 @@ def figure_titles(result: Result) -> list[str]:
         left_out.add("padding")
     if task_named(result.record.workload.task).reads == "images":
         left_out.add("tokens/s")
+    if all(each.trial.mfu is None for each in result.ranking.ranked):
+        left_out.add("MFU")
     return [title for title in _FIGURES if title not in left_out]
 
 
@@ -118,6 +148,7 @@ def figures_of(each: Ranked, result: Result) -> list[str]:
         "samples/s": format_rate(measurement.samples_per_second),
         "tokens/s": format_rate(measurement.tokens_per_second),
         "padding": f"{measurement.padding_share:.0%}",
+        "MFU": "-" if each.trial.mfu is None else f"{each.trial.mfu:.0%}",
         "needs": format_bytes(measurement.memory.needed),
         "free": format_bytes(free),
         "speed-up": _speedup(each),
@@ -205,6 +236,8 @@ def _explanation(result: Result, shown: int) -> str:
         sentences.append(f"Same in every row: {', '.join(f'{name}={of_all[name]}' for name in same)}.")
     if _any_predicted(result.ranking.ranked):
         sentences.append("predicted: before the trial ran, calibrated on earlier trials.")
+    if "MFU" in figure_titles(result):
+        sentences.append(f"MFU: share of the step that the model's arithmetic takes at {_peak(result)}.")
     reference = result.ranking.reference
     if reference is not None and reference.is_baseline:
         sentences.append("ref: your settings.")
@@ -218,3 +251,10 @@ def _explanation(result: Result, shown: int) -> str:
     if any(not each.is_confirmed for each in shown_rows):
         sentences.append("short: measured in a short trial, not confirmed.")
     return " ".join(sentences)
+
+
+def _peak(result: Result) -> str:
+    """The rates that the utilization is held against, in words."""
+    works = (each.trial.prediction.work for each in result.ranking.ranked if each.trial.prediction is not None)
+    whose = next(work.peaks for work in works if work is not None)
+    return "the card's published peak" if whose == "published" else "the rate measured here in plain products"

@@ -19,7 +19,7 @@ from autofit.job.workload import Workload
 from autofit.knobs import KNOBS
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.knobs.train_config import TrainConfig
-from autofit.report.code import method_lines, model_call, training_arguments_call
+from autofit.report.code import usage_code, variables_code
 from autofit.report.document import document
 from autofit.report.own_program import ARGUMENTS, Change, changed_command, recommended_changes
 from autofit.report.table import ranked_table
@@ -147,16 +147,8 @@ def _recommendation(result: Result) -> list[RenderableType]:
 
 
 def _what_to_use(result: Result) -> list[RenderableType]:
-    record, recommendation = result.record, result.recommendation
-    assert recommendation is not None
-    code = "\n".join(
-        [
-            *(f"export {name}={shlex.quote(value)}" for name, value in recommendation.environment.items()),
-            training_arguments_call(recommendation.training_arguments, output_dir="output"),
-            model_call(record.workload, recommendation, trust_remote_code=record.trust_remote_code),
-            *method_lines(recommendation),
-        ]
-    )
+    assert result.recommendation is not None
+    code = "\n".join(filter(None, (variables_code(result.recommendation), usage_code(result))))
     return [Text("Use this", style="bold"), pasteable(textwrap.indent(code, "  "))]
 
 

@@ -68,6 +68,18 @@ class StepSeconds:
         interior = statistics.fmean(self.micro_steps[1:-1])
         return self.total + (accumulation_steps - ran) * (interior + self.fetch / ran)
 
+    def parts(self, accumulation_steps: int) -> dict[str, float]:
+        """The seconds of ``composed`` by part; they add up to it. ``loader`` is the fetch of the micro-batches."""
+        ran = len(self.micro_steps)
+        missing = accumulation_steps - ran
+        interior = statistics.fmean(self.micro_steps[1:-1]) if missing else 0.0
+        return {
+            "loader": self.fetch * accumulation_steps / ran,
+            "forward_backward": sum(self.micro_steps) + missing * interior,
+            "update": self.update,
+            "between_steps": self.loop,
+        }
+
 
 @dataclass(frozen=True, kw_only=True)
 class BatchShape:
@@ -217,6 +229,22 @@ class Measurement:
     def step_seconds(self) -> float:
         """Expected seconds per optimizer step over the workload's real lengths; see ``expected_step``."""
         return expected_step(self.windows, self.shape_shares, self.accumulation_steps)[0]
+
+    @property
+    def seconds_by_part(self) -> dict[str, float]:
+        """``step_seconds`` by what they were spent on: the shares are those of the mean timed step."""
+        groups: list[tuple[float, list[Window]]] = [(1.0, list(self.windows))]
+        if self.shape_shares:
+            groups = [
+                (share, [each for each in self.windows if each.shape == shape]) for shape, share in self.shape_shares
+            ]
+        parts: dict[str, float] = {}
+        for share, windows in groups:
+            steps = [step.parts(self.accumulation_steps) for window in windows for step in window.steps]
+            for name in steps[0]:
+                parts[name] = parts.get(name, 0.0) + share * statistics.fmean(step[name] for step in steps)
+        total = sum(parts.values())
+        return {name: seconds / total * self.step_seconds for name, seconds in parts.items()}
 
     @property
     def uncertainty(self) -> float:

@@ -27,13 +27,46 @@ class Expected(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
+class StepWork:
+    """Work of one optimizer step on one device, as traced.
+
+    ``flops`` counts a multiplication and an addition as two, padding and recomputation included; ``model_flops`` leaves
+    out what activation checkpointing computes again. ``moved_bytes`` is what operators read and write once each.
+    ``arithmetic_seconds`` is the time of the model's operations at the device's peak rates, each in its precision, and
+    ``traffic_seconds`` that of the moved bytes at its bandwidth. ``peaks`` says whose figures those are: ``published``,
+    or ``measured`` in plain work of the same device. ``seconds_by_part`` says what the predicted time is spent on.
+    """
+
+    flops: float
+    model_flops: float
+    moved_bytes: float
+    arithmetic_seconds: float
+    traffic_seconds: float
+    peaks: str
+    seconds_by_part: dict[str, float]
+
+    def mfu(self, step_seconds: float) -> float:
+        """Model FLOPs utilization of a step that took so long: the share of it that its arithmetic takes at the peak.
+
+        Where all products have one precision that is the usual figure, model FLOPs / (seconds x peak FLOP/s), as in
+        PaLM (arXiv 2204.02311, appendix B), with the operations counted in the trace and padding among them.
+        """
+        return self.arithmetic_seconds / step_seconds
+
+    def bandwidth_share(self, step_seconds: float) -> float:
+        """Share of the memory's bandwidth that the traced traffic takes; what caches answer is counted too."""
+        return self.traffic_seconds / step_seconds
+
+
+@dataclass(frozen=True, kw_only=True)
 class Prediction:
     """Nothing was run. ``bytes_by_category`` adds up to ``total_bytes``.
 
     ``live_bytes`` is what is alive at once at the peak, on the device alone; ``total_bytes`` adds what the allocator
     loses, the context and the libraries' workspaces. ``paged_bytes`` may leave the device under pressure and are not
     part of either. ``step_seconds`` is the range of an optimizer step's time, from fast to slow; None where the rates
-    of the device are not known. ``notes`` are sentences on what the prediction leaves out.
+    of the device are not known. ``notes`` are sentences on what the prediction leaves out. ``work`` is there where the
+    rates are known, of a prediction that was made for a trial.
     """
 
     verdict: Verdict
@@ -44,6 +77,7 @@ class Prediction:
     paged_bytes: int = 0
     is_calibrated: bool = False
     notes: tuple[str, ...] = ()
+    work: StepWork | None = None
 
     @property
     def certain_bytes(self) -> int:

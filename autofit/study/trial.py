@@ -66,6 +66,13 @@ class Trial(RunResult):
         return self.outcome is not Outcome.SKIPPED
 
     @property
+    def mfu(self) -> float | None:
+        """Model FLOPs utilization (see ``StepWork.mfu``); None where it was not measured or not traced."""
+        if self.measurement is None or self.prediction is None or self.prediction.work is None:
+            return None
+        return self.prediction.work.mfu(self.measurement.step_seconds)
+
+    @property
     def is_baseline(self) -> bool:
         """True for what the user trains with now."""
         return self.role is not Role.CANDIDATE

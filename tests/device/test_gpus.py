@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from autofit.device.gpus import all_gpus, find_gpu
+from autofit.device.gpus import all_gpus, find_gpu, published_rates
 from autofit.errors import UserError
 from autofit.units import GIB
 
@@ -44,3 +46,10 @@ def test_every_card_has_what_a_plan_needs_and_its_key_finds_it() -> None:
         assert gpu.rates.flops_16 >= 0.5 * gpu.rates.flops_32 > 1e12
         assert gpu.rates.bytes_per_second > 1e11
         assert gpu.device().kind == "cuda"
+
+
+def test_a_present_card_has_published_rates_under_its_drivers_name_and_an_unknown_one_none() -> None:
+    card = find_gpu("h100").device()
+    rates = published_rates(card)
+    assert rates is not None and rates.flops_16 == pytest.approx(989e12, rel=0.01)
+    assert published_rates(replace(card, name="a card of tomorrow")) is None

@@ -214,3 +214,36 @@ def test_what_cannot_be_traced_raises_with_the_reason() -> None:
     traces.refusal = "RuntimeError: nonzero is data-dependent"
     with pytest.raises(CannotPredictError, match="data-dependent"):
         predictor_of(card(80), traces).predict(make_config())
+
+
+def test_a_trials_prediction_counts_its_work_without_what_is_computed_again() -> None:
+    class Recomputing(MadeUpTraces):
+        """Checkpointing runs the forward product twice."""
+
+        def traces(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
+            documents = super().traces(requests)
+            for place, request in enumerate(requests):
+                trace = documents[place].trace
+                if trace is not None and request.recipe.training_arguments.get("activation_checkpointing"):
+                    flops = (2 * trace.operators.flops[0], *trace.operators.flops[1:])
+                    operators = replace(trace.operators, flops=flops)
+                    documents[place] = TraceDocument(trace=replace(trace, operators=operators))
+            return documents
+
+    config = make_config(activation_checkpointing="every_layer", micro_batch_size=4, accumulation_steps=8)
+    predictor = predictor_of(card(80), Recomputing())
+    work = predictor.predict(config).work
+    assert work is not None and work.peaks == "measured"
+    assert work.flops == 2 * work.model_flops == 2 * 8 * 4 * 1000
+    assert work.mfu(2.0) == pytest.approx(work.model_flops / (2.0 * RATES.flops_16))
+    assert work.bandwidth_share(2.0) == pytest.approx(work.moved_bytes / (2.0 * RATES.bytes_per_second))
+    assert predictor.predict(config, simulate=False).work is None
+
+
+def test_published_peaks_are_what_a_known_cards_work_is_held_against() -> None:
+    peaks = replace(RATES, flops_16=2e6)
+    situation = card(80)
+    predictor = Predictor(needs_of(situation, MadeUpTraces()), situation, rates=RATES, peaks=peaks)
+    work = predictor.predict(make_config()).work
+    assert work is not None and work.peaks == "published"
+    assert work.arithmetic_seconds == pytest.approx(work.model_flops / 2e6)

@@ -83,3 +83,28 @@ def test_a_familys_own_residuals_count_for_it_and_half_of_them_for_others() -> N
     calibration.learn("b", missing_bytes=0, time_ratio=0.5)
     assert calibration.time_factor("b") == pytest.approx(0.5)
     assert calibration.num_trials == 3
+
+
+def test_what_the_parts_of_a_step_take_adds_up_to_the_step() -> None:
+    slow_host = replace(RATES, launch_seconds=4.0)
+    for rates in (RATES, slow_host, replace(slow_host, launches_overlap=False)):
+        clock = StepClock(rates)
+        parts = clock.parts(work(), ALL, 4)
+        assert sum(parts.values()) == pytest.approx(clock.step(work(), ALL, 4))
+    parts = StepClock(RATES).parts(work(is_quadratic=np.array([True, False, False])), ALL, 4)
+    assert parts == {
+        "attention": 4.0,
+        "matrix_products": 0.0,
+        "other_operators": 12.0,
+        "update": 5.0,
+        "launches": 0.0,
+    }
+    assert StepClock(slow_host).parts(work(), ALL, 4)["launches"] == 4 * 3.0
+
+
+def test_work_of_a_step_counts_every_micro_step_and_one_update() -> None:
+    amounts = StepClock(RATES).amounts(work(), 4)
+    assert amounts.flops == 4 * 2000.0
+    assert amounts.moved_bytes == 4 * 31.0 + 50.0
+    assert amounts.arithmetic_seconds == 4 * 2.0
+    assert amounts.traffic_seconds == pytest.approx(17.4)

@@ -4,7 +4,15 @@ import math
 import pytest
 
 from autofit.device.device import DeviceLoad
-from autofit.study.measurement import Measurement, StepSeconds, Window, compare, pooled, relative_half_width
+from autofit.study.measurement import (
+    BatchShape,
+    Measurement,
+    StepSeconds,
+    Window,
+    compare,
+    pooled,
+    relative_half_width,
+)
 from tests.doubles import make_measurement
 
 
@@ -14,6 +22,30 @@ def test_a_shortened_step_composes_with_the_interior_micro_step() -> None:
     assert step.total == pytest.approx(0.493)
     assert step.composed(3) == step.total
     assert step.composed(8) == pytest.approx(0.493 + 5 * (0.144 + 0.001))
+
+
+def test_the_parts_of_a_composed_step_add_up_to_it() -> None:
+    step = StepSeconds(loop=0.001, fetch=0.003, micro_steps=(0.126, 0.144, 0.169), update=0.05)
+    for accumulation in (3, 8):
+        assert sum(step.parts(accumulation).values()) == pytest.approx(step.composed(accumulation))
+    assert step.parts(8) == pytest.approx(
+        {"loader": 0.008, "forward_backward": 0.439 + 5 * 0.144, "update": 0.05, "between_steps": 0.001}
+    )
+
+
+def test_the_parts_of_a_measurement_add_up_to_its_step() -> None:
+    steps = (StepSeconds(loop=0.1, fetch=0.2, micro_steps=(0.3, 0.3), update=0.1),) * 3
+    long, short = (BatchShape(rows=4, length=length) for length in (32, 16))
+    windows = (
+        Window(wall_seconds=3.0, steps=steps, shape=long),
+        Window(wall_seconds=1.5, steps=(dataclasses.replace(steps[0], micro_steps=(0.05, 0.05)),) * 3, shape=short),
+    )
+    measurement = dataclasses.replace(
+        make_measurement(accumulation_steps=2), windows=windows, shape_shares=((long, 0.25), (short, 0.75))
+    )
+    parts = measurement.seconds_by_part
+    assert sum(parts.values()) == pytest.approx(measurement.step_seconds) == pytest.approx(0.25 * 1.0 + 0.75 * 0.5)
+    assert parts == pytest.approx({"loader": 0.2, "forward_backward": 0.225, "update": 0.1, "between_steps": 0.1})
 
 
 def test_a_step_that_ran_whole_is_not_composed() -> None:
