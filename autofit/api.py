@@ -219,6 +219,15 @@ def load(study: str | None = None, *, storage: str | None = None) -> SearchResul
     return result_of(opened, stopped=opened.stopped)
 
 
+def load_explained(study: str | None = None, *, storage: str | None = None) -> tuple[SearchResult, Explanation | None]:
+    """A stored study's result and why it recommends what it does; None where nothing was measured to explain."""
+    result = load(study, storage=storage)
+    try:
+        return result, explain(result.study, storage=storage)
+    except UserError:
+        return result, None
+
+
 def result_of(study: Study, *, stopped: str = "", interrupted: bool = False, run: Run | None = None) -> SearchResult:
     """The content of a study now. Raises UserError where no worker has looked at the device yet."""
     situation = study.situation

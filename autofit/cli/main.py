@@ -17,7 +17,10 @@ from types import FrameType
 
 from autofit.errors import AutofitError, printable
 
-SUBCOMMANDS = ("run", "list", "show", "compare", "explain", "export", "verify", "doctor", "plan", "estimate")
+SUBCOMMANDS = (
+    *("run", "plan", "estimate"),
+    *("list", "show", "compare", "explain", "report", "plot", "export", "verify", "doctor"),
+)
 INTERRUPTED = 130
 _OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 

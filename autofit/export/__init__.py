@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from autofit.export import (
     yaml_arguments,
 )
 from autofit.export.exported import Exported
+from autofit.export.files import check_path, write_file
 from autofit.study.result import Result
 
 EXPORTERS: dict[str, Callable[[Result], Exported]] = {
@@ -55,16 +54,7 @@ def parse_export(text: str, *, force: bool = False) -> tuple[str, Path]:
     if name not in EXPORTERS or not separator or not path_text:
         raise UserError(f"--export takes FORMAT=PATH with a format of {', '.join(EXPORTERS)}; not '{text}'.")
     path = Path(path_text).expanduser()
-    if path.is_dir():
-        raise UserError(f"--export {name}: '{path}' is a directory; give a file in it.")
-    if not path.parent.is_dir():
-        raise UserError(f"--export {name}: no directory '{path.parent}': create it or choose another path.")
-    if path.is_file() and not force:
-        raise UserError(f"--export {name}: '{path}' exists; choose another path, or overwrite it with --force.")
-    # A file is replaced, so it is its folder that has to be writable.
-    if not os.access(path if path.exists() and not path.is_file() else path.resolve().parent, os.W_OK):
-        raise UserError(f"--export {name}: '{path}' is not writable; choose another path.")
-    return name, path
+    return name, check_path(path, f"--export {name}", force=force)
 
 
 def write_export(result: Result, name: str, path: Path) -> tuple[str, ...]:
@@ -73,25 +63,5 @@ def write_export(result: Result, name: str, path: Path) -> tuple[str, ...]:
     Raises UserError where there is nothing to export, or the disk refuses.
     """
     exported = EXPORTERS[name](result)
-    _write(path, exported.text)
+    write_file(path, exported.text)
     return exported.left_out
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file as a whole, through a link where the path is one; write to anything else (a pipe, a device)."""
-    try:
-        if path.exists() and not path.is_file():
-            with path.open("w", encoding="utf-8") as file:
-                file.write(text)
-            return
-        target = path.resolve()
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        try:
-            temporary.write_text(text, encoding="utf-8")
-            if target.exists():
-                shutil.copymode(target, temporary)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"'{path}' could not be written: {error.strerror}.") from None

@@ -25,8 +25,13 @@ def explanation_report(explanation: Explanation) -> RenderableType:
             f"{explanation.num_tried} of {explanation.num_configs} configurations were tried. One knob changed gives:"
         ),
     ]
-    after = [Text(sentence) for sentence in (_less_memory(explanation), *_never_in_question(explanation))]
+    after = [Text(sentence) for sentence in explained_sentences(explanation)]
     return Group(*lines, _table(explanation), *after)
+
+
+def explained_sentences(explanation: Explanation) -> list[str]:
+    """Sentences on what less memory would change, and on what was never in question."""
+    return [_less_memory(explanation), *_never_in_question(explanation)]
 
 
 def _table(explanation: Explanation) -> Table:

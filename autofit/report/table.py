@@ -223,6 +223,11 @@ def _why_not(result: Result, best: Ranked) -> str:
     return "did not run whole"
 
 
+def table_notes(result: Result) -> str:
+    """Sentences under the whole table: what is the same in every row, and what its words stand for."""
+    return _explanation(result, len(result.ranking.ranked))
+
+
 def _explanation(result: Result, shown: int) -> str:
     sentences = []
     shown_rows = result.ranking.ranked[:shown]

@@ -64,17 +64,21 @@ def describe(config: TrainConfig) -> str:
 
 
 def _heading(result: Result) -> Text:
-    workload, device = result.record.workload, result.situation.device
-    limits = result.situation.limits
     line = Text()
-    line.append(printable(workload.model), style="bold")
-    line.append(
-        f"  {_kind(result)}, effective batch {workload.effective_batch}, {_samples(workload)}, "
-        f"on {device.name}, limit {format_bytes(limits.memory_bytes)} less {limits.headroom:.0%}"
-    )
+    line.append(printable(result.record.workload.model), style="bold")
+    line.append(f"  {heading_line(result)}")
     if result.stopped:
         line.append(f"\n{count_trials(result.trials)}; stopped because {result.stopped}.", style="dim")
     return line
+
+
+def heading_line(result: Result) -> str:
+    """The job and the device in a line, the model's name apart."""
+    workload, limits = result.record.workload, result.situation.limits
+    return (
+        f"{_kind(result)}, effective batch {workload.effective_batch}, {_samples(workload)}, "
+        f"on {result.situation.device.name}, limit {format_bytes(limits.memory_bytes)} less {limits.headroom:.0%}"
+    )
 
 
 def _kind(result: Result) -> str:
@@ -140,7 +144,7 @@ def _recommendation(result: Result) -> list[RenderableType]:
         Padding(reasons, (0, 0, 1, 0)),
     ]
     if result.run is not None:
-        parts += [Text(_run_line(result)), Text("")]
+        parts += [Text(run_line(result)), Text("")]
     command = f"autofit export training-arguments=train_args.py --study {shlex.quote(result.study)}"
     parts.append(pasteable(f"Export: {command}", style="dim"))
     return parts
@@ -184,7 +188,8 @@ def _bullet(reason: str) -> RenderableType:
     return grid
 
 
-def _run_line(result: Result) -> str:
+def run_line(result: Result) -> str:
+    """Steps, hours and cost of the whole run."""
     facts = document(result)["run"]
     assert result.run is not None
     seconds = facts["hours"] * 3600

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 
 from autofit.knobs.train_config import KnobValue, TrainConfig
-from autofit.study.measurement import Comparison, Measurement, compare, longest_start, pooled
+from autofit.study.comparison import Comparison, compare
+from autofit.study.measurement import Measurement, longest_start, pooled
 from autofit.study.outcome import Outcome
 from autofit.study.trial import Trial
 

@@ -9,8 +9,9 @@ from autofit.knobs import KNOBS, numerics_of
 from autofit.knobs.baseline import DEFAULT_MICRO_BATCH
 from autofit.knobs.numerics import Numerics
 from autofit.knobs.train_config import TrainConfig
+from autofit.study.comparison import Comparison
 from autofit.study.evidence import Evidence, measurement_of
-from autofit.study.measurement import Comparison, Measurement
+from autofit.study.measurement import Measurement
 from autofit.study.trial import Trial
 
 LARGEST_REFERENCE_MICRO_BATCH = DEFAULT_MICRO_BATCH

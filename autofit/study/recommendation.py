@@ -12,7 +12,7 @@ from autofit.knobs import KNOBS, numerics_of
 from autofit.knobs.numerics import Numerics
 from autofit.knobs.recipe import recipe_for
 from autofit.knobs.train_config import TrainConfig
-from autofit.study.measurement import Comparison
+from autofit.study.comparison import Comparison
 from autofit.study.outcome import Outcome
 from autofit.study.ranking import Ranked, Ranking
 from autofit.study.trial import Trial

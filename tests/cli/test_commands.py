@@ -33,6 +33,14 @@ def test_a_stored_study_is_shown_exported_examined_and_replayed(
     narrow = capfd.readouterr().out
     assert max(map(len, without_paths(narrow, tmp_path))) <= 80 and "samples" in narrow and "exact" in narrow
 
+    page, picture = tmp_path / "report.html", tmp_path / "course.svg"
+    assert main(["report", searched, "-o", str(page)]) == 0
+    assert main(["plot", "-o", str(picture), "--chart", "course"]) == 0
+    assert capfd.readouterr().err.splitlines() == [f"Wrote {page}", f"Wrote {picture}"]
+    assert "Course of the search" in page.read_text() and picture.read_text().startswith("<svg")
+    assert main(["report", "-o", str(page)]) == 2 and "overwrite it with --force" in capfd.readouterr().err
+    assert main(["report", "-o", str(page), "--force"]) == 0
+
     assert main(["list"]) == 0
     listed = capfd.readouterr().out
     assert "small" in listed and "a step" in listed and max(map(len, listed.splitlines())) <= 80

@@ -1,0 +1,1 @@
+"""The HTML report: figures, their charts, and the page around them."""
