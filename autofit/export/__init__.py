@@ -7,13 +7,19 @@ from pathlib import Path
 
 from autofit.errors import UserError
 from autofit.export import (
+    accelerate_config,
     axolotl,
     csv_table,
+    deepspeed_config,
     json_document,
     llama_factory,
     markdown,
+    ms_swift,
+    slurm,
     training_arguments,
     trl,
+    trl_python,
+    unsloth,
     yaml_arguments,
 )
 from autofit.export.exported import Exported
@@ -24,8 +30,14 @@ EXPORTERS: dict[str, Callable[[Result], Exported]] = {
     "training-arguments": training_arguments.serialize,
     "yaml": yaml_arguments.serialize,
     "trl": trl.serialize,
+    "trl-python": trl_python.serialize,
     "axolotl": axolotl.serialize,
     "llama-factory": llama_factory.serialize,
+    "ms-swift": ms_swift.serialize,
+    "unsloth": unsloth.serialize,
+    "accelerate": accelerate_config.serialize,
+    "deepspeed": deepspeed_config.serialize,
+    "slurm": slurm.serialize,
     "json": json_document.serialize,
     "markdown": markdown.serialize,
     "csv": csv_table.serialize,

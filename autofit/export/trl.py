@@ -19,6 +19,19 @@ from autofit.study.result import Result
 
 def serialize(result: Result) -> Exported:
     """The file. Raises UserError where nothing was measured, or no causal language model."""
+    document, left_out = settings(result)
+    use = "Train with:"
+    if document["padding_free"]:
+        length = result.record.workload.sequence_length
+        use = f"Samples must have at most {length} tokens: TRL cuts none of these. {use}"
+    if kind_of(result.situation.device).is_host:
+        left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
+    lines = header(result, left_out, use, "trl sft --config FILE --dataset_name DATA --output_dir output")
+    return Exported(text=as_yaml(document, lines), left_out=left_out)
+
+
+def settings(result: Result) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The keys of ``trl sft``, and what they leave out. Raises UserError as ``serialize``."""
     _, recommendation = of_causal_model(result, "trl sft")
     model, left_out = _model(recommendation)
     rows, more_left_out = _rows(recommendation)
@@ -41,13 +54,7 @@ def serialize(result: Result) -> Exported:
     left_out += (*more_left_out, "the loss, which TRL computes in chunks, reading metrics in every micro-step")
     if recommendation.quantization is not None:
         left_out += ("adapters in float32, which TRL casts to bfloat16",)
-    use = "Train with:"
-    if rows["padding_free"]:
-        use = f"Samples must have at most {length} tokens: TRL cuts none of these. {use}"
-    if kind_of(result.situation.device).is_host:
-        left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
-    lines = header(result, left_out, use, "trl sft --config FILE --dataset_name DATA --output_dir output")
-    return Exported(text=as_yaml(document, lines), left_out=left_out)
+    return document, left_out
 
 
 def _model(recommendation: Recommendation) -> tuple[dict[str, Any], tuple[str, ...]]:

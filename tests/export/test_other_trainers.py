@@ -1,4 +1,4 @@
-"""Axolotl's and LLaMA-Factory's files, read by the real libraries: ``make export-check`` installs them."""
+"""Files for other trainers, read by the real libraries: ``make export-check`` installs them."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ CASES = [
 ]
 
 
-def readings(name: str, script: str, tmp_path: Path) -> list[tuple[dict[str, Any], dict[str, Any]]]:
-    """For every case the document and what the library made of it; skipped where it is not installed."""
+def readings(name: str, script: str, tmp_path: Path, *words: str) -> list[tuple[dict[str, Any], dict[str, Any]]]:
+    """For every case the document and what the library made of it; skipped where it is not installed.
+
+    ``words`` are what the script is given before the files.
+    """
     variable = f"AUTOFIT_{name.upper().replace('-', '_')}"
     if not os.environ.get(variable):
         pytest.skip(f"{variable} names no folder with {name}: make export-check makes one")
@@ -32,13 +35,19 @@ def readings(name: str, script: str, tmp_path: Path) -> list[tuple[dict[str, Any
     for number, (knob, value, method) in enumerate(CASES):
         exported = EXPORTERS[name](result_with(method=method, **{knob: value}))
         path = tmp_path / f"{number}.yaml"
-        document = {**document_of(exported), "tf32": False}  # refused where there is no CUDA
-        path.write_text(yaml.safe_dump(document), encoding="utf-8")
+        document = document_of(exported)  # JSON is YAML, too
+        if "tf32" in document:
+            document["tf32"] = False  # refused where there is no CUDA
+        path.write_text(json.dumps(document) if name == "deepspeed" else yaml.safe_dump(document), encoding="utf-8")
         paths.append(str(path))
         documents.append(document)
     environment = {**os.environ, "PYTHONPATH": str(Path(os.environ[variable]).resolve()), "HF_HUB_OFFLINE": "1"}
     ran = subprocess.run(
-        [sys.executable, str(FOLDER / script), *paths], capture_output=True, text=True, env=environment, cwd=tmp_path
+        [sys.executable, str(FOLDER / script), *words, *paths],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
     )
     assert ran.returncode == 0, ran.stderr[-2000:]
     answer = next(line for line in ran.stdout.splitlines() if line.startswith("READ "))
@@ -58,3 +67,32 @@ def test_llama_factory_understands_every_key(tmp_path: Path) -> None:
         assert targets is None or answer["lora_target"] == [targets]
         for key, value in document.items():
             assert answer[key] == value, key
+
+
+def test_ms_swift_understands_every_key_and_its_trainer_gets_them(tmp_path: Path) -> None:
+    model = str(FOLDER.parents[1] / "examples" / "small-llama")
+    for document, answer in readings("ms-swift", "read_by_ms_swift.py", tmp_path, model):
+        del document["model"]
+        for key, value in document.items():
+            assert answer[key] == value or key in ("use_cpu", "lora_alpha"), key
+        assert answer.get("lora_alpha") == document.get("lora_alpha")
+        trainer = answer["trainer"]
+        for key in ("bf16", "fp16", "gradient_checkpointing", "optim", "dataloader_num_workers"):
+            assert trainer[key] == document[key], key
+        size = trainer["per_device_train_batch_size"] * trainer["gradient_accumulation_steps"]
+        assert size == 32
+
+
+def test_unsloth_understands_every_key(tmp_path: Path) -> None:
+    for document, answer in readings("unsloth", "read_by_unsloth.py", tmp_path):
+        assert answer["model"] == document["model"]
+        for section in ("training", "lora"):
+            for key, value in document.get(section, {}).items():
+                assert answer[section][key] == value, key
+
+
+def test_deepspeed_and_training_arguments_agree_on_the_file(tmp_path: Path) -> None:
+    for document, answer in readings("deepspeed", "read_by_deepspeed.py", tmp_path):
+        del document["_comment"]
+        assert answer == document
+        assert answer["train_batch_size"] == 32

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
+
 from autofit.export.training_arguments import serialize
 from autofit.knobs.own_program import own_config
 from autofit.study.result import Result
@@ -12,16 +14,23 @@ from tests.knobs.test_own_program import situation_of
 from tests.study.test_store import make_record
 
 
-def test_the_file_holds_what_differs_and_puts_it_into_your_own_settings() -> None:
+def program_result(*command: str) -> Result:
+    """Result of a program, trained in bf16 as it is, whose best micro-batch is 16, in fp32."""
     situation = situation_of(bf16=True)
     assert situation.program is not None
+    if command:
+        situation = dataclasses.replace(situation, program=msgspec.structs.replace(situation.program, command=command))
+        assert situation.program is not None
     config = own_config(situation.program).replace(micro_batch_size=16, accumulation_steps=2, precision="fp32")
     trial = dataclasses.replace(
         make_trial(0, whole=True), values=dict(config), measurement=make_measurement(micro_batch_size=16)
     )
     record = make_record(workload=situation.workload, situation=situation)
-    result = Result(study="s", storage="sqlite://", record=record, situation=situation, trials=(trial,))
-    text = serialize(result).text
+    return Result(study="s", storage="sqlite://", record=record, situation=situation, trials=(trial,))
+
+
+def test_the_file_holds_what_differs_and_puts_it_into_your_own_settings() -> None:
+    text = serialize(program_result()).text
     names: dict = {}
     exec(text, names)
     yours = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 4, "bf16": True, "learning_rate": 1e-4}

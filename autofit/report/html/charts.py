@@ -151,7 +151,7 @@ def _knobs(explanation: Explanation) -> Figure | None:
     return Figure(
         name="knobs",
         title="What each knob is worth",
-        caption="The recommendation with one knob changed: bars to the right are slower. Lines are 95 % intervals. "
+        caption="The recommendation with one knob changed; bars are cut at 150 %. Lines are 95 % intervals. "
         "Estimated and predicted ones were not run.",
         columns={
             "change": "instead",

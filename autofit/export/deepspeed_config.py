@@ -1,0 +1,42 @@
+"""``deepspeed``: a JSON file for TrainingArguments' ``deepspeed``, at the measured batch and in the measured precision.
+
+DeepSpeed trains with an engine of its own, which was not measured: in 16 bits it keeps the weights in 16 bits and
+another copy of them in 32 (deepspeed 0.19, ``runtime/bf16_optimizer.py``). Nothing is sharded or offloaded: stage 0.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from autofit.export.exported import Exported, header, recommended
+from autofit.export.yaml_arguments import not_arguments
+from autofit.study.result import Result
+
+MAX_GRAD_NORM = 1.0
+"""TrainingArguments' own default, which DeepSpeed does not know of."""
+
+
+def serialize(result: Result) -> Exported:
+    """The file, whose header is a key that DeepSpeed passes over. Raises UserError where nothing was measured."""
+    best, recommendation = recommended(result)
+    config, workload = best.trial.config, result.record.workload
+    arguments = recommendation.training_arguments
+    left_out = (
+        "the measured engine, in place of which DeepSpeed's own runs, with other memory and speed",
+        "TrainingArguments, which have to agree with it (export training-arguments or yaml)",
+        *(not_arguments(recommendation) if result.situation.program is None else ()),
+    )
+    document: dict[str, Any] = {
+        "_comment": header(result, left_out, "Use: TrainingArguments(deepspeed=FILE)."),
+        "train_micro_batch_size_per_gpu": config.micro_batch_size,
+        "gradient_accumulation_steps": config.accumulation_steps,
+        "train_batch_size": workload.effective_batch,
+        "gradient_clipping": arguments.get("max_grad_norm", MAX_GRAD_NORM),
+        "bf16": {"enabled": bool(arguments.get("bf16", False))},
+        "fp16": {"enabled": bool(arguments.get("fp16", False))},
+        "zero_optimization": {"stage": 0},
+        # bitsandbytes' and torchao's, which DeepSpeed has not tried.
+        "zero_allow_untested_optimizer": True,
+    }
+    return Exported(text=json.dumps(document, indent=2) + "\n", left_out=left_out)

@@ -1,0 +1,71 @@
+"""``unsloth``: a file for ``unsloth train --config`` (Unsloth 2026.10, ``unsloth_cli/config.py``).
+
+Its settings are few: the optimizer, the precision, the attention and the kernels are Unsloth's own.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from autofit.export.exported import Exported, as_yaml, command, header, of_causal_model
+from autofit.export.layouts import is_flattened, is_packed, padded_length
+from autofit.study.recommendation import Recommendation
+from autofit.study.result import Result
+
+LINEAR = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
+"""The linear layers of most language models; Unsloth's own default."""
+OPTIMIZER = "adamw_8bit"
+_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
+
+
+def serialize(result: Result) -> Exported:
+    """The file. Raises UserError where nothing was measured, or no causal language model."""
+    _, recommendation = of_causal_model(result, "unsloth")
+    arguments = recommendation.training_arguments
+    checkpoints = any(arguments.get(name) for name in _CHECKPOINTING)
+    adapter = recommendation.adapter
+    document: dict[str, Any] = {
+        "model": result.record.workload.model,
+        "training": {
+            "training_type": "full" if adapter is None else "lora",
+            "load_in_4bit": recommendation.quantization is not None,
+            "max_seq_length": result.record.workload.sequence_length,
+            "batch_size": arguments["per_device_train_batch_size"],
+            "gradient_accumulation_steps": arguments["gradient_accumulation_steps"],
+            "packing": False,
+            "gradient_checkpointing": "true" if checkpoints else "none",
+        },
+    }
+    left_out = ["attention, precision and kernels, which Unsloth chooses and replaces by its own"]
+    if arguments["optim"] != OPTIMIZER:
+        left_out.append(f"optim={arguments['optim']}: Unsloth's command trains with {OPTIMIZER}")
+    if adapter is not None:
+        targets = adapter["target_modules"]
+        document["lora"] = {
+            "lora_r": adapter["r"],
+            "lora_alpha": adapter["lora_alpha"],
+            "lora_dropout": adapter["lora_dropout"],
+            "target_modules": LINEAR if targets == "all-linear" else ",".join(targets),
+        }
+        if targets == "all-linear":
+            left_out.append(f"adapters of linear layers with names other than {LINEAR}")
+    left_out += _others(recommendation)
+    use = "Add data, num_epochs and learning_rate, then:"
+    lines = header(result, tuple(left_out), use, command(result, "unsloth train --config FILE"))
+    return Exported(text=as_yaml(document, lines), left_out=tuple(left_out))
+
+
+def _others(recommendation: Recommendation) -> list[str]:
+    """Settings for which there is no key, where they are not the defaults."""
+    left_out = []
+    for name in _CHECKPOINTING:
+        options = recommendation.training_arguments.get(f"{name}_kwargs", {})
+        left_out += [f"checkpointing with {key}={value}" for key, value in options.items() if key != "use_reentrant"]
+    for name in ("torch_compile", "use_liger_kernel", "train_sampling_strategy", "tf32", "use_cpu"):
+        if name in recommendation.training_arguments:
+            left_out.append(f"{name}={recommendation.training_arguments[name]}")
+    if is_packed(recommendation) or is_flattened(recommendation):
+        left_out.append("rows that hold several samples, which Unsloth counts as one")
+    if padded_length(recommendation) is not None:
+        left_out.append("rows that are all padded to the longest sample")
+    return left_out

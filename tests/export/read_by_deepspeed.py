@@ -1,0 +1,58 @@
+"""DeepSpeed's own reading of files, in a process that finds it: ``python read_by_deepspeed.py FILE ...``.
+
+Prints a JSON list: for each file the batch, precision and stage that DeepSpeed and TrainingArguments agree on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+os.environ.update(DS_ACCELERATOR="cpu", HF_HUB_OFFLINE="1")
+
+from deepspeed.runtime.config import DeepSpeedConfig
+from transformers import TrainingArguments
+
+
+class TinyModel:
+    """What transformers asks of a model when it completes a configuration."""
+
+    class config:  # noqa: N801 - transformers' name
+        hidden_size = 16
+
+
+def read(path: Path) -> dict[str, Any]:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    place = "deepspeed.runtime.config.dist"
+    with patch(f"{place}.get_rank", return_value=0), patch(f"{place}.get_world_size", return_value=1):
+        understood = DeepSpeedConfig(document)
+    arguments = TrainingArguments(
+        output_dir=str(path.with_suffix("")),
+        use_cpu=True,
+        per_device_train_batch_size=document["train_micro_batch_size_per_gpu"],
+        gradient_accumulation_steps=document["gradient_accumulation_steps"],
+        bf16=document["bf16"]["enabled"],
+        fp16=document["fp16"]["enabled"],
+        deepspeed=document,
+    )
+    # Raises where the two do not say the same.
+    arguments.hf_deepspeed_config.trainer_config_process(arguments)
+    arguments.hf_deepspeed_config.trainer_config_finalize(arguments, TinyModel, 10)
+    return {
+        "train_batch_size": understood.train_batch_size,
+        "train_micro_batch_size_per_gpu": understood.train_micro_batch_size_per_gpu,
+        "gradient_accumulation_steps": understood.gradient_accumulation_steps,
+        "gradient_clipping": understood.gradient_clipping,
+        "bf16": {"enabled": understood.bfloat16_config.enabled},
+        "fp16": {"enabled": understood.float16_config.enabled},
+        "zero_optimization": {"stage": understood.zero_optimization_stage},
+        "zero_allow_untested_optimizer": understood.zero_allow_untested_optimizer,
+    }
+
+
+if __name__ == "__main__":
+    print("READ", json.dumps([read(Path(word)) for word in sys.argv[1:]]))
