@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from autofit.cli.options import Parser, add_study_options
+import dataclasses
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from autofit.cli.options import Parser, add_study_options, whole_number
 from autofit.cli.reporting import say_written
+
+if TYPE_CHECKING:
+    from autofit.study.result import Result
 
 
 def main(words: list[str]) -> int:
@@ -13,18 +21,42 @@ def main(words: list[str]) -> int:
     parser = Parser(prog="autofit export", description="Write what a stored study recommends.")
     parser.add_argument(
         "exports",
-        nargs="+",
+        nargs="*",
         metavar="FORMAT=PATH",
         help=f"formats: {', '.join(EXPORTERS)}; without FORMAT= the path's suffix decides",
     )
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: the newest)")
+    parser.add_argument("--rank", type=whole_number, metavar="K", help="configuration of this rank")
+    parser.add_argument(
+        "--into", metavar="FILE", help="show the settings as changes of a program that is there; --force makes them"
+    )
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     add_study_options(parser)
     options = parser.parse_args(words)
+    if not options.exports and options.into is None:
+        parser.error("give FORMAT=PATH, or --into FILE")
     exports = [parse_export(text, force=options.force) for text in options.exports]
     from autofit.api import load
 
-    result = load(options.study, storage=options.storage)
+    result = dataclasses.replace(load(options.study, storage=options.storage), rank=options.rank)
     for name, path in exports:
         say_written(path, write_export(result, name, path))
+    if options.into is not None:
+        _put_into(result, Path(options.into), force=options.force)
     return 0
+
+
+def _put_into(result: Result, path: Path, *, force: bool) -> None:
+    """Show the changes of a program on stdout, and make them where that is asked for."""
+    from autofit.export.files import write_file
+    from autofit.export.into import edited
+
+    change = edited(result, path)
+    sys.stdout.write(change.diff or f"{path} has these settings already.\n")
+    if change.left_out:
+        print(f"Not in these calls, and to be set by you: {'; '.join(change.left_out)}.", file=sys.stderr)
+    if change.diff and not force:
+        print(f"Nothing was written: --force makes these changes in {path}.", file=sys.stderr)
+    elif change.diff:
+        write_file(path, change.after)
+        print(f"Wrote {path}", file=sys.stderr)

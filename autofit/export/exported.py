@@ -60,7 +60,7 @@ def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell:
     versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
     paragraphs = [
         f"Training settings for {record.workload.model}, found by autofit {__version__}; exported on "
-        f"{datetime.date.today().isoformat()} from study '{result.study}'.",
+        f"{datetime.date.today().isoformat()} from study '{result.study}'{_rank(result)}.",
         f"Measured: {format_seconds(best.measurement.step_seconds)} per optimizer step of "
         f"{record.workload.effective_batch} samples, {format_bytes(best.measurement.memory.needed)} needed, on "
         f"{result.situation.device.name} with {versions}.",
@@ -74,6 +74,11 @@ def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell:
     paragraphs.append(use)
     lines = [line for text in paragraphs if text for line in textwrap.wrap(text, _WIDTH, break_long_words=False)]
     return [*lines, f"    {shell}"] if shell else lines
+
+
+def _rank(result: Result) -> str:
+    """Which configuration it is, where somebody chose another than the recommended one."""
+    return "" if result.rank is None else f", rank {result.rank}, which was chosen"
 
 
 def command(result: Result, words: str, **variables: str) -> str:

@@ -54,17 +54,24 @@ class Ranking:
     """The measured configurations, fastest first, and the others with their reasons.
 
     The recommendation is the fastest that ran whole, where any did. What only a short trial says is faster comes
-    before it in the order, and is not recommended; ``evidence`` compares any two.
+    before it in the order, and is not recommended; ``evidence`` compares any two. ``chosen`` is one that somebody takes
+    instead.
     """
 
     ranked: tuple[Ranked, ...]
     failed: tuple[Trial, ...]
     reference: Trial | None
     evidence: Evidence
+    chosen: Ranked | None = None
 
     @property
     def best(self) -> Ranked | None:
-        """The recommendation: the first that is in the space that was searched, and confirmed where any is."""
+        """The recommendation: the first that is in the space that was searched, and confirmed where any is.
+
+        What somebody chose is in its place.
+        """
+        if self.chosen is not None:
+            return self.chosen
         inside = [each for each in self.ranked if not each.trial.is_outside]
         return next((each for each in inside if each.is_confirmed), next(iter(inside), None))
 

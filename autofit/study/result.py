@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -89,7 +89,10 @@ class Best:
 
 @dataclass(frozen=True)
 class Result:
-    """A study's content at one moment. ``stopped`` is why the search ended; ``interrupted`` whether by Ctrl-C."""
+    """A study's content at one moment. ``stopped`` is why the search ended; ``interrupted`` whether by Ctrl-C.
+
+    With ``rank`` it is about the configuration of that rank, and not about the recommended one.
+    """
 
     study: str
     storage: str
@@ -99,11 +102,18 @@ class Result:
     stopped: str = ""
     interrupted: bool = False
     run: Run | None = None
+    rank: int | None = None
 
     @cached_property
     def ranking(self) -> Ranking:
-        """The trials, ranked."""
-        return rank(self.trials)
+        """The trials, ranked. Raises UserError where there is no configuration of the rank that was asked for."""
+        ranking = rank(self.trials)
+        if self.rank is None:
+            return ranking
+        if not 1 <= self.rank <= len(ranking.ranked):
+            has = f"ranks 1 to {len(ranking.ranked)}" if ranking.ranked else "no measured configuration"
+            raise UserError(f"There is no rank {self.rank} in study '{self.study}': it has {has}.")
+        return replace(ranking, chosen=ranking.ranked[self.rank - 1])
 
     @cached_property
     def recommendation(self) -> Recommendation | None:

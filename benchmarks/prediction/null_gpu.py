@@ -106,10 +106,11 @@ def run() -> dict[str, Any]:
         except BuildError as error:
             print(error)
             return {}
-        for number, group in enumerate(GROUPS):
-            for capability in group.capabilities:
+        # Every model on the newest card first.
+        for capability in CAPABILITIES:
+            for number, group in enumerate(GROUPS):
                 name = f"{group.name} on {capability}"
-                if name in groups:
+                if name in groups or capability not in group.capabilities:
                     continue
                 print(f"-- {name}", flush=True)
                 if rows := _in_a_process(number, capability, Path(scratch)):

@@ -55,6 +55,19 @@ def test_a_stored_study_is_shown_exported_examined_and_replayed(
     assert json.loads(path.read_text()) == shown
     capfd.readouterr()
 
+    script = tmp_path / "train.py"
+    script.write_text("arguments = TrainingArguments('out')\n")
+    assert main(["export", "--into", str(script), "--rank", "1"]) == 0
+    said = capfd.readouterr()
+    assert "+arguments = TrainingArguments('out', per_device_train_batch_size=" in said.out
+    assert "--force makes these changes" in said.err and "per_device" not in script.read_text()
+    assert main(["export", "--into", str(script), "--force"]) == 0
+    assert "per_device_train_batch_size=" in script.read_text() and "Wrote" in capfd.readouterr().err
+    assert main(["export", "--into", str(script), "--force"]) == 0
+    assert "has these settings already" in capfd.readouterr().out
+    assert main(["export", "--into", str(script), "--rank", "9"]) == 2
+    assert "There is no rank 9" in capfd.readouterr().err
+
     assert main(["explain", searched]) == 0
     explained = capfd.readouterr().out
     assert "Recommended:" in explained and "Never in question" in explained and "10 % less memory" in explained

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 
+from autofit.errors import UserError
 from autofit.knobs import KNOBS
 from autofit.knobs.numerics import Numerics
 from autofit.study.evidence import NO_EVIDENCE, Evidence
@@ -9,6 +10,7 @@ from autofit.study.outcome import Outcome
 from autofit.study.ranking import find_reference, rank
 from autofit.study.trial import Role
 from tests.doubles import make_trial
+from tests.export.test_training_arguments import make_result
 
 
 def test_the_fastest_comes_first_and_only_ok_is_ranked() -> None:
@@ -168,3 +170,15 @@ def test_a_baseline_is_the_reference_and_one_of_a_looser_class_is_never_recommen
     assert ranking.ranked[0].trial.number == 0
     assert ranking.best is not None and ranking.best.trial.number == 1
     assert ranking.best.speedup == pytest.approx(0.5)
+
+
+def test_a_chosen_rank_takes_the_place_of_the_recommendation_with_its_own_settings_and_doubts() -> None:
+    trials = (make_trial(0, seconds=1.0), make_trial(1, seconds=2.0, whole=False, attention="eager"))
+    result = make_result(*trials)
+    chosen = dataclasses.replace(result, rank=2)
+    assert result.recommendation is not None and chosen.recommendation is not None
+    assert result.recommendation.model_kwargs["attn_implementation"] == "sdpa"
+    assert chosen.recommendation.model_kwargs["attn_implementation"] == "eager"
+    assert result.recommendation.is_confirmed and not chosen.recommendation.is_confirmed
+    with pytest.raises(UserError, match="it has ranks 1 to 2"):
+        _ = dataclasses.replace(result, rank=3).ranking

@@ -1,0 +1,147 @@
+"""Settings put into a program that is there: only what differs, in its own style, and never by guessing."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autofit.errors import UserError
+from autofit.export.into import edited
+from autofit.study.result import Result
+from tests.doubles import make_trial
+from tests.export.test_formats import result_with
+from tests.export.test_program_settings import program_result
+from tests.export.test_training_arguments import make_result
+
+SCRIPT = """\
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer, TrainingArguments
+
+NAME = "größe/llama"  # letters of two bytes stand before what is changed
+tokenizer = AutoTokenizer.from_pretrained(NAME)
+model = AutoModelForCausalLM.from_pretrained(NAME, torch_dtype="bfloat16")
+
+arguments = TrainingArguments(
+    output_dir="out",  # mine
+    learning_rate=2e-5,
+    per_device_train_batch_size=4,
+    gradient_checkpointing=True,
+    gradient_checkpointing_kwargs={"use_reentrant": True},
+    bf16=BF16,
+    group_by_length_is_mine=None,
+)
+"""
+
+
+def keywords_of(text: str, name: str) -> dict[str, Any]:
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(name):
+            return {keyword.arg or "**": keyword.value for keyword in node.keywords}
+    raise AssertionError(name)
+
+
+def literals_of(text: str, name: str) -> dict[str, Any]:
+    return {
+        key: ast.literal_eval(value)
+        for key, value in keywords_of(text, name).items()
+        if not isinstance(value, ast.Name)
+    }
+
+
+def script(tmp_path: Path, text: str = SCRIPT) -> Path:
+    path = tmp_path / "train.py"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_every_recommended_argument_is_set_and_a_knob_that_is_not_recommended_is_neutral(tmp_path: Path) -> None:
+    result = result_with(precision="fp32", attention="eager")
+    after = edited(result, script(tmp_path)).after
+    assert result.recommendation is not None
+    arguments = literals_of(after, "TrainingArguments")
+    for name, value in result.recommendation.training_arguments.items():
+        assert arguments[name] == value
+    assert arguments["gradient_checkpointing"] is False and arguments["gradient_checkpointing_kwargs"] is None
+    assert arguments["bf16"] is False
+    model = literals_of(after, "ForCausalLM.from_pretrained")
+    assert model == {"torch_dtype": "float32", "attn_implementation": "eager"}
+
+
+def test_an_older_name_keeps_its_name_and_gets_the_value(tmp_path: Path) -> None:
+    result = result_with(activation_checkpointing="every_layer", precision="bf16")
+    arguments = literals_of(edited(result, script(tmp_path)).after, "TrainingArguments")
+    assert arguments["gradient_checkpointing"] is True
+    assert arguments["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
+    assert arguments["bf16"] is True and "activation_checkpointing" not in arguments
+
+
+def test_what_is_yours_is_left_as_it_is_to_the_letter(tmp_path: Path) -> None:
+    change = edited(result_with(), script(tmp_path))
+    untouched = [line for line in SCRIPT.splitlines() if "mine" in line or "learning_rate" in line or "import" in line]
+    assert all(line in change.after.splitlines() for line in untouched)
+    assert "größe" in change.after and "AutoTokenizer.from_pretrained(NAME)" in change.after
+    added = [line for line in change.diff.splitlines() if line.startswith("+    ")]
+    assert added and all(line.endswith(",") for line in added), "one argument a line, as the call is written"
+
+
+def test_an_argument_that_has_the_value_is_not_touched_and_twice_is_as_once(tmp_path: Path) -> None:
+    result = result_with()
+    once = edited(result, script(tmp_path)).after
+    again = edited(result, script(tmp_path, once))
+    assert again.after == once and again.diff == ""
+
+
+@pytest.mark.parametrize("call", ['TrainingArguments("out")', "TrainingArguments()", "trl.SFTConfig(output_dir='o')"])
+def test_a_call_on_one_line_stays_on_it(call: str, tmp_path: Path) -> None:
+    change = edited(result_with(), script(tmp_path, f"a = {call}\n"))
+    assert change.after.count("\n") == 1 and "per_device_train_batch_size=8" in change.after
+    assert any("from_pretrained" in each for each in change.left_out), "there is no model to load in this file"
+    ast.parse(change.after)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("x = 1\n", "no call of TrainingArguments"),
+        ("a = TrainingArguments('o')\nb = SFTConfig('o')\n", "calls in lines 1, 2"),
+        ("a = TrainingArguments(**settings)\n", "takes its arguments from elsewhere"),
+        ("a = (\n", "is not Python"),
+    ],
+)
+def test_a_program_whose_arguments_cannot_be_found_is_refused_with_the_way_out(
+    text: str, reason: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=reason):
+        edited(result_with(), script(tmp_path, text))
+    with pytest.raises(UserError, match="cannot be read"):
+        edited(result_with(), tmp_path / "nothing.py")
+
+
+def test_what_has_no_place_in_the_calls_is_said(tmp_path: Path) -> None:
+    adapters = edited(result_with(method="qlora", precision="bf16"), script(tmp_path))
+    said = "; ".join(adapters.left_out)
+    assert "LoraConfig(" in said and "BitsAndBytesConfig(" in said and "data collator" in said
+    flattened = edited(result_with(attention="torch_varlen", batch_layout="flattened"), script(tmp_path))
+    assert any("torch_varlen" in each for each in flattened.left_out)
+    assert "torch_varlen" not in flattened.after
+
+
+def test_of_a_program_of_ones_own_only_its_settings_are_changed(tmp_path: Path) -> None:
+    mine = "torch_compile=True, dataloader_num_workers=2"
+    batch = "per_device_train_batch_size=8, gradient_accumulation_steps=4"
+    text = f"a = TrainingArguments('o', {batch}, bf16=True, {mine})\n"
+    change = edited(program_result(), script(tmp_path, text))
+    arguments = literals_of(change.after, "TrainingArguments")
+    assert arguments["per_device_train_batch_size"] * arguments["gradient_accumulation_steps"] == 32
+    assert arguments["bf16"] is False and mine in change.after
+    assert not any("LoraConfig" in each or "collator" in each for each in change.left_out)
+
+
+def test_nothing_measured_is_nothing_to_put_in(tmp_path: Path) -> None:
+    from autofit.study.outcome import Outcome
+
+    failed: Result = make_result(make_trial(outcome=Outcome.OOM))
+    with pytest.raises(UserError, match="no measured configuration"):
+        edited(failed, script(tmp_path))
