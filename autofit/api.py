@@ -31,8 +31,9 @@ from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import Because, SearchSpace
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.report.document import document
+from autofit.report.notebook import default_observer, result_html
 from autofit.report.rows import rows_of
-from autofit.report.text import as_html, as_text, describe
+from autofit.report.text import as_text, describe
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result, Run
 from autofit.study.store import Study, default_storage, load_study, log_folder_of, open_study
@@ -67,7 +68,16 @@ class SearchResult(Result):
         return as_text(self)
 
     def _repr_html_(self) -> str:
-        return as_html(self)
+        return result_html(self)
+
+    def plot(self, chart: str = "trade-off") -> Any:
+        """An Altair chart of the study: ``trade-off``, ``memory``, ``step``, ``micro-batch`` or ``course``.
+
+        Raises UserError where the study has no data for it, or the packages of the extra ``report`` are missing.
+        """
+        from autofit.report.html.picture import chart_of
+
+        return chart_of(self, None, chart)
 
 
 def search(
@@ -124,7 +134,7 @@ def search(
     """
     given = dict(locals())
     began = time.monotonic()
-    watcher = observer or Observer()
+    watcher = observer or default_observer()
     asked = filled(SearchRequest, given)
     request, limits, timeout = asked.space(), asked.limits(), seconds_of(trial_timeout)
     record = filled(JobRequest, given).record()

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "autofit"
 
 LADDER = (
     "errors", "version", "units", "runtime", "device", "job", "knobs", "study", "predict", "trial", "worker",
-    "planning", "driver", "report", "api", "own_program", "attached", "export", "cli", "__init__", "__main__",
+    "planning", "driver", "report", "api", "own_program", "own_training", "attached", "export", "cli", "__init__", "__main__",
 )  # fmt: skip
 """The rooms, lowest first: what is in one may import from those before it and from no other."""
 WITH_TORCH = ("worker", "runtime", "attached")
@@ -146,9 +146,13 @@ def test_kinds_of_devices_are_told_apart_by_their_classes_alone() -> None:
 
 
 VALUES_ARE_SPELLED_IN = {
+    "export.accelerate_config": "arguments of TrainingArguments",
     "export.axolotl": "arguments of TrainingArguments, and a sampling strategy of transformers'",
+    "export.deepspeed_config": "arguments of TrainingArguments",
     "export.llama_factory": "arguments of TrainingArguments, and transformers' names of attentions",
+    "export.ms_swift": "arguments of TrainingArguments, and transformers' names of attentions",
     "export.trl": "arguments of TrainingArguments, and transformers' names of attentions",
+    "export.unsloth": "arguments of TrainingArguments, and the one optimizer that it trains with",
     "planning.candidates": "rungs of the ladder, in the order in which they are planned",
     "planning.planner": "a feature that is missing only because no GPU is here",
     "predict.families": "arguments of TrainingArguments with the same names",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import shlex
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import autofit
 from autofit.cli import options as cli_options
 from autofit.cli.main import SUBCOMMANDS, _run
 from autofit.errors import UserError
@@ -101,3 +103,12 @@ def test_every_export_format_and_every_chart_has_its_line() -> None:
     assert set(re.findall(r"^\| `([a-z-]+)` \|", exports, re.MULTILINE)) == set(EXPORTERS)
     report = (ROOT / "docs" / "report.md").read_text(encoding="utf-8")
     assert all(f"(`{name}`)" in report for name in CHARTS)
+
+
+def test_everything_public_stands_in_the_librarys_page_and_says_what_it_raises() -> None:
+    page = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    for name in autofit.__all__:
+        assert f"autofit.{name}" in page, name
+        thing = getattr(autofit, name)
+        if inspect.isfunction(thing) and name != "guard":
+            assert "Raises" in (thing.__doc__ or "") or "UserError" in (thing.__doc__ or ""), name

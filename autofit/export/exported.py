@@ -77,7 +77,7 @@ def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell:
 
 
 def _rank(result: Result) -> str:
-    """Which configuration it is, where somebody chose another than the recommended one."""
+    """The rank of the configuration, where somebody chose another than the recommended one."""
     return "" if result.rank is None else f", rank {result.rank}, which was chosen"
 
 

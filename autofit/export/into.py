@@ -18,6 +18,7 @@ from autofit.export.exported import recommended
 from autofit.knobs import KNOBS
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.knobs.baseline import NEWER_NAMES, names_of
+from autofit.knobs.optimizer import REFERENCE
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 
@@ -32,7 +33,7 @@ ARGUMENT_CLASSES = (
     "CPOConfig",
 )
 """transformers' and TRL's, whose trainers end in ``Trainer.train``."""
-NEUTRAL = {"train_sampling_strategy": "random", "optim": "adamw_torch_fused"}
+NEUTRAL = {"train_sampling_strategy": "random", "optim": REFERENCE}
 """Values of what is not recommended, where they are neither False nor None."""
 
 
@@ -105,7 +106,7 @@ def _name_of(node: ast.expr) -> str:
 
 
 def _arguments(call: ast.Call, recommendation: Recommendation, *, is_of_program: bool) -> dict[str, Any]:
-    """What to set in the call, by the names it has: recommended values, and neutral ones of knobs that it sets.
+    """Arguments to set, by the names that the call has: recommended values, and neutral ones of knobs that it sets.
 
     Of a program's own study the recommendation says all that changes in it, and the rest is as it was measured.
     """

@@ -79,9 +79,8 @@ class PlainLines(Watcher):
 class LivePanel(Watcher):
     """Panel with what is running, the best so far, the last trials, and the time."""
 
-    def __init__(self, console: Console) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._console = console
         self._running: tuple[TrainConfig, bool, float] | None = None
         self._spinner = Spinner("dots")
         self._standing: list[RenderableType] = []
@@ -93,16 +92,17 @@ class LivePanel(Watcher):
         super().ended(trial, trials)
         self._running = None
 
-    def say(self, sentence: str) -> None:
-        self._console.print(sentence, style="dim")
-
-    def __rich__(self) -> RenderableType:
+    def standing(self, *, is_moving: bool) -> RenderableType:
+        """The panel now; one that is not drawn again and again has no seconds that go on and nothing that turns."""
         parts: list[RenderableType] = [self._progress(), *self._standing]
         if self._running is not None:
             config, whole, began = self._running
             doing = "running whole" if whole else "running"
-            self._spinner.update(text=Text(f"{doing} {time.monotonic() - began:.0f} s: {describe(config)}"))
-            parts.append(self._spinner)
+            if is_moving:
+                self._spinner.update(text=Text(f"{doing} {time.monotonic() - began:.0f} s: {describe(config)}"))
+                parts.append(self._spinner)
+            else:
+                parts.append(Text(f"{doing}: {describe(config)}"))
         return Group(*parts)
 
     def trials_changed(self) -> None:
@@ -129,6 +129,20 @@ class LivePanel(Watcher):
         return line
 
 
+class TerminalPanel(LivePanel):
+    """The panel at the foot of a terminal, with what is said above it."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def say(self, sentence: str) -> None:
+        self._console.print(sentence, style="dim")
+
+    def __rich__(self) -> RenderableType:
+        return self.standing(is_moving=True)
+
+
 @contextmanager
 def watch(*, quiet: bool) -> Iterator[Watcher]:
     """The watcher that suits stderr."""
@@ -138,7 +152,7 @@ def watch(*, quiet: bool) -> Iterator[Watcher]:
     elif not console.is_terminal:
         yield PlainLines(Console(file=sys.stderr, highlight=False, markup=False, no_color=True))
     else:
-        panel = LivePanel(console)
+        panel = TerminalPanel(console)
         with Live(panel, console=console, refresh_per_second=4, transient=True):
             yield panel
 

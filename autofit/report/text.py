@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import shlex
 import textwrap
 from collections import defaultdict
 from collections.abc import Sequence
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -20,6 +19,7 @@ from autofit.knobs import KNOBS
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.knobs.train_config import TrainConfig
 from autofit.report.code import usage_code, variables_code
+from autofit.report.console import PIPE_WIDTH, text_of
 from autofit.report.document import document
 from autofit.report.own_program import ARGUMENTS, Change, changed_command, recommended_changes
 from autofit.report.table import ranked_table
@@ -27,8 +27,6 @@ from autofit.study.result import Result
 from autofit.study.trial import Trial
 from autofit.units import counted, format_bytes, format_seconds
 
-PIPE_WIDTH = 132
-"""Columns where the output is no terminal and COLUMNS does not say."""
 SHOWN_PER_OUTCOME = 3
 
 
@@ -43,18 +41,8 @@ def final_report(result: Result, *, width: int, everything: bool = False) -> Ren
 
 
 def as_text(result: Result) -> str:
-    """Plain text, no colours."""
-    buffer = io.StringIO()
-    console = Console(file=buffer, width=PIPE_WIDTH, no_color=True, highlight=False, markup=False)
-    console.print(final_report(result, width=PIPE_WIDTH))
-    return buffer.getvalue()
-
-
-def as_html(result: Result) -> str:
-    """The same, for a notebook."""
-    console = Console(file=io.StringIO(), width=PIPE_WIDTH, record=True, highlight=False, markup=False)
-    console.print(final_report(result, width=PIPE_WIDTH))
-    return console.export_html(inline_styles=True, code_format="<pre style='line-height:1.2'>{code}</pre>")
+    """The whole of it as plain text."""
+    return text_of(final_report(result, width=PIPE_WIDTH))
 
 
 def describe(config: TrainConfig) -> str:

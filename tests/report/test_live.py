@@ -8,7 +8,7 @@ import re
 import pytest
 from rich.console import Console
 
-from autofit.report.live import LivePanel
+from autofit.report.live import TerminalPanel
 from tests.doubles import make_situation
 
 
@@ -17,7 +17,7 @@ from tests.doubles import make_situation
 )
 def test_the_panel_says_what_earlier_runs_left_of_the_budget(seconds_left: float | None, words: str) -> None:
     console = Console(file=io.StringIO(), width=80)
-    panel = LivePanel(console)
+    panel = TerminalPanel(console)
     panel.opened("one", "sqlite:///x.db", make_situation(), 12, [], seconds_left)
     panel.began -= 10
     console.print(panel)

@@ -9,6 +9,8 @@ from autofit.report.html.charts import NEEDS, figures_of
 from autofit.study.result import Result
 
 if TYPE_CHECKING:
+    import altair as alt
+
     from autofit.driver.explanation import Explanation
 
 CHARTS = ("trade-off", "knobs", "memory", "step", "micro-batch", "course")
@@ -22,9 +24,22 @@ def chart_picture(result: Result, explanation: Explanation | None, name: str, su
 
     Raises UserError where the study has no data for it, or the packages of the extra ``report`` are missing.
     """
+    chart = chart_of(result, explanation, name)
     try:
         import vl_convert
+    except ImportError:
+        raise UserError(NEEDS) from None
+    spec: dict[str, Any] = chart.to_dict()
+    if suffix == ".png":
+        return vl_convert.vegalite_to_png(spec, scale=SCALE)
+    if suffix == ".pdf":
+        return vl_convert.vegalite_to_pdf(spec)
+    return vl_convert.vegalite_to_svg(spec).encode()
 
+
+def chart_of(result: Result, explanation: Explanation | None, name: str) -> alt.TopLevelMixin:
+    """A chart by its name, with a title. Raises UserError as ``chart_picture``."""
+    try:
         figures = {figure.name: figure for figure in figures_of(result, explanation)}
     except ImportError:
         raise UserError(NEEDS) from None
@@ -32,9 +47,5 @@ def chart_picture(result: Result, explanation: Explanation | None, name: str, su
         has = f"it has data for {', '.join(figures)}" if figures else "nothing was measured in it"
         raise UserError(f"Study '{result.study}' has no data for the chart '{name}': {has}.")
     title = f"{result.record.workload.model}: {figures[name].title.lower()}"
-    spec: dict[str, Any] = figures[name].chart.properties(width=WIDTH, title=title).to_dict()
-    if suffix == ".png":
-        return vl_convert.vegalite_to_png(spec, scale=SCALE)
-    if suffix == ".pdf":
-        return vl_convert.vegalite_to_pdf(spec)
-    return vl_convert.vegalite_to_svg(spec).encode()
+    titled: alt.TopLevelMixin = figures[name].chart.properties(width=WIDTH, title=title)
+    return titled
