@@ -3,8 +3,8 @@
 ``search`` runs a search and returns its result, ``search_training`` one around a model and data of your own. ``load``
 returns a stored one, which ``explain`` and ``verify`` look into. ``plan`` and ``estimate`` predict for a card that is
 not here. In a training program, ``attach`` searches around its Trainer and puts the winner in, ``guard`` makes it
-survive out-of-memory, and ``FitCallback`` compares what a run delivers with what was measured before; those three import
-torch. Importing this loads neither torch nor transformers, and nothing of the search until it is used.
+survive out-of-memory, and ``FitCallback`` compares what a run delivers with what was measured before. Those three
+import torch. Importing this loads neither torch nor transformers, and nothing of the search until it is used.
 """
 
 from __future__ import annotations
