@@ -112,3 +112,14 @@ def test_everything_public_stands_in_the_librarys_page_and_says_what_it_raises()
         thing = getattr(autofit, name)
         if inspect.isfunction(thing) and name != "guard":
             assert "Raises" in (thing.__doc__ or "") or "UserError" in (thing.__doc__ or ""), name
+
+
+def test_every_message_of_the_troubleshooting_page_is_one_that_the_program_says() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `([^`]+)` \|", page, re.MULTILINE)
+    assert len(messages) > 10
+    # Sentences are written in pieces, over several lines.
+    source = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "autofit").rglob("*.py"))
+    joined = re.sub(r'"\s*\n\s*f?"', "", source)
+    for message in messages:
+        assert message in joined, message
