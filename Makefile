@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 CUDA_VENV ?= .venv-cuda
 
-.PHONY: demo test test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks export-check gpu gpu-suite benchmarks clean
+.PHONY: demo docs test test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks export-check gpu gpu-suite benchmarks clean
 
 # Real text of many lengths, and a limit that some configurations exceed: under three minutes.
 demo: $(VENV)/installed
@@ -83,6 +83,15 @@ ALONE = --quiet --no-deps --target
 	touch $$(.venv-llama-factory/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/torchaudio.py
 	touch $@
 
+# The documentation as a site in build/site; a link that leads nowhere ends it.
+docs: .venv-docs/installed
+	.venv-docs/bin/mkdocs build --strict
+
+.venv-docs/installed: mkdocs.yml
+	$(PYTHON) -m venv .venv-docs
+	.venv-docs/bin/pip install --quiet mkdocs-material==9.8.2
+	touch $@
+
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -109,4 +118,4 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(CUDA_VENV) .venv-axolotl .venv-llama-factory build dist *.egg-info
+	rm -rf $(VENV) $(CUDA_VENV) .venv-docs .exports .venv-axolotl .venv-llama-factory build dist *.egg-info

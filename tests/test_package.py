@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -27,6 +28,21 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run([*build, str(folder), str(source)], check=True, capture_output=True)
     (path,) = folder.glob("*.whl")
     return path
+
+
+def test_wheel_and_source_archive_are_what_an_index_takes(wheel: Path) -> None:
+    source, folder = wheel.parent / "source", wheel.parent
+    build = f"from setuptools import build_meta; print(build_meta.build_sdist({str(folder)!r}))"
+    built = subprocess.run([sys.executable, "-c", build], cwd=source, check=True, capture_output=True, text=True)
+    archive = folder / built.stdout.splitlines()[-1]
+    checked = subprocess.run(
+        [sys.executable, "-m", "twine", "check", "--strict", str(wheel), str(archive)], capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout
+    with tarfile.open(archive) as tar:
+        held = {name.partition("/")[2] for name in tar.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "autofit/report/html/page.html", "autofit/py.typed"} <= held
+    assert not any(name.startswith(("tests", "benchmarks", "docs")) for name in held)
 
 
 def test_the_wheel_holds_every_module_and_data_file_and_nothing_else(wheel: Path) -> None:
