@@ -13,7 +13,8 @@ import pytest
 
 import autofit
 from autofit.cli import options as cli_options
-from autofit.cli.main import SUBCOMMANDS, _run
+from autofit.cli.main import _run
+from autofit.cli.options import SUBCOMMANDS
 from autofit.errors import UserError
 from autofit.export import EXPORTERS
 from autofit.report.html.picture import CHARTS

@@ -15,12 +15,10 @@ import signal
 import sys
 from types import FrameType
 
+from autofit.cli.completion import is_asked, words_to_complete
+from autofit.cli.options import SUBCOMMANDS
 from autofit.errors import AutofitError, printable
 
-SUBCOMMANDS = (
-    *("run", "plan", "estimate"),
-    *("list", "show", "compare", "explain", "report", "plot", "export", "verify", "doctor"),
-)
 INTERRUPTED = 130
 _OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENOENT, errno.ENOTDIR)
 
@@ -28,6 +26,8 @@ _OF_THE_DISK = (errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EDQUOT, errno.ENO
 def main(arguments: list[str] | None = None) -> int:
     """Run one command line; its exit code. Usage errors raise SystemExit(2), as argparse does."""
     words = sys.argv[1:] if arguments is None else arguments
+    if is_asked():
+        words = words_to_complete(SUBCOMMANDS)
     # What comes after -- are a program's own words.
     is_debugging = "--debug" in words[: words.index("--") if "--" in words else len(words)]
     signal.signal(signal.SIGTERM, _interrupt)

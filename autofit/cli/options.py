@@ -7,14 +7,25 @@ import sys
 from collections import defaultdict
 from typing import Any, NoReturn
 
+from autofit.cli.completion import complete, is_asked
 from autofit.driver.samplers import SAMPLERS
 from autofit.errors import UserError
 from autofit.job.method import FROZEN_DTYPES, METHODS, Adapter
 from autofit.job.tasks import TASK_NAMES
 
+SUBCOMMANDS = (
+    *("run", "plan", "estimate"),
+    *("list", "show", "compare", "explain", "report", "plot", "export", "verify", "doctor"),
+)
+
 
 class Parser(argparse.ArgumentParser):
-    """argparse, with one line instead of the whole usage when something is wrong."""
+    """argparse, with one line instead of the whole usage when something is wrong, and completion."""
+
+    def parse_args(self, *words: Any, **keywords: Any) -> Any:
+        if is_asked():
+            complete(self, SUBCOMMANDS)
+        return super().parse_args(*words, **keywords)
 
     def error(self, message: str) -> NoReturn:
         print(f"autofit: {message} (see {self.prog} --help)", file=sys.stderr)
