@@ -43,7 +43,7 @@ class Effect:
 
 def effects_of(sweep: Sweep) -> list[Effect]:
     """Effects of every value that was measured beside the reference's in at least one pair."""
-    measured = {config: row for config, row in sweep.by_config.items() if _seconds(row) is not None}
+    measured = {config: row for config, row in sweep.by_config.items() if seconds_of(row) is not None}
     effects = []
     for knob in KNOBS:
         for value in dict.fromkeys(config[knob.name] for config in measured):
@@ -59,7 +59,7 @@ def effects_of(sweep: Sweep) -> list[Effect]:
                     Effect(
                         knob=knob.name,
                         value=value,
-                        times=tuple(_measured(_seconds(row)) / _measured(_seconds(plain)) for row, plain in pairs),
+                        times=tuple(_measured(seconds_of(row)) / _measured(seconds_of(plain)) for row, plain in pairs),
                         bytes=tuple(_measured(_bytes(row)) / _measured(_bytes(plain)) for row, plain in pairs),
                     )
                 )
@@ -75,8 +75,8 @@ def _measured(figure: float | None) -> float:
     return figure
 
 
-def _seconds(row: Row) -> float | None:
-    """The median over the passes of a configuration's median step; None where a pass failed."""
+def seconds_of(row: Row) -> float | None:
+    """Seconds of a recorded configuration: the median over the passes of its median step; None where a pass failed."""
     if any(answer.outcome is not Outcome.OK or not answer.samples for answer in row.answers):
         return None
     return statistics.median(statistics.median(answer.samples) for answer in row.answers)

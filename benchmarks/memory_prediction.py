@@ -8,6 +8,7 @@ published   3  peaks that other people measured on GPUs, against traces; beside 
 published_time  step times of the same runs, against the same traces on the cards' published peaks (5 minutes)
 time        4  predicted against measured seconds over a sweep of this CPU (6 minutes; run it alone)
 spared      5  the same search with and without prediction (8 minutes; run it alone)
+calibrated  7  predicted seconds after some trials, replayed over recorded sweeps (1 minute)
 lesson      6  what courses say of memory, and what traces of named models give (1 minute)
 """
 
@@ -37,7 +38,17 @@ def main(words: list[str]) -> int:
 
 
 def _parts() -> dict[str, Callable[[], dict[str, Any]]]:
-    from benchmarks.prediction import cuda, lesson, live_bytes, null_gpu, published, published_time, spared, sweep_time
+    from benchmarks.prediction import (
+        calibrated,
+        cuda,
+        lesson,
+        live_bytes,
+        null_gpu,
+        published,
+        published_time,
+        spared,
+        sweep_time,
+    )
 
     return {
         "live": live_bytes.run,
@@ -47,6 +58,7 @@ def _parts() -> dict[str, Callable[[], dict[str, Any]]]:
         "published_time": published_time.run,
         "time": sweep_time.run,
         "spared": spared.run,
+        "calibrated": calibrated.run,
         "lesson": lesson.run,
     }
 

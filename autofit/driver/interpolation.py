@@ -13,8 +13,9 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from autofit.driver.covariance import Amplitudes, Belief, Kernel
+from autofit.driver.covariance import Belief, Kernel
 from autofit.driver.encoding import EncodedSpace, Numbers
+from autofit.predict.error_covariance import Amplitudes
 
 EXACTLY = 0.003
 """A prediction is a number without noise; this keeps the algebra stable."""

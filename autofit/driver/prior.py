@@ -12,10 +12,11 @@ from typing import Protocol
 
 import numpy as np
 
-from autofit.driver.covariance import Amplitudes, Belief
+from autofit.driver.covariance import Belief
 from autofit.driver.encoding import EncodedSpace
 from autofit.driver.interpolation import Interpolation
 from autofit.knobs.train_config import TrainConfig
+from autofit.predict.error_covariance import Amplitudes
 from autofit.study.prediction import Prediction
 
 # Of logarithms: what precision, checkpointing or a layout does is often tens of percent, a micro-batch doubles.

@@ -41,13 +41,14 @@ from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 
 from autofit.driver.budget import COMPILING_SECONDS
-from autofit.driver.covariance import Amplitudes, Belief
+from autofit.driver.covariance import Belief
 from autofit.driver.encoding import EncodedSpace, Mask, Numbers
 from autofit.driver.observation import Elsewhere, Observation, observed
 from autofit.driver.parameters import distributions_of, params_of, place_of
 from autofit.driver.prior import Predicts, Prior
 from autofit.driver.surrogate import AdditiveProcess
 from autofit.knobs.space import SearchSpace
+from autofit.predict.error_covariance import SECONDS_OFF, Amplitudes
 from autofit.study.outcome import Outcome
 
 WORTHWHILE = 0.0002
@@ -65,8 +66,6 @@ ELSEWHERE_NOISE = 0.15
 TRIAL_SECONDS, STEPS_OF_A_TRIAL = 5.0, 8.0
 """Guesses for a trial before one has ended: around its steps, and how many shortened steps it runs."""
 
-SECONDS_OFF = Amplitudes(level=0.7, knob=0.20, pair=0.03, size=0.10, knob_size=0.04, combination=0.02, regime=0.02)
-"""By how much predicted seconds turn out wrong (logarithms): a device by a factor of two, a knob by 20 %."""
 SECONDS_UNKNOWN = Amplitudes(level=3.0, knob=0.25, pair=0.05, size=0.30, knob_size=0.08, combination=0.03, regime=0.03)
 BYTES_OFF = Amplitudes(level=0.10, knob=0.04, pair=0.02, size=0.06, knob_size=0.02, combination=0.01, regime=0.02)
 BYTES_UNKNOWN = Amplitudes(level=3.0, knob=0.30, pair=0.05, size=1.0, knob_size=0.15, combination=0.03, regime=0.8)

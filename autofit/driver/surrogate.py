@@ -11,8 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from autofit.driver.covariance import Amplitudes, Belief, Kernel
+from autofit.driver.covariance import Belief, Kernel
 from autofit.driver.encoding import EncodedSpace, Numbers
+from autofit.predict.error_covariance import Amplitudes
 
 SCALES = (0.35, 0.7, 1.0, 1.4, 2.0, 3.0)
 """How much larger or smaller than the amplitudes the effects may turn out; chosen by their likelihood."""

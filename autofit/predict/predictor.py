@@ -64,7 +64,7 @@ class Predictor:
         """
         need, workspaces = self._needs.of(config), self._kind.workspace_bytes(self._device)
         certain = need.live_bytes + workspaces + self._context
-        extra = self.calibration.extra_bytes(config.combination())
+        extra = self.calibration.extra_bytes(config)
         reserved = None
         if simulate and self._kind.caches_memory and certain <= self._limits.usable_bytes:
             reserved = self.on_allocator(config)
@@ -115,7 +115,7 @@ class Predictor:
             self.calibration = calibration
         likely = plain.likely_seconds
         self.calibration.learn(
-            config.combination(),
+            config,
             missing_bytes=needed_bytes - paged_bytes - plain.total_bytes,
             time_ratio=None if likely is None else seconds / likely,
         )
@@ -136,7 +136,7 @@ class Predictor:
             return None
         clock = self._clock(config, need, self._rates)
         likely = clock.step(need.work, self._efficiency, config.accumulation_steps)
-        factor = self.calibration.time_factor(config.combination())
+        factor = self.calibration.time_factor(config)
         if factor is None:
             return likely / self._efficiency.spread, likely * self._efficiency.spread
         return likely * factor, likely * factor
@@ -149,7 +149,7 @@ class Predictor:
         done = self._clock(config, need, peaks).amounts(need.work, accumulation)
         once = self._without_recomputation(config, need)
         model = self._clock(config, once, peaks).amounts(once.work, accumulation)
-        factor = self.calibration.time_factor(config.combination()) or 1.0
+        factor = self.calibration.time_factor(config) or 1.0
         parts = self._clock(config, need, self._rates).parts(need.work, self._efficiency, accumulation)
         return StepWork(
             flops=done.flops,

@@ -126,15 +126,14 @@ def _calibrated(pairs: Sequence[Pair]) -> dict[str, Any]:
         for pair in shuffled[:TO_CALIBRATE]:
             likely = pair.prediction.likely_seconds
             calibration.learn(
-                pair.config.combination(),
+                pair.config,
                 missing_bytes=pair.memory.needed - pair.memory.paged_state - pair.prediction.total_bytes,
                 time_ratio=None if not likely else pair.seconds / likely,
             )
         for pair in shuffled[TO_CALIBRATE:]:
-            combination = pair.config.combination()
-            predicted = pair.prediction.total_bytes + calibration.extra_bytes(combination)
+            predicted = pair.prediction.total_bytes + calibration.extra_bytes(pair.config)
             totals.append(predicted / (pair.memory.needed - pair.memory.paged_state) - 1)
-            factor = calibration.time_factor(combination)
+            factor = calibration.time_factor(pair.config)
             if pair.prediction.likely_seconds and factor:
                 seconds.append(pair.prediction.likely_seconds * factor / pair.seconds - 1)
     return {"trials": TO_CALIBRATE, "draws": DRAWS, "total": _errors(totals), "seconds": _errors(seconds)}

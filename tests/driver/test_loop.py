@@ -28,7 +28,7 @@ from autofit.trial.protocol import MeasuringPlan
 from autofit.trial.runner import ProcessRunner
 from tests.doubles import FormulaRunner, make_measurement, make_situation, make_trial, recipe_key
 from tests.driver.test_strategy import LEFT_OUT, MIB, needed, seconds
-from tests.study.test_measurement import disturbed
+from tests.study.test_comparison import disturbed
 from tests.study.test_store import make_record
 
 UNLIMITED = Budget(seconds=None, trials=None)

@@ -10,7 +10,7 @@ from autofit.study.evidence import evidence_by_config
 from autofit.study.outcome import Outcome
 from autofit.study.trial import Trial
 from tests.doubles import make_trial
-from tests.study.test_measurement import disturbed
+from tests.study.test_comparison import disturbed
 
 CPU, GPU = kind_of("cpu"), kind_of("cuda")
 

@@ -190,7 +190,7 @@ def test_times_are_a_range_until_a_trial_says_which() -> None:
     assert before is not None and before[0] < before[1]
     predictor.learn(make_config(), needed_bytes=20 * GIB, paged_bytes=0, context=0, seconds=5.0)
     after = predictor.predict(make_config())
-    assert after.step_seconds == (pytest.approx(5.0), pytest.approx(5.0)) and after.is_calibrated
+    assert after.step_seconds == (pytest.approx(5.0, rel=0.02), pytest.approx(5.0, rel=0.02)) and after.is_calibrated
 
 
 def test_what_a_trial_needed_corrects_its_family_and_never_what_is_skipped() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from autofit.device.rates import Rates
-from autofit.predict.calibration import Calibration
 from autofit.predict.step_time import Efficiency, StepClock, Work, WorkShares
 
 RATES = Rates(flops_16=1000.0, flops_32=100.0, flops_tf32=500.0, bytes_per_second=10.0, launch_seconds=0.0)
@@ -70,19 +69,6 @@ def test_a_step_is_never_faster_than_its_launches() -> None:
 def test_where_launches_do_not_overlap_each_is_waited_for() -> None:
     waits = replace(RATES, launch_seconds=10.0, launches_overlap=False)
     assert StepClock(waits).micro_step_and_update(work(), ALL) == (20.0 + 5.0, 10.0 + 5.0)
-
-
-def test_a_familys_own_residuals_count_for_it_and_half_of_them_for_others() -> None:
-    calibration = Calibration()
-    assert calibration.extra_bytes("a") == 0 and calibration.time_factor("a") is None
-    calibration.learn("a", missing_bytes=100, time_ratio=2.0)
-    calibration.learn("a", missing_bytes=300, time_ratio=2.0)
-    assert calibration.extra_bytes("a") == 200
-    assert calibration.extra_bytes("b") == 100
-    assert calibration.time_factor("a") == pytest.approx(2.0) == calibration.time_factor("b")
-    calibration.learn("b", missing_bytes=0, time_ratio=0.5)
-    assert calibration.time_factor("b") == pytest.approx(0.5)
-    assert calibration.num_trials == 3
 
 
 def test_what_the_parts_of_a_step_take_adds_up_to_the_step() -> None:
