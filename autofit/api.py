@@ -71,13 +71,14 @@ class SearchResult(Result):
         return result_html(self)
 
     def plot(self, chart: str = "trade-off") -> Any:
-        """An Altair chart of the study: ``trade-off``, ``memory``, ``step``, ``micro-batch`` or ``course``.
+        """An Altair chart of the study: ``trade-off``, ``knobs``, ``memory``, ``step``, ``micro-batch`` or ``course``.
 
         Raises UserError where the study has no data for it, or the packages of the extra ``report`` are missing.
         """
         from autofit.report.html.picture import chart_of
 
-        return chart_of(self, None, chart)
+        explanation = load_explained(self.study, storage=self.storage)[1] if chart == "knobs" else None
+        return chart_of(self, explanation, chart)
 
 
 def search(

@@ -50,12 +50,12 @@ def search_training(
 
     ``build_model`` returns the model to train: any torch module whose forward pass returns a loss, or with
     ``compute_loss_func`` (as ``transformers.Trainer`` takes it) anything. ``train_dataset`` is a data set, or a
-    function that returns it. ``training_arguments`` are those that you train with now, beside the batch; what they
-    are compared with. ``options`` are those of ``autofit run`` in Python's spelling: ``budget``, ``max_trials``,
-    ``memory_limit``, ``device``, ``fix``, ``keep``, ...
+    function that returns it. ``training_arguments`` are those that you train with now, which the others are compared
+    with. ``options`` are those of ``autofit run`` in Python's spelling: ``budget``, ``max_trials``, ``memory_limit``,
+    ``device``, ``fix``, ``keep``, ...
 
-    The result's ``best.training_arguments(output_dir)`` holds what changes. Raises UserError where the trials, which
-    are other processes, could not import a part, and what ``autofit.search`` raises.
+    What changes is ``result.recommendation.training_arguments``: train with ``{**yours, **those}``. Raises UserError
+    where the trials, which are other processes, could not import a part, and what ``autofit.search`` raises.
     """
     parts = {
         "build_model": build_model,
@@ -89,14 +89,8 @@ def _arguments(effective_batch: int, given: Mapping[str, Any]) -> dict[str, Any]
 
 def _pickled(name: str, part: Any) -> bytes:
     """A part as another process can have it. Raises UserError where it cannot."""
-    module = getattr(part, "__module__", "") or type(part).__module__
-    if "__main__" in (module, type(part).__module__):
-        raise UserError(
-            f"{name} is defined in the notebook or the program that was started, where the trials, which are other "
-            "processes, cannot import it: put it into a module of its own (in a notebook: %%writefile parts.py)."
-        )
     try:
-        return pickle.dumps(part)
+        content = pickle.dumps(part)
     except Exception as error:  # noqa: BLE001 - pickling calls whatever code the part has
         reason = (
             "is a lambda or a function inside another" if inspect.isfunction(part) else f"cannot be copied: {error}"
@@ -105,6 +99,13 @@ def _pickled(name: str, part: Any) -> bytes:
             f"{name} {reason}, so the trials, which are other processes, cannot have it: make it a function of a "
             "module."
         ) from None
+    # Pickles name what has to be imported, in the part and in whatever it holds.
+    if b"__main__" in content:
+        raise UserError(
+            f"{name} is defined in the notebook or the program that was started, or has something of it, which the "
+            "trials, being other processes, cannot import: put it into a module (in a notebook: %%writefile parts.py)."
+        )
+    return content
 
 
 def _written(pickled: Mapping[str, bytes], name: str) -> Path:
@@ -117,6 +118,7 @@ def _written(pickled: Mapping[str, bytes], name: str) -> Path:
     # A notebook finds its own folder by an empty entry.
     paths = [os.path.abspath(path) for path in sys.path]  # noqa: PTH100 - of an entry that may be no folder
     (folder / "paths.json").write_bytes(msgspec.json.encode(paths))
-    program = folder / f"{name}.py"
+    # A name that no module of the user's has.
+    program = folder / f"autofit_{name}.py"
     program.write_text(PROGRAM, encoding="utf-8")
     return program

@@ -150,6 +150,7 @@ VALUES_ARE_SPELLED_IN = {
     "export.accelerate_config": "arguments of TrainingArguments",
     "export.axolotl": "arguments of TrainingArguments, and a sampling strategy of transformers'",
     "export.deepspeed_config": "arguments of TrainingArguments",
+    "export.into": "arguments that TRL switches on",
     "export.llama_factory": "arguments of TrainingArguments, and transformers' names of attentions",
     "export.ms_swift": "arguments of TrainingArguments, and transformers' names of attentions",
     "export.trl": "arguments of TrainingArguments, and transformers' names of attentions",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 import types
 
 import pytest
@@ -31,7 +33,7 @@ def test_a_module_of_ones_own_is_searched_at_exactly_the_effective_batch_and_fou
 
     result = search()
     assert result.ranking.best is not None and result.situation.program is not None
-    assert result.situation.program.name == "build_model.py" and result.situation.program.model == "TwoLayers"
+    assert result.situation.program.name == "autofit_build_model.py" and result.situation.program.model == "TwoLayers"
     for trial in result.trials:
         assert trial.config.micro_batch_size * trial.config.accumulation_steps == 12
     baseline = next(trial for trial in result.trials if trial.is_baseline)
@@ -40,12 +42,15 @@ def test_a_module_of_ones_own_is_searched_at_exactly_the_effective_batch_and_fou
     assert again.study == result.study and len(again.trials) == len(result.trials), "nothing is measured twice"
 
 
-def test_what_trials_could_not_import_is_refused_with_the_way_out() -> None:
+def test_what_trials_could_not_import_is_refused_with_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     def inside() -> None: ...
 
-    in_notebook = types.FunctionType(parts.build_model.__code__, {"__name__": "__main__"})
-    in_notebook.__module__ = "__main__"
-    for part, reason in ((in_notebook, "%%writefile"), (lambda: None, "is a lambda"), (inside, "inside another")):
+    of_notebook = types.FunctionType(parts.build_model.__code__, {"__name__": "__main__"}, "of_notebook")
+    of_notebook.__module__, of_notebook.__qualname__ = "__main__", "of_notebook"
+    monkeypatch.setattr(sys.modules["__main__"], "of_notebook", of_notebook, raising=False)
+    holding = functools.partial(parts.build_model, of_notebook)
+    cases = ((of_notebook, "%%writefile"), (holding, "%%writefile"), (lambda: None, "a lambda"), (inside, "inside"))
+    for part, reason in cases:
         with pytest.raises(UserError, match=reason):
             autofit.search_training(part, parts.samples, effective_batch=4)
     with pytest.raises(UserError, match="train_dataset cannot be copied"):

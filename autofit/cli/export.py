@@ -28,7 +28,7 @@ def main(words: list[str]) -> int:
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: the newest)")
     parser.add_argument("--rank", type=whole_number, metavar="K", help="configuration of this rank")
     parser.add_argument(
-        "--into", metavar="FILE", help="show the settings as changes of a program that is there; --force makes them"
+        "--into", metavar="FILE", help="an existing program to put the settings into; --force writes the changes"
     )
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
     add_study_options(parser)
@@ -58,5 +58,5 @@ def _put_into(result: Result, path: Path, *, force: bool) -> None:
     if change.diff and not force:
         print(f"Nothing was written: --force makes these changes in {path}.", file=sys.stderr)
     elif change.diff:
-        write_file(path, change.after)
+        write_file(path, change.content)
         print(f"Wrote {path}", file=sys.stderr)

@@ -12,7 +12,7 @@ def main(words: list[str]) -> int:
     """Write the page; the exit code."""
     parser = Parser(
         prog="autofit report",
-        description="A study as one HTML file with its charts, which asks nothing of the network.",
+        description="A study as one HTML file with its charts, which loads nothing from the network.",
     )
     parser.add_argument("study", nargs="?", metavar="STUDY", help="name of the study (default: the newest)")
     parser.add_argument("-o", "--output", metavar="FILE", default="report.html", help="path (default: report.html)")

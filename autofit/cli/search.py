@@ -37,7 +37,7 @@ commands over stored studies:
   autofit explain [STUDY]               the cost of changing each knob; what less memory would change
   autofit report [STUDY]                one HTML file with charts: memory, time, knobs, what failed
   autofit plot [STUDY] -o FILE          one of its charts as PNG, SVG or PDF
-  autofit export FORMAT=PATH            a Python file, YAML, TRL, Axolotl, LLaMA-Factory, Markdown, CSV, JSON
+  autofit export FORMAT=PATH            a file for Python, TRL, Axolotl, ... (--help lists the formats)
   autofit verify [STUDY]                check that the recommendation trains the same as the plainest
   autofit doctor                        what is available on this machine, and why the rest is not
 

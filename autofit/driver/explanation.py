@@ -34,7 +34,8 @@ class Neighbour:
     """The recommendation with one knob changed.
 
     ``slower`` is how much longer a step takes, as a share, and ``more_bytes`` how much more it needs; ``spread`` is
-    half the 95 % interval of ``slower``. ``basis`` is ``measured`` (``reason`` says in how many interleaved rounds),
+    what it may be off by: half of what rounds differ by, else half the 95 % interval. ``basis`` is ``measured``
+    (``reason`` says in how many interleaved rounds, or that it was in short trials),
     ``estimated`` (from the trials of others, by the additive model of ``surrogate``), ``predicted`` (before any trial),
     ``unknown``, ``ruled out``, ``not valid``, or the outcome where it was tried and did not run. ``reason`` says why.
     """

@@ -28,11 +28,11 @@ class Foresight:
         self._learned: set[int] = set()
 
     def of(self, config: TrainConfig, trials: Sequence[Trial], *, simulate: bool = True) -> Prediction | None:
-        """Prediction of a configuration, calibrated by ``trials``; ``simulate`` as in Predictor."""
+        """Prediction of a configuration, calibrated by ``trials``; ``simulate`` as in Predictor, then with its work."""
         predictor = self._ready()
         for trial in trials:
             self._learn(trial, predictor)
-        return self._or_say(lambda: predictor.predict(config, simulate=simulate))
+        return self._or_say(lambda: predictor.predict(config, simulate=simulate, with_work=simulate))
 
     def plain(self, configs: Sequence[TrainConfig]) -> list[Prediction | None]:
         """Prediction of each, whatever was measured since. They are traced side by side."""

@@ -1,8 +1,7 @@
 """``accelerate``: a file for ``accelerate launch --config_file``: on which devices, in how many processes.
 
-Precision stands in it because accelerate hands it to every Trainer whose own arguments name none, and so does compiling
-(accelerate 1.15, ``utils/launch.py``; transformers 5.23, ``training_args.py``). What is measured otherwise is no
-business of this file.
+Precision stands in it because accelerate hands it to every Trainer whose own arguments name none (accelerate 1.15,
+``utils/launch.py``; transformers 5.23, ``training_args.py``). Everything else is the program's to set.
 """
 
 from __future__ import annotations
@@ -10,15 +9,14 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.device.kinds import kind_of
-from autofit.export.exported import Exported, as_yaml, header, recommended
+from autofit.export.exported import Exported, all_arguments, as_yaml, header
 from autofit.export.yaml_arguments import not_arguments
 from autofit.study.result import Result
 
 
 def serialize(result: Result) -> Exported:
     """The file. Raises UserError where nothing was measured."""
-    _, recommendation = recommended(result)
-    arguments, device = recommendation.training_arguments, result.situation.device
+    arguments, device = all_arguments(result), result.situation.device
     processes, is_host = result.record.workload.processes, kind_of(device).is_host
     several = "MULTI_CPU" if is_host else "MULTI_GPU"
     precision = next((name for name in ("bf16", "fp16") if arguments.get(name)), "no")
@@ -39,10 +37,7 @@ def serialize(result: Result) -> Exported:
         "debug": False,
     }
     left_out: tuple[str, ...] = ("TrainingArguments, which the program sets (export training-arguments or yaml)",)
-    if result.situation.program is None:
-        left_out += not_arguments(recommendation)
-    else:
-        left_out += tuple(f"{name}={value}" for name, value in recommendation.environment.items())
+    left_out += not_arguments(result)
     if is_host:
         left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
     use = "Launch the program that has the measured settings:"

@@ -9,30 +9,30 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from autofit.export.exported import Exported, header, recommended
+from autofit.export.exported import Exported, all_arguments, header, recommended
 from autofit.export.yaml_arguments import not_arguments
 from autofit.study.result import Result
 
 MAX_GRAD_NORM = 1.0
-"""TrainingArguments' own default, which DeepSpeed does not know of."""
+"""TrainingArguments' own default, which DeepSpeed does not know of; another one has to be written into both."""
 
 
 def serialize(result: Result) -> Exported:
     """The file, whose header is a key that DeepSpeed passes over. Raises UserError where nothing was measured."""
-    best, recommendation = recommended(result)
+    best, _ = recommended(result)
     config, workload = best.trial.config, result.record.workload
-    arguments = recommendation.training_arguments
+    arguments = all_arguments(result)
     left_out = (
         "the measured engine, in place of which DeepSpeed's own runs, with other memory and speed",
         "TrainingArguments, which have to agree with it (export training-arguments or yaml)",
-        *(not_arguments(recommendation) if result.situation.program is None else ()),
+        *not_arguments(result),
     )
     document: dict[str, Any] = {
         "_comment": header(result, left_out, "Use: TrainingArguments(deepspeed=FILE)."),
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.accumulation_steps,
         "train_batch_size": workload.effective_batch,
-        "gradient_clipping": arguments.get("max_grad_norm", MAX_GRAD_NORM),
+        "gradient_clipping": MAX_GRAD_NORM,
         "bf16": {"enabled": bool(arguments.get("bf16", False))},
         "fp16": {"enabled": bool(arguments.get("fp16", False))},
         "zero_optimization": {"stage": 0},

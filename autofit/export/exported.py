@@ -50,6 +50,13 @@ def of_causal_model(result: Result, trainer: str) -> tuple[Ranked, Recommendatio
     return found
 
 
+def all_arguments(result: Result) -> dict[str, Any]:
+    """TrainingArguments that are known: the recommended ones, of a program over those that it has itself."""
+    _, recommendation = recommended(result)
+    program = result.situation.program
+    return {**({} if program is None else program.settings), **recommendation.training_arguments}
+
+
 def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell: str = "") -> list[str]:
     """Lines that say what the settings are, how they were measured and, of a file that leaves some out, which.
 

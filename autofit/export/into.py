@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import ast
 import difflib
+import io
+import itertools
+import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,26 +18,20 @@ from typing import Any
 
 from autofit.errors import UserError
 from autofit.export.exported import recommended
+from autofit.export.yaml_arguments import beside_the_calls, of_model
 from autofit.knobs import KNOBS
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.knobs.baseline import NEWER_NAMES, names_of
-from autofit.knobs.optimizer import REFERENCE
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 
-ARGUMENT_CLASSES = (
-    "TrainingArguments",
-    "Seq2SeqTrainingArguments",
-    "SFTConfig",
-    "DPOConfig",
-    "RewardConfig",
-    "KTOConfig",
-    "ORPOConfig",
-    "CPOConfig",
-)
-"""transformers' and TRL's, whose trainers end in ``Trainer.train``."""
-NEUTRAL = {"train_sampling_strategy": "random", "optim": REFERENCE}
+OF_TRL = ("SFTConfig", "DPOConfig", "RewardConfig", "KTOConfig", "ORPOConfig", "CPOConfig")
+"""TRL's classes of arguments, whose trainers end in ``Trainer.train``, too."""
+ARGUMENT_CLASSES = ("TrainingArguments", "Seq2SeqTrainingArguments", *OF_TRL)
+NEUTRAL = {"train_sampling_strategy": "random"}
 """Values of what is not recommended, where they are neither False nor None."""
+ON_IN_TRL = ("bf16", "gradient_checkpointing")
+"""Arguments that TRL switches on by itself (trl 1.16, ``trainer/base_config.py``)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +41,13 @@ class Edited:
     path: Path
     before: str
     after: str
+    encoding: str
     left_out: tuple[str, ...]
+
+    @property
+    def content(self) -> bytes:
+        """The edited file, encoded as it was."""
+        return self.after.encode(self.encoding)
 
     @property
     def diff(self) -> str:
@@ -66,26 +69,31 @@ def edited(result: Result, path: Path) -> Edited:
     """
     _, recommendation = recommended(result)
     try:
-        before = path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        encoding, _ = tokenize.detect_encoding(io.BytesIO(data).readline)
+        before = data.decode(encoding)
         tree = ast.parse(before)
     except OSError as error:
         raise UserError(f"--into {path} cannot be read: {error.strerror}.") from None
-    except (SyntaxError, UnicodeDecodeError):
+    except (SyntaxError, ValueError):
         raise UserError(f"--into {path} is not Python; give the program that makes TrainingArguments.") from None
     call = _the_call(tree, path)
     source = _Source(before)
     source.set(call, _arguments(call, recommendation, is_of_program=result.situation.program is not None))
-    left_out = [*_model(tree, source, recommendation), *_others(recommendation, result)]
-    return Edited(path=path, before=before, after=source.text(), left_out=tuple(left_out))
+    left_out = [*_model(tree, source, recommendation), *beside_the_calls(result)]
+    after = source.text()
+    ast.parse(after)
+    return Edited(path=path, before=before, after=after, encoding=encoding, left_out=tuple(left_out))
 
 
 def _the_call(tree: ast.AST, path: Path) -> ast.Call:
     calls = [call for call in _calls(tree) if _name_of(call.func) in ARGUMENT_CLASSES]
     if len(calls) != 1:
-        found = "no call" if not calls else f"calls in lines {', '.join(str(call.lineno) for call in calls)}"
+        lines = ", ".join(str(call.lineno) for call in calls)
+        found = f"several calls of TrainingArguments (lines {lines})" if calls else "no call of TrainingArguments"
         raise UserError(
-            f"--into {path}: there is {found} of TrainingArguments, and it takes a file with one; "
-            "--export training-arguments=FILE writes the settings to import from."
+            f"--into {path}: found {found}, and it takes a file with one; 'autofit export training-arguments=FILE' "
+            "writes the settings to import from."
         )
     if any(keyword.arg is None for keyword in calls[0].keywords):
         raise UserError(
@@ -111,7 +119,7 @@ def _arguments(call: ast.Call, recommendation: Recommendation, *, is_of_program:
     Of a program's own study the recommendation says all that changes in it, and the rest is as it was measured.
     """
     wanted = dict(recommendation.training_arguments)
-    knobs = {name for row in KNOBS for name in names_of(row)}
+    knobs = {name for row in KNOBS if not row.is_of_programs for name in names_of(row)}
     settings: dict[str, Any] = {}
     for keyword in call.keywords:
         assert keyword.arg is not None, "the caller has looked"
@@ -120,6 +128,11 @@ def _arguments(call: ast.Call, recommendation: Recommendation, *, is_of_program:
             settings[keyword.arg] = wanted.pop(newest)
         elif newest in knobs and not is_of_program:
             settings[keyword.arg] = NEUTRAL.get(newest, None if newest.endswith("_kwargs") else False)
+        elif newest == "packing" and not is_of_program:
+            settings[keyword.arg] = False  # its rows count as samples
+    if _name_of(call.func) in OF_TRL and not is_of_program:
+        given = {NEWER_NAMES.get(name, name) for name in (*settings, *wanted)}
+        wanted |= {name: False for name in ON_IN_TRL if NEWER_NAMES.get(name, name) not in given}
     return {**settings, **wanted}
 
 
@@ -132,8 +145,7 @@ def _model(tree: ast.AST, source: _Source, recommendation: Recommendation) -> li
         left_out.append(f"attn_implementation={TORCH_VARLEN}, which the export training-arguments has")
     calls = [call for call in _calls(tree) if _loads_model(call)]
     if len(calls) != 1 or any(keyword.arg is None for keyword in calls[0].keywords):
-        keywords = ", ".join(f"{name}={value!r}" for name, value in wanted.items())
-        return [*left_out, *([f"from_pretrained(..., {keywords})"] if keywords else [])]
+        return [*left_out, *of_model(wanted)]
     names = {NEWER_NAMES.get(keyword.arg or "", keyword.arg or ""): keyword.arg or "" for keyword in calls[0].keywords}
     source.set(calls[0], {names.get(name, name): value for name, value in wanted.items()})
     return left_out
@@ -147,30 +159,17 @@ def _loads_model(call: ast.Call) -> bool:
     return "Model" in name or "For" in name
 
 
-def _others(recommendation: Recommendation, result: Result) -> list[str]:
-    """Settings that are no arguments of either call."""
-    parts = [f"the variable {name}={value}" for name, value in recommendation.environment.items()]
-    if result.situation.program is not None:
-        return parts
-    for name, value in (("LoraConfig", recommendation.adapter), ("BitsAndBytesConfig", recommendation.quantization)):
-        if value is not None:
-            parts.append(f"{name}({', '.join(f'{key}={setting!r}' for key, setting in value.items())})")
-    if recommendation.collator:
-        keywords = ", ".join(f"{key}={value!r}" for key, value in recommendation.collator_kwargs.items())
-        parts.append(f"the data collator {recommendation.collator}({keywords})")
-    return parts
-
-
 class _Source:
     """A file's text, with replacements that are made from its end to its beginning. Columns are bytes, as ast's are."""
 
     def __init__(self, text: str) -> None:
         self._data = text.encode("utf-8")
-        starts = [0]
-        for line in self._data.splitlines(keepends=True):
-            starts.append(starts[-1] + len(line))
-        self._starts = starts
+        self._lines = self._data.splitlines(keepends=True)
+        self._starts = list(itertools.accumulate(map(len, self._lines), initial=0))
         self._changes: list[tuple[int, int, bytes]] = []
+        readline = io.BytesIO(self._data).readline
+        passed_over = (tokenize.NL, tokenize.NEWLINE, tokenize.COMMENT, tokenize.INDENT, tokenize.DEDENT)
+        self._tokens = [token for token in tokenize.tokenize(readline) if token.type not in passed_over]
 
     def set(self, call: ast.Call, settings: dict[str, Any]) -> None:
         """Give a call these keyword arguments; those that it has with the same values are left as they are."""
@@ -179,7 +178,8 @@ class _Source:
             if keyword.arg in missing:
                 value = missing.pop(keyword.arg)
                 if not _is_literally(keyword.value, value):
-                    self._replace(keyword.value, repr(value))
+                    begin, end = self._place(keyword.value)
+                    self._changes.append((begin, end, repr(value).encode()))
         if missing:
             self._add(call, [f"{name}={value!r}" for name, value in missing.items()])
 
@@ -190,31 +190,45 @@ class _Source:
             data = data[:begin] + new + data[end:]
         return data.decode("utf-8")
 
-    def _replace(self, node: ast.expr, text: str) -> None:
-        begin, end = self._place(node)
-        self._changes.append((begin, end, text.encode()))
-
     def _place(self, node: ast.expr) -> tuple[int, int]:
         assert node.end_lineno is not None and node.end_col_offset is not None
         begin = self._starts[node.lineno - 1] + node.col_offset
         return begin, self._starts[node.end_lineno - 1] + node.end_col_offset
 
+    def _offset(self, position: tuple[int, int]) -> int:
+        """Offset of a token's position, whose column counts letters."""
+        line, column = position
+        return self._starts[line - 1] + len(self._lines[line - 1].decode("utf-8")[:column].encode("utf-8"))
+
     def _add(self, call: ast.Call, arguments: list[str]) -> None:
-        """Behind the last argument, on lines of their own where that is how the call is written."""
-        parts = [*call.args, *(keyword.value for keyword in call.keywords)]
-        if not parts:
-            end = self._place(call)[1] - 1
+        """Behind the last token of the last argument, on lines of their own where that is how the call is written."""
+        closing = self._place(call)[1] - 1
+        number = next(
+            place for place, token in enumerate(self._tokens) if token.start[0] and self._offset(token.start) == closing
+        )
+        last = self._tokens[number - 1]
+        end = self._offset(last.end)
+        if not call.args and not call.keywords:
             self._changes.append((end, end, ", ".join(arguments).encode()))
             return
-        last = max(parts, key=lambda part: self._place(part)[1])
-        end = self._place(last)[1]
-        first = min(parts, key=lambda part: self._place(part)[0])
-        joint = ", "
-        if first.lineno > call.func.lineno:
-            line = self._data[self._starts[first.lineno - 1] : self._starts[first.lineno]]
-            indent = line[: len(line) - len(line.lstrip())].decode()
-            joint = f",\n{indent}"
-        self._changes.append((end, end, "".join(f"{joint}{argument}" for argument in arguments).encode()))
+        has_comma = last.string == ","
+        first = min([*call.args, *(keyword.value for keyword in call.keywords)], key=lambda part: self._place(part)[0])
+        line = self._lines[last.end[0] - 1].decode("utf-8")
+        ending = line[len(line.rstrip("\r\n")) :]
+        end_of_line = self._starts[last.end[0]] - len(ending)
+        if first.lineno > call.func.lineno and closing >= end_of_line:
+            # Behind a comment on the last argument's line.
+            line_of_first = self._lines[first.lineno - 1].decode("utf-8")
+            indent = line_of_first[: len(line_of_first) - len(line_of_first.lstrip())]
+            text = ",".join(f"{ending}{indent}{argument}" for argument in arguments) + ("," if has_comma else "")
+            if not has_comma and end < end_of_line:
+                self._changes.append((end, end, b","))
+            elif not has_comma:
+                text = f",{text}"
+            self._changes.append((end_of_line, end_of_line, text.encode()))
+        else:
+            text = ", ".join(arguments)
+            self._changes.append((end, end, f"{' ' if has_comma else ', '}{text}".encode()))
 
 
 def _is_literally(node: ast.expr, value: Any) -> bool:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import re
 import shlex
 
+from autofit.device.device import Device
 from autofit.device.kinds import kind_of
-from autofit.export.exported import Exported, header, recommended
+from autofit.export.exported import Exported, all_arguments, header, recommended
 from autofit.job.tasks import task_named
 from autofit.report.own_program import changed_command, changes_in_a_line, recommended_changes
 from autofit.study.result import Result
 
+_SRUN = 'srun --cpus-per-task="$SLURM_CPUS_PER_TASK"'
+"""Since Slurm 22.05 a step does not take over the number that its job asked for."""
 SPARE_SHARE, SPARE_SECONDS = 1.2, 600
 """Of the steps' time and beside it: loading, evaluation and saving are not in it."""
 
@@ -19,14 +23,13 @@ def serialize(result: Result) -> Exported:
     """The script. Raises UserError where nothing was measured."""
     best, recommendation = recommended(result)
     workload, device = result.record.workload, result.situation.device
-    workers = int(recommendation.training_arguments.get("dataloader_num_workers", 0))
+    workers = int(all_arguments(result).get("dataloader_num_workers") or 0)
     options = {
         "job-name": "autofit",
         "nodes": 1,
         "ntasks": 1,
         **({} if kind_of(device).is_host else {"gpus-per-node": workload.processes}),
-        # The process, its loader's workers, and one to spare.
-        "cpus-per-task": workload.processes * (workers + 2),
+        "cpus-per-task": workload.processes * max(workers + 2, _cores(device)),
     }
     if result.run is not None:
         seconds = result.run.steps(workload.effective_batch) * best.measurement.step_seconds
@@ -34,8 +37,10 @@ def serialize(result: Result) -> Exported:
     command, left_out = _command(result)
     use = (
         f"The partition, the account and the kind of node (measured on {device.name}) are the cluster's: give them to "
-        "sbatch. " + ("" if result.run is not None else "So is the time limit, as --samples was not given. ")
+        "sbatch. "
     )
+    if result.run is None:
+        use += "So is the time limit: a search with --samples and --export writes it. "
     lines = header(result, left_out, use + "Then:", "sbatch FILE")
     exports = [f"export {name}={shlex.quote(value)}" for name, value in recommendation.environment.items()]
     script = [
@@ -54,18 +59,29 @@ def _command(result: Result) -> tuple[str, tuple[str, ...]]:
     """The line that trains, and what it leaves out."""
     program, processes = result.situation.program, result.record.workload.processes
     if program is not None:
-        command = changed_command(program, recommended_changes(result))
+        changes = recommended_changes(result)
+        command = changed_command(program, changes)
         # Variables are exported before it.
         words = shlex.split(command) if command is not None else list(program.command)
         while words and "=" in words[0] and not words[0].startswith("-"):
             del words[0]
-        left_out = () if command is not None else (f"changes in the program itself: {changes_in_a_line(result)}",)
-        return f"srun {shlex.join(words)}", left_out
+        is_complete = command is not None or not changes
+        left_out = () if is_complete else (f"changes in the program itself: {changes_in_a_line(result)}",)
+        return f"{_SRUN} {shlex.join(words)}", left_out
     launcher = "python" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes}"
     if task_named(result.record.workload.task).labels in ("tokens", "masked"):
         words_of_file = 'train_args.py --text "${TEXT:?a file of text}" --output-dir "${OUTPUT:-output}"'
-        return f"# train_args.py is the export training-arguments.\nsrun {launcher} {words_of_file}", ()
-    return f"# train.py is a program of yours that imports train_args.py.\nsrun {launcher} train.py", ()
+        return f"# train_args.py is the export training-arguments.\n{_SRUN} {launcher} {words_of_file}", ()
+    return f"# train.py is a program of yours that imports train_args.py.\n{_SRUN} {launcher} train.py", ()
+
+
+def _cores(device: Device) -> int:
+    """Cores of a processor that was measured on, as its name has them; 0 for a GPU.
+
+    A process beside a GPU gets one for itself, one for each of its loader's workers, and one to spare.
+    """
+    found = re.search(r"\((\d+) cores?\)", device.name) if kind_of(device).is_host else None
+    return int(found.group(1)) if found else 0
 
 
 def _clock(seconds: float) -> str:

@@ -20,14 +20,18 @@ from autofit.study.result import Result
 def serialize(result: Result) -> Exported:
     """The file. Raises UserError where nothing was measured, or no causal language model."""
     document, left_out = settings(result)
-    use = "Train with:"
-    if document["padding_free"]:
-        length = result.record.workload.sequence_length
-        use = f"Samples must have at most {length} tokens: TRL cuts none of these. {use}"
+    use = f"{limit_of_samples(result, document)}Train with:"
     if kind_of(result.situation.device).is_host:
         left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
     lines = header(result, left_out, use, "trl sft --config FILE --dataset_name DATA --output_dir output")
     return Exported(text=as_yaml(document, lines), left_out=left_out)
+
+
+def limit_of_samples(result: Result, document: dict[str, Any]) -> str:
+    """A sentence on samples that have to be short enough, where TRL cuts none; else empty."""
+    if not document["padding_free"]:
+        return ""
+    return f"Samples must have at most {result.record.workload.sequence_length} tokens: TRL cuts none of these. "
 
 
 def settings(result: Result) -> tuple[dict[str, Any], tuple[str, ...]]:

@@ -70,7 +70,9 @@ def serialize(result: Result) -> Exported:
         method += f"LORA = {literal(recommendation.adapter)}\n"
     imports.append("from trl import SFTConfig, SFTTrainer  # noqa: E402")
     values = {
-        "HEADER": "\n".join(map(in_docstring, header(result, left_out))),
+        "HEADER": "\n".join(
+            map(in_docstring, header(result, left_out, trl.limit_of_samples(result, document).strip()))
+        ),
         "ENVIRONMENT": literal(recommendation.environment),
         "IMPORTS": "\n".join(imports),
         "MODEL": repr(result.record.workload.model),

@@ -16,6 +16,11 @@ LINEAR = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 """The linear layers of most language models; Unsloth's own default."""
 OPTIMIZER = "adamw_8bit"
 _CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
+_EXPRESSED = (
+    *("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "bf16", "fp16"),
+    *_CHECKPOINTING,
+)
+"""Arguments that have a key, or are said to be left out by what Unsloth does instead."""
 
 
 def serialize(result: Result) -> Exported:
@@ -49,21 +54,22 @@ def serialize(result: Result) -> Exported:
         }
         if targets == "all-linear":
             left_out.append(f"adapters of linear layers with names other than {LINEAR}")
-    left_out += _others(recommendation)
+    left_out += _others(result, recommendation)
     use = "Add data, num_epochs and learning_rate, then:"
     lines = header(result, tuple(left_out), use, command(result, "unsloth train --config FILE"))
     return Exported(text=as_yaml(document, lines), left_out=tuple(left_out))
 
 
-def _others(recommendation: Recommendation) -> list[str]:
-    """Settings for which there is no key, where they are not the defaults."""
-    left_out = []
-    for name in _CHECKPOINTING:
-        options = recommendation.training_arguments.get(f"{name}_kwargs", {})
-        left_out += [f"checkpointing with {key}={value}" for key, value in options.items() if key != "use_reentrant"]
-    for name in ("torch_compile", "use_liger_kernel", "train_sampling_strategy", "tf32", "use_cpu"):
-        if name in recommendation.training_arguments:
-            left_out.append(f"{name}={recommendation.training_arguments[name]}")
+def _others(result: Result, recommendation: Recommendation) -> list[str]:
+    """Settings for which there is no key."""
+    left_out = ["trust_remote_code=True"] if result.record.trust_remote_code else []
+    for name, value in recommendation.training_arguments.items():
+        if name in [f"{each}_kwargs" for each in _CHECKPOINTING]:
+            left_out += [
+                f"checkpointing with {key}={option}" for key, option in value.items() if key != "use_reentrant"
+            ]
+        elif name not in _EXPRESSED:
+            left_out.append(f"{name}={value}")
     if is_packed(recommendation) or is_flattened(recommendation):
         left_out.append("rows that hold several samples, which Unsloth counts as one")
     if padded_length(recommendation) is not None:

@@ -11,8 +11,9 @@ from autofit.job.situation import Situation
 from autofit.job.tasks import task_named
 from autofit.knobs import KNOBS, knob
 from autofit.knobs.allocator import EXPANDABLE
+from autofit.knobs.attention import PLAIN, PLAINEST
 from autofit.knobs.knob import PROGRAMS_OWN
-from autofit.knobs.train_config import TrainConfig
+from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.predict.calibration import Calibration
 from autofit.predict.micro_batches import CannotPredictError
 from autofit.predict.needs import Needs
@@ -45,6 +46,7 @@ class Predictor:
     ) -> None:
         self._needs = needs
         self._kind = kind_of(situation.device)
+        self._attentions = situation.model.attention
         self._workload, self._device, self._limits = situation.workload, situation.device, situation.limits
         self._rates = rates
         self._efficiency = efficiency
@@ -56,11 +58,11 @@ class Predictor:
         """Have the traces of many configurations made at once, side by side."""
         self._needs.prepare(configs)
 
-    def predict(self, config: TrainConfig, *, simulate: bool = True) -> Prediction:
+    def predict(self, config: TrainConfig, *, simulate: bool = True, with_work: bool = False) -> Prediction:
         """Bytes and seconds of a configuration. Raises CannotPredictError.
 
         ``simulate`` plays the allocator over the step, which takes a fraction of a second for a large model; without
-        it, what the allocator loses is left out. ``work`` is added only with it, as it may take another trace.
+        it, what the allocator loses is left out. ``with_work`` adds the work of the step, which may take another trace.
         """
         need, workspaces = self._needs.of(config), self._kind.workspace_bytes(self._device)
         certain = need.live_bytes + workspaces + self._context
@@ -84,7 +86,7 @@ class Predictor:
             paged_bytes=need.paged_bytes,
             is_calibrated=self.calibration.num_trials > 0,
             notes=tuple(_notes(config)),
-            work=self._step_work(config, need) if simulate else None,
+            work=self._step_work(config, need) if with_work else None,
         )
 
     def on_allocator(self, config: TrainConfig) -> Reserved:
@@ -147,26 +149,33 @@ class Predictor:
             return None
         accumulation, peaks = config.accumulation_steps, self._peaks or self._rates
         done = self._clock(config, need, peaks).amounts(need.work, accumulation)
-        once = self._without_recomputation(config, need)
-        model = self._clock(config, once, peaks).amounts(once.work, accumulation)
+        plain = self._plain(config)
+        model = None if plain is None else self._clock(config, plain, peaks).amounts(plain.work, accumulation)
         factor = self.calibration.time_factor(config) or 1.0
         parts = self._clock(config, need, self._rates).parts(need.work, self._efficiency, accumulation)
         return StepWork(
             flops=done.flops,
-            model_flops=model.flops,
+            model_flops=None if model is None else model.flops,
             moved_bytes=done.moved_bytes,
-            arithmetic_seconds=model.arithmetic_seconds,
+            arithmetic_seconds=None if model is None else model.arithmetic_seconds,
             traffic_seconds=done.traffic_seconds,
             peaks="measured" if self._peaks is None else "published",
             seconds_by_part={name: seconds * factor for name, seconds in parts.items()},
         )
 
-    def _without_recomputation(self, config: TrainConfig, need: Need) -> Need:
-        """The need of the same step with every activation kept; of one that cannot be traced so, its own."""
+    def _plain(self, config: TrainConfig) -> Need | None:
+        """The need of the same step with every activation kept and fused attention: what its model has to compute.
+
+        None where a program decides either, and of a step that cannot be traced so.
+        """
+        changes: dict[str, KnobValue] = {CHECKPOINTING.name: CHECKPOINTING.reference}
+        if PROGRAMS_OWN in (config[CHECKPOINTING.name], config["attention"]):
+            return None
+        if config["attention"] == PLAINEST and PLAIN in self._attentions:
+            changes["attention"] = PLAIN
         with contextlib.suppress(CannotPredictError):
-            if config[CHECKPOINTING.name] != PROGRAMS_OWN:
-                return self._needs.of(config.replace(**{CHECKPOINTING.name: CHECKPOINTING.reference}))
-        return need
+            return self._needs.of(config.replace(**changes))
+        return None
 
     def _clock(self, config: TrainConfig, need: Need, rates: Rates) -> StepClock:
         return StepClock(

@@ -30,7 +30,7 @@ def ranked_table(result: Result, *, width: int, most_rows: int | None = 15) -> R
 
 
 def plain_rows(result: Result, *, most_rows: int | None) -> list[list[str]]:
-    """The table's titles and then its rows as plain words, of all columns: for pages of other kinds."""
+    """The table's titles and then its rows as plain words, but for what was predicted: for pages of other kinds."""
     knobs = telling_knobs(result)
     titles = ["#", "micro x acc", *(row.title for row in knobs), *figure_titles(result), "numerics", "measured"]
     rows = [titles]
@@ -38,7 +38,14 @@ def plain_rows(result: Result, *, most_rows: int | None) -> list[list[str]]:
         settings = [str(each.trial.config[row.name]) for row in knobs]
         figures = figures_of(each, result)
         rows.append(
-            [str(each.rank), each.trial.config.split, *settings, *figures, numerics_of_row(each), evidence_of(each)]
+            [
+                _place(each, result),
+                each.trial.config.split,
+                *settings,
+                *figures,
+                numerics_of_row(each),
+                evidence_of(each),
+            ]
         )
     return rows
 
@@ -225,10 +232,10 @@ def _why_not(result: Result, best: Ranked) -> str:
 
 def table_notes(result: Result) -> str:
     """Sentences under the whole table: what is the same in every row, and what its words stand for."""
-    return _explanation(result, len(result.ranking.ranked))
+    return _explanation(result, len(result.ranking.ranked), has_predicted=False)
 
 
-def _explanation(result: Result, shown: int) -> str:
+def _explanation(result: Result, shown: int, *, has_predicted: bool = True) -> str:
     sentences = []
     shown_rows = result.ranking.ranked[:shown]
     hidden = len(result.ranking.ranked) - shown
@@ -239,10 +246,10 @@ def _explanation(result: Result, shown: int) -> str:
     same = [row.name for row in folded if not row.is_of_programs or result.situation.program is not None]
     if same:
         sentences.append(f"Same in every row: {', '.join(f'{name}={of_all[name]}' for name in same)}.")
-    if _any_predicted(result.ranking.ranked):
+    if has_predicted and _any_predicted(result.ranking.ranked):
         sentences.append("predicted: before the trial ran, calibrated on earlier trials.")
     if "MFU" in figure_titles(result):
-        sentences.append(f"MFU: share of the step that the model's arithmetic takes at {_peak(result)}.")
+        sentences.append(f"MFU: share of the step that the model's arithmetic takes at {peak_in_words(result)}.")
     reference = result.ranking.reference
     if reference is not None and reference.is_baseline:
         sentences.append("ref: your settings.")
@@ -258,8 +265,8 @@ def _explanation(result: Result, shown: int) -> str:
     return " ".join(sentences)
 
 
-def _peak(result: Result) -> str:
-    """The rates that the utilization is held against, in words."""
+def peak_in_words(result: Result) -> str:
+    """The rates that the utilization is held against."""
     works = (each.trial.prediction.work for each in result.ranking.ranked if each.trial.prediction is not None)
-    whose = next(work.peaks for work in works if work is not None)
-    return "the card's published peak" if whose == "published" else "the rate measured here in plain products"
+    whose = next((work.peaks for work in works if work is not None), "measured")
+    return "the card's published dense peak" if whose == "published" else "the rate measured here in plain products"

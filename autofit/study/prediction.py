@@ -30,28 +30,32 @@ class Expected(NamedTuple):
 class StepWork:
     """Work of one optimizer step on one device, as traced.
 
-    ``flops`` counts a multiplication and an addition as two, padding and recomputation included; ``model_flops`` leaves
-    out what activation checkpointing computes again. ``moved_bytes`` is what operators read and write once each.
+    ``flops`` counts a multiplication and an addition as two, padding and recomputation included, attention as its
+    kernel computes it. ``model_flops`` leaves out what activation checkpointing computes again, and counts fused
+    attention, of a causal model half of the square; None where that cannot be traced. ``moved_bytes`` is what operators
+    read and write once each, with torch.compile an estimate of it.
     ``arithmetic_seconds`` is the time of the model's operations at the device's peak rates, each in its precision, and
     ``traffic_seconds`` that of the moved bytes at its bandwidth. ``peaks`` says whose figures those are: ``published``,
     or ``measured`` in plain work of the same device. ``seconds_by_part`` says what the predicted time is spent on.
     """
 
     flops: float
-    model_flops: float
+    model_flops: float | None
     moved_bytes: float
-    arithmetic_seconds: float
+    arithmetic_seconds: float | None
     traffic_seconds: float
     peaks: str
     seconds_by_part: dict[str, float]
 
-    def mfu(self, step_seconds: float) -> float:
+    def mfu(self, step_seconds: float) -> float | None:
         """Model FLOPs utilization of a step that took so long: the share of it that its arithmetic takes at the peak.
 
-        Where all products have one precision that is the usual figure, model FLOPs / (seconds x peak FLOP/s), as in
-        PaLM (arXiv 2204.02311, appendix B), with the operations counted in the trace and padding among them.
+        Where all products have one precision that is model FLOPs / (seconds x peak FLOP/s), after PaLM (arXiv
+        2204.02311, appendix B), but for what is counted: the trace's operations, padding among them, of a causal model
+        half the square of attention, and in its backward pass the scores that fused kernels compute again. None where
+        the model's operations are not known.
         """
-        return self.arithmetic_seconds / step_seconds
+        return None if self.arithmetic_seconds is None else self.arithmetic_seconds / step_seconds
 
     def bandwidth_share(self, step_seconds: float) -> float:
         """Share of the memory's bandwidth that the traced traffic takes; what caches answer is counted too."""

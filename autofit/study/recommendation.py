@@ -67,7 +67,7 @@ def recommend(ranking: Ranking, trials: Sequence[Trial], situation: Situation) -
         adapter=recipe.adapter,
         quantization=recipe.quantization,
         reasons=tuple(_reasons(best, ranking, trials, situation)),
-        warning=_unconfirmed(best),
+        warning=_unconfirmed(best, is_chosen=ranking.chosen is not None),
     )
 
 
@@ -103,6 +103,8 @@ def _against_reference(best: Ranked, ranking: Ranking, trials: Sequence[Trial]) 
     assert reference.measurement is not None and against is not None
     if best.is_reference:
         what = "that ran whole" if best.is_confirmed else "of the short trials"
+        if ranking.chosen is not None:
+            return "it is what the others are compared with"
         if reference.is_baseline:
             return f"your settings are the fastest {what}, or tied with it"
         precision = best.trial.config["precision"]
@@ -240,7 +242,7 @@ def _memory_reason(best: Ranked, situation: Situation) -> str:
 
 def _tie_reason(best: Ranked, ranking: Ranking) -> list[str]:
     others = [each for each in ranking.ranked if each.tied_with_first and each is not best]
-    if not others:
+    if not others or ranking.chosen is not None:
         return []
     ranks = ", ".join(str(each.rank) for each in others)
     labels = {ranking.evidence.against(each.trial, best.trial).label for each in others}
@@ -285,11 +287,13 @@ def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
     return reasons
 
 
-def _unconfirmed(best: Ranked) -> str:
+def _unconfirmed(best: Ranked, *, is_chosen: bool) -> str:
     """A sentence where the recommendation has not run whole effective batches, else empty."""
     if best.is_confirmed:
         return ""
     how = "" if best.measurement.whole else ", and its step is extrapolated from that"
+    if is_chosen:
+        return f"NOT CONFIRMED: it got through a short trial only{how}, and has not run whole."
     return (
         f"NOT CONFIRMED: it got through a short trial only{how}; the search ended before its whole run. The same "
         "command with more --budget or --max-trials confirms it."
@@ -298,6 +302,8 @@ def _unconfirmed(best: Ranked) -> str:
 
 def _maybe_faster(best: Ranked, ranking: Ranking) -> list[str]:
     """Configurations that only a short trial says are faster."""
+    if ranking.chosen is not None:
+        return [] if best.rank == 1 else [f"{best.rank - 1} of the measured configurations rank before it"]
     faster = [each for each in ranking.ranked[: best.rank - 1] if not each.trial.is_outside]
     if not faster:
         return []

@@ -1,5 +1,6 @@
 """DeepSpeed's own reading of files, in a process that finds it: ``python read_by_deepspeed.py FILE ...``.
 
+A FILE holds the exported one and the measured TrainingArguments beside which it is to be used.
 Prints a JSON list: for each file the batch, precision and stage that DeepSpeed and TrainingArguments agree on.
 """
 
@@ -26,18 +27,17 @@ class TinyModel:
 
 
 def read(path: Path) -> dict[str, Any]:
-    document = json.loads(path.read_text(encoding="utf-8"))
+    pair = json.loads(path.read_text(encoding="utf-8"))
+    document = pair["file"]
+    batch = ("per_device_train_batch_size", "gradient_accumulation_steps", "bf16", "fp16")
     place = "deepspeed.runtime.config.dist"
     with patch(f"{place}.get_rank", return_value=0), patch(f"{place}.get_world_size", return_value=1):
         understood = DeepSpeedConfig(document)
     arguments = TrainingArguments(
         output_dir=str(path.with_suffix("")),
         use_cpu=True,
-        per_device_train_batch_size=document["train_micro_batch_size_per_gpu"],
-        gradient_accumulation_steps=document["gradient_accumulation_steps"],
-        bf16=document["bf16"]["enabled"],
-        fp16=document["fp16"]["enabled"],
         deepspeed=document,
+        **{name: pair["arguments"][name] for name in batch if name in pair["arguments"]},
     )
     # Raises where the two do not say the same.
     arguments.hf_deepspeed_config.trainer_config_process(arguments)

@@ -125,6 +125,8 @@ def test_trl_takes_padding_free_rows_without_a_length_to_cut_at(
     document = document_of(exported)
     assert document["padding_free"] is True and document["max_length"] is None
     assert "Samples must have at most" in exported.text
+    as_python = EXPORTERS["trl-python"](make_result(trial, lengths=VERSES)).text
+    assert "Samples must have at most" in as_python
     for attention in ("flash_attention_4", "torch_varlen"):
         other = EXPORTERS["trl"](make_result(make_trial(attention=attention, batch_layout="flattened"), lengths=VERSES))
         assert document_of(other)["padding_free"] is False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -43,11 +44,12 @@ def keywords_of(text: str, name: str) -> dict[str, Any]:
 
 
 def literals_of(text: str, name: str) -> dict[str, Any]:
-    return {
-        key: ast.literal_eval(value)
-        for key, value in keywords_of(text, name).items()
-        if not isinstance(value, ast.Name)
-    }
+    """The keyword arguments that are plain values."""
+    literals = {}
+    for key, value in keywords_of(text, name).items():
+        with contextlib.suppress(ValueError):
+            literals[key] = ast.literal_eval(value)
+    return literals
 
 
 def script(tmp_path: Path, text: str = SCRIPT) -> Path:
@@ -105,7 +107,7 @@ def test_a_call_on_one_line_stays_on_it(call: str, tmp_path: Path) -> None:
     ("text", "reason"),
     [
         ("x = 1\n", "no call of TrainingArguments"),
-        ("a = TrainingArguments('o')\nb = SFTConfig('o')\n", "calls in lines 1, 2"),
+        ("a = TrainingArguments('o')\nb = SFTConfig('o')\n", r"several calls of TrainingArguments \(lines 1, 2\)"),
         ("a = TrainingArguments(**settings)\n", "takes its arguments from elsewhere"),
         ("a = (\n", "is not Python"),
     ],
@@ -145,3 +147,54 @@ def test_nothing_measured_is_nothing_to_put_in(tmp_path: Path) -> None:
     failed: Result = make_result(make_trial(outcome=Outcome.OOM))
     with pytest.raises(UserError, match="no measured configuration"):
         edited(failed, script(tmp_path))
+
+
+def test_a_loader_that_the_search_did_not_touch_keeps_its_workers(tmp_path: Path) -> None:
+    text = "a = TrainingArguments('o', dataloader_num_workers=4, dataloader_prefetch_factor=2)\n"
+    assert (
+        "dataloader_num_workers=4, dataloader_prefetch_factor=2" in edited(result_with(), script(tmp_path, text)).after
+    )
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        'TrainingArguments(output_dir=("o"))',
+        'TrainingArguments(("o"))',
+        'TrainingArguments("o",)',
+        'TrainingArguments(\n    run_name=(\n        "a"\n        "b"\n    ),  # (mine\n)',
+        'TrainingArguments(\n\toutput_dir=f("o", (1, 2)),\n\tlearning_rate=1e-5\n\t# the end\n)',
+        'TrainingArguments(\r\n    "o",\r\n)\r\n',
+    ],
+)
+def test_parentheses_commas_comments_and_line_ends_of_a_call_stay_as_they_are(call: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_bytes(f"a = {call}".encode())
+    change = edited(result_with(), path)
+    tree = ast.parse(change.after)
+    assert literals_of(change.after, "TrainingArguments")["per_device_train_batch_size"] == 8
+    assert ast.dump(tree) != ast.dump(ast.parse(change.before))
+    assert [line for line in change.before.splitlines() if "#" in line] == [
+        line for line in change.after.splitlines() if "#" in line
+    ]
+    assert change.after.count("\n") == change.after.count("\r\n") or "\r\n" not in call
+    assert len(ast.unparse(tree).splitlines()) == 1
+
+
+@pytest.mark.parametrize(("start", "encoding"), [(b"\xef\xbb\xbf", "utf-8"), (b"# coding: latin-1\n", "latin-1")])
+def test_a_file_keeps_its_encoding(start: bytes, encoding: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.py"
+    path.write_bytes(start + "NAME = 'größe'\na = TrainingArguments('o')\n".encode(encoding))
+    content = edited(result_with(), path).content
+    assert content.startswith(start) and "'größe'".encode(encoding) in content and b"optim=" in content
+
+
+def test_what_trl_switches_on_by_itself_is_switched_off_where_it_was_not_measured(tmp_path: Path) -> None:
+    plain = "a = SFTConfig('o', packing=True, max_length=64)\n"
+    arguments = literals_of(edited(result_with(precision="fp32"), script(tmp_path, plain)).after, "SFTConfig")
+    assert arguments["bf16"] is False and arguments["gradient_checkpointing"] is False
+    assert arguments["packing"] is False and arguments["max_length"] == 64
+    mixed = result_with(precision="bf16", activation_checkpointing="every_layer")
+    arguments = literals_of(edited(mixed, script(tmp_path, "a = SFTConfig('o')\n")).after, "SFTConfig")
+    assert arguments["bf16"] is True and arguments["activation_checkpointing"] is True
+    assert "gradient_checkpointing" not in arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import runpy
 import subprocess
@@ -16,11 +17,14 @@ from autofit.export import EXPORTERS
 from autofit.export.slurm import _clock
 from autofit.job.lengths import SampleLengths
 from autofit.knobs.allocator import VARIABLE
+from autofit.knobs.own_program import own_config
 from autofit.study.result import Result, Run
 from tests.doubles import make_trial
 from tests.export.test_formats import NEEDS_CUDA, VALUES, check_arguments, document_of, result_with
 from tests.export.test_program_settings import program_result
 from tests.export.test_training_arguments import make_result
+from tests.knobs.test_own_program import situation_of
+from tests.study.test_store import make_record
 
 
 def on_a_card(result: Result, index: int = 3) -> Result:
@@ -63,7 +67,7 @@ def run_script(text: str, tmp_path: Path, **variables: str) -> subprocess.Comple
     srun.chmod(0o755)
     script = tmp_path / "job.sbatch"
     script.write_text(text)
-    environment = {"PATH": f"{programs}:{os.environ['PATH']}", **variables}
+    environment = {"SLURM_CPUS_PER_TASK": "4", "PATH": f"{programs}:{os.environ['PATH']}", **variables}
     return subprocess.run(["bash", str(script)], capture_output=True, text=True, env=environment, cwd=tmp_path)
 
 
@@ -86,7 +90,14 @@ def test_a_slurm_script_asks_for_one_card_and_trains_with_the_exported_file_and_
     ran = run_script(exported.text, tmp_path, TEXT="my.txt")
     words = ran.stdout.splitlines()
     assert ran.returncode == 0, ran.stderr
-    assert words[:6] == ["python", "train_args.py", "--text", "my.txt", "--output-dir", "output"]
+    assert words[0] == "--cpus-per-task=4" and words[1:7] == [
+        "python",
+        "train_args.py",
+        "--text",
+        "my.txt",
+        "--output-dir",
+        "output",
+    ]
     assert f"{VARIABLE}=expandable_segments:True" in words
     assert exported.left_out == ()
 
@@ -97,11 +108,11 @@ def test_a_slurm_script_of_a_program_runs_its_command_with_the_changes(tmp_path:
     ran = run_script(exported.text, tmp_path)
     words = ran.stdout.splitlines()
     assert ran.returncode == 0, ran.stderr
-    assert words[:3] == ["python", "train.py", "--per_device_train_batch_size"] and "a b" in words
-    assert words[3] == "16" and "bf16" in exported.text
+    assert words[1:4] == ["python", "train.py", "--per_device_train_batch_size"] and "a b" in words
+    assert words[4] == "16" and "bf16" in exported.text
     assert program_result().recommendation is not None
     in_code = EXPORTERS["slurm"](program_result())
-    assert "srun python train.py" in in_code.text and "bf16: True -> False" in in_code.left_out[0]
+    assert " python train.py" in in_code.text and "bf16: True -> False" in in_code.left_out[0]
 
 
 def test_minutes_of_a_job_are_rounded_up() -> None:
@@ -178,3 +189,24 @@ def test_trls_python_trains_a_model_at_the_measured_batch(tmp_path: Path, kept_e
     arguments = trainer.args
     assert arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps == 32
     assert yaml.safe_load(EXPORTERS["trl"](result).text)["per_device_train_batch_size"] == 4
+
+
+def test_what_a_program_keeps_of_its_own_is_in_the_files_that_launch_it() -> None:
+    """A recommendation for a program holds what changes, and nothing of what stays."""
+    situation = situation_of(bf16=True, dataloader_num_workers=6)
+    assert situation.program is not None
+    own = own_config(situation.program)
+    trial = dataclasses.replace(make_trial(0), values=dict(own))
+    record = make_record(workload=situation.workload, situation=situation)
+    result = Result(study="s", storage="sqlite://", record=record, situation=situation, trials=(trial,))
+    assert document_of(EXPORTERS["accelerate"](result))["mixed_precision"] == "bf16"
+    assert json.loads(EXPORTERS["deepspeed"](result).text)["bf16"] == {"enabled": True}
+    script = EXPORTERS["slurm"](result)
+    assert options_of(script.text)["cpus-per-task"] == "8" and script.left_out == ()
+
+
+def test_a_node_without_a_card_is_asked_for_the_cores_that_were_measured_with() -> None:
+    result = result_with()
+    device = dataclasses.replace(result.situation.device, name="AMD EPYC (24 cores)")
+    many = dataclasses.replace(result, situation=dataclasses.replace(result.situation, device=device))
+    assert options_of(EXPORTERS["slurm"](many).text)["cpus-per-task"] == "24"

@@ -33,12 +33,18 @@ def readings(name: str, script: str, tmp_path: Path, *words: str) -> list[tuple[
         pytest.skip(f"{variable} names no folder with {name}: make export-check makes one")
     paths, documents = [], []
     for number, (knob, value, method) in enumerate(CASES):
-        exported = EXPORTERS[name](result_with(method=method, **{knob: value}))
+        result = result_with(method=method, **{knob: value})
+        exported = EXPORTERS[name](result)
         path = tmp_path / f"{number}.yaml"
         document = document_of(exported)  # JSON is YAML, too
         if "tf32" in document:
             document["tf32"] = False  # refused where there is no CUDA
-        path.write_text(json.dumps(document) if name == "deepspeed" else yaml.safe_dump(document), encoding="utf-8")
+        if name == "deepspeed":
+            assert result.recommendation is not None
+            pair = {"file": document, "arguments": dict(result.recommendation.training_arguments)}
+            path.write_text(json.dumps(pair), encoding="utf-8")
+        else:
+            path.write_text(yaml.safe_dump(document), encoding="utf-8")
         paths.append(str(path))
         documents.append(document)
     environment = {**os.environ, "PYTHONPATH": str(Path(os.environ[variable]).resolve()), "HF_HUB_OFFLINE": "1"}

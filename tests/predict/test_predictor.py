@@ -232,18 +232,43 @@ def test_a_trials_prediction_counts_its_work_without_what_is_computed_again() ->
 
     config = make_config(activation_checkpointing="every_layer", micro_batch_size=4, accumulation_steps=8)
     predictor = predictor_of(card(80), Recomputing())
-    work = predictor.predict(config).work
+    work = predictor.predict(config, with_work=True).work
     assert work is not None and work.peaks == "measured"
-    assert work.flops == 2 * work.model_flops == 2 * 8 * 4 * 1000
-    assert work.mfu(2.0) == pytest.approx(work.model_flops / (2.0 * RATES.flops_16))
+    assert work.flops == 2 * (work.model_flops or 0.0) == 2 * 8 * 4 * 1000
+    assert work.mfu(2.0) == pytest.approx((work.model_flops or 0.0) / (2.0 * RATES.flops_16))
     assert work.bandwidth_share(2.0) == pytest.approx(work.moved_bytes / (2.0 * RATES.bytes_per_second))
-    assert predictor.predict(config, simulate=False).work is None
+    assert predictor.predict(config).work is None
 
 
 def test_published_peaks_are_what_a_known_cards_work_is_held_against() -> None:
     peaks = replace(RATES, flops_16=2e6)
     situation = card(80)
     predictor = Predictor(needs_of(situation, MadeUpTraces()), situation, rates=RATES, peaks=peaks)
-    work = predictor.predict(make_config()).work
+    work = predictor.predict(make_config(), with_work=True).work
     assert work is not None and work.peaks == "published"
-    assert work.arithmetic_seconds == pytest.approx(work.model_flops / 2e6)
+    assert work.arithmetic_seconds == pytest.approx((work.model_flops or 0.0) / 2e6)
+
+
+def test_the_models_work_is_that_of_fused_attention_whatever_was_tried_and_unknown_where_it_cannot_be_traced() -> None:
+    traces = MadeUpTraces()
+    predictor = predictor_of(card(80), traces)
+    eager = make_config(attention="eager")
+    sdpa = predictor.predict(make_config(), with_work=True).work
+    assert predictor.predict(eager, with_work=True).work == sdpa
+    traced = {request.recipe.model_kwargs["attn_implementation"] for request in traces.asked}
+    assert traced == {"eager", "sdpa"}
+
+    class OnlyEager(MadeUpTraces):
+        """Another attention cannot be traced."""
+
+        def traces(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
+            documents = super().traces(requests)
+            return [
+                document
+                if request.recipe.model_kwargs["attn_implementation"] == "eager"
+                else TraceDocument(trace=None, refusal="lost")
+                for document, request in zip(documents, requests, strict=True)
+            ]
+
+    work = predictor_of(card(80), OnlyEager()).predict(eager, with_work=True).work
+    assert work is not None and work.flops > 0 and work.mfu(1.0) is None

@@ -29,9 +29,8 @@ CATEGORIES = (
     "allocator_slack",
     "workspaces",
     "context",
-    "calibration",
 )
-"""Categories of a prediction's bytes, in the order in which they are stacked."""
+"""Categories of a prediction's bytes, in the order in which they are stacked. What trials correct is in none."""
 
 
 class Scale:
@@ -113,7 +112,7 @@ def _more(each: Neighbour) -> str | None:
 
 
 def memory_parts(result: Result) -> list[Row]:
-    """Predicted bytes of the finalists by category, and beside each what was measured."""
+    """Predicted bytes of the finalists by category, and beside each what was predicted in all and what was measured."""
     scale = Scale(result)
     rows: list[Row] = []
     for each in finalists(result):
@@ -129,6 +128,7 @@ def memory_parts(result: Result) -> list[Row]:
                         "category": name.replace("_", " "),
                         "order": order,
                         "memory": scale.memory(size),
+                        "predicted": scale.memory(prediction.total_bytes),
                         "measured": scale.memory(each.measurement.memory.needed),
                     }
                 )
@@ -164,13 +164,14 @@ def utilization(result: Result) -> list[Row]:
         work = None if each.trial.prediction is None else each.trial.prediction.work
         if work is not None:
             seconds = each.measurement.step_seconds
+            mfu, flops = work.mfu(seconds), work.model_flops
             rows.append(
                 {
                     "configuration": label(each),
-                    "mfu": f"{work.mfu(seconds):.1%}",
+                    "mfu": None if mfu is None else f"{mfu:.1%}",
                     "bandwidth": f"{work.bandwidth_share(seconds):.1%}",
-                    "tflop": work.model_flops / 1e12,
-                    "again": f"{work.flops / work.model_flops - 1:.0%}",
+                    "tflop": None if flops is None else flops / 1e12,
+                    "again": None if flops is None else f"{max(0.0, work.flops / flops - 1):.0%}",
                     "moved": format_bytes(work.moved_bytes),
                 }
             )

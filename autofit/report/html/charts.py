@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,9 +63,6 @@ def figures_of(result: Result, explanation: Explanation | None) -> list[Figure]:
     if explanation is not None:
         drawn.insert(1, _knobs(explanation))
     return [figure for figure in drawn if figure is not None]
-
-
-Draw = Callable[[Result], "Figure | None"]
 
 
 def _trade_off(result: Result) -> Figure | None:
@@ -151,8 +147,8 @@ def _knobs(explanation: Explanation) -> Figure | None:
     return Figure(
         name="knobs",
         title="What each knob is worth",
-        caption="The recommendation with one knob changed; bars are cut at 150 %. Lines are 95 % intervals. "
-        "Estimated and predicted ones were not run.",
+        caption="The recommendation with one knob changed; bars are cut at 150 %. Lines are what rounds differ by, or "
+        "95 % intervals. Estimated, predicted and ruled-out ones were not run.",
         columns={
             "change": "instead",
             "slower": "time of a step, %",
@@ -188,25 +184,29 @@ def _memory(result: Result) -> Figure | None:
             tooltip=["configuration:N", "category:N", alt.Tooltip("memory:Q", format=".4g", title=scale.memory_unit)],
         )
     )
-    measured = (
-        _chart_of(rows)
-        .transform_aggregate(measured="max(measured)", groupby=["configuration"])
-        .mark_tick(thickness=3, size=26, color="#d1495b")
-        .encode(x="measured:Q", y=y, tooltip=["configuration:N", alt.Tooltip("measured:Q", format=".4g")])
+    totals = _chart_of(rows).transform_aggregate(
+        measured="max(measured)", predicted="max(predicted)", groupby=["configuration"]
     )
+    ticks = [
+        totals.mark_tick(thickness=3, size=26, color=color).encode(
+            x=f"{name}:Q", y=y, tooltip=["configuration:N", alt.Tooltip(f"{name}:Q", format=".4g")]
+        )
+        for name, color in (("predicted", GREY), ("measured", "#d1495b"))
+    ]
     return Figure(
         name="memory",
         title="Memory by category",
-        caption="Predicted bytes at the peak of the finalists, by what they hold, and the measured peak as a mark. "
-        "The prediction is from before the trial ran.",
+        caption="Predicted bytes at the peak of the finalists, by what they hold. The grey mark is the prediction with "
+        "what earlier trials corrected, from before the trial ran; the red one is the measured peak.",
         columns={
             "configuration": "configuration",
             "category": "category",
             "memory": f"predicted, {scale.memory_unit}",
+            "predicted": f"predicted in all, {scale.memory_unit}",
             "measured": f"measured in all, {scale.memory_unit}",
         },
         rows=rows,
-        chart=(bars + measured).properties(height=max(90, 34 * len(order))),
+        chart=alt.layer(bars, *ticks).properties(height=max(90, 34 * len(order))),
     )
 
 
@@ -276,8 +276,8 @@ def _curves(result: Result) -> Figure | None:
     return Figure(
         name="micro-batch",
         title="Micro-batch",
-        caption="Throughput of the combinations that were measured with several micro-batches, the effective batch "
-        "being the same. A larger micro-batch is not always faster.",
+        caption="Throughput at the same effective batch of combinations that were measured with several micro-batches, "
+        f"the first {chart_data.MOST_CURVES} of them. A larger micro-batch is not always faster.",
         columns={
             "combination": "combination",
             "micro_batch": "micro-batch",

@@ -1,4 +1,4 @@
-"""The page: one HTML file that asks nothing of the network, with its charts' library inside (0.9 MB)."""
+"""The page: one HTML file that loads nothing from the network, with its charts' library inside (0.9 MB)."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from autofit.report.explanation import explained_sentences
 from autofit.report.html import chart_data
 from autofit.report.html.charts import NEEDS, figures_of, word
 from autofit.report.own_program import changed_command, recommended_changes
-from autofit.report.table import plain_rows, table_notes
-from autofit.report.text import count_trials, describe, heading_line, run_line
+from autofit.report.table import peak_in_words, plain_rows, table_notes
+from autofit.report.text import count_trials, describe, heading_line
 from autofit.study.result import Result
 from autofit.study.trial import Trial
 from autofit.units import format_bytes
@@ -102,7 +102,6 @@ def _content(result: Result, explanation: Explanation | None) -> dict[str, Any]:
         "recommendation": recommendation,
         "best": None if best is None else describe(best.trial.config),
         "best_figures": _best_figures(result),
-        "run": None if result.run is None or best is None else run_line(result),
         "changes": changes,
         "is_program": program is not None,
         "blocks": [(title, text) for title, text in blocks if text],
@@ -112,7 +111,7 @@ def _content(result: Result, explanation: Explanation | None) -> dict[str, Any]:
         "explained": [] if explanation is None else explained_sentences(explanation),
         "utilization": [list(UTILIZATION.values())]
         + [[word(row[name]) for name in UTILIZATION] for row in chart_data.utilization(result)],
-        "peaks": _peaks(result),
+        "peak": peak_in_words(result),
         "failures": [_failure(trial) for trial in result.ranking.failed],
         "environment": _environment(result),
     }
@@ -127,12 +126,6 @@ def _best_figures(result: Result) -> list[tuple[str, str]]:
     row = rows[best.rank - 1]
     wanted = ("time a step", "speed-up", "samples/s", "tokens/s", "MFU", "needs", "free", "measured")
     return [(title, row[titles.index(title)]) for title in wanted if title in titles]
-
-
-def _peaks(result: Result) -> str:
-    """Whose peak rates the utilization is held against."""
-    works = (each.trial.prediction.work for each in result.ranking.ranked if each.trial.prediction is not None)
-    return next((work.peaks for work in works if work is not None), "")
 
 
 def _failure(trial: Trial) -> Failure:

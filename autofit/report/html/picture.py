@@ -43,6 +43,8 @@ def chart_of(result: Result, explanation: Explanation | None, name: str) -> alt.
         figures = {figure.name: figure for figure in figures_of(result, explanation)}
     except ImportError:
         raise UserError(NEEDS) from None
+    if name not in CHARTS:
+        raise UserError(f"There is no chart '{name}'; the charts are {', '.join(CHARTS)}.")
     if name not in figures:
         has = f"it has data for {', '.join(figures)}" if figures else "nothing was measured in it"
         raise UserError(f"Study '{result.study}' has no data for the chart '{name}': {has}.")

@@ -15,8 +15,9 @@ from transformers import Trainer, TrainingArguments
 def trainer_of(program: str) -> Trainer:
     """The Trainer, made of the parts beside the program."""
     folder = Path(program).parent
-    known = set(sys.path)
-    sys.path += [path for path in json.loads((folder / "paths.json").read_text()) if path not in known]
+    # As where the search was asked for: in that order, and without the program's own folder.
+    paths = json.loads((folder / "paths.json").read_text())
+    sys.path[:] = [*paths, *(path for path in sys.path if path not in paths and Path(path) != folder)]
 
     def part(name: str) -> Any:
         path = folder / f"{name}.pickle"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from autofit.report.html import chart_data
@@ -97,3 +99,15 @@ def test_what_a_knob_is_worth_is_told_for_every_neighbour_that_is_known() -> Non
     assert rows["precision=fp32"]["slower"] == pytest.approx(100, rel=0.02)
     assert rows["precision=fp32"]["low"] < rows["precision=fp32"]["slower"] < rows["precision=fp32"]["high"]
     assert set(rows) < {f"{each.knob}={each.value}" for each in explanation.neighbours}
+
+
+def test_what_trials_corrected_downwards_leaves_the_categories_as_they_were_and_stands_in_the_sum() -> None:
+    trial = predicted(make_trial(needed=GIB), 1.0, GIB)
+    assert trial.prediction is not None
+    bytes_by_category = {**trial.prediction.bytes_by_category, "calibration": -GIB // 4}
+    prediction = dataclasses.replace(
+        trial.prediction, bytes_by_category=bytes_by_category, total_bytes=sum(bytes_by_category.values())
+    )
+    rows = chart_data.memory_parts(make_result(dataclasses.replace(trial, prediction=prediction)))
+    assert sum(row["memory"] for row in rows) == pytest.approx(1.0, rel=1e-6)
+    assert all(row["predicted"] == pytest.approx(0.75, rel=1e-6) for row in rows)

@@ -17,6 +17,7 @@ from autofit.report.html.charts import figures_of
 from autofit.report.html.page import report_page
 from autofit.report.html.picture import CHARTS, chart_picture
 from autofit.study.outcome import Outcome
+from autofit.study.trial import Role
 from tests.doubles import make_trial
 from tests.export.test_training_arguments import make_result
 from tests.report.html.made_up import made_up_study
@@ -88,7 +89,7 @@ def test_a_study_in_which_nothing_fits_has_a_page_with_the_reasons_and_the_logs_
     failed = make_trial(outcome=Outcome.CRASHED, reason="its worker died")
     trials = (dataclasses.replace(failed, log_path=str(log)), make_trial(1, outcome=Outcome.OOM, attention="eager"))
     page = report_page(make_result(*trials), None)
-    assert "Nothing was measured" in page and "its worker died" in page
+    assert "Every configuration that was tried failed" in page and "its worker died" in page
     assert "line 99" in page and "line 60" not in page
     assert Outside(page).tags.count("table") == 1
 
@@ -167,3 +168,15 @@ def test_a_browser_draws_every_chart_without_a_complaint_and_nothing_sticks_out(
     assert int(counts.pop("width")) <= width
     assert set(counts) == {f"chart-{name}" for name in CHARTS}
     assert all(int(count) > 5 for count in counts.values())
+
+
+def test_a_page_says_why_it_recommends_nothing() -> None:
+    outside = make_trial(role=Role.OUTSIDE)
+    assert "Only what you train with now was measured" in report_page(make_result(outside), None)
+    assert "Nothing was tried yet" in report_page(make_result(), None)
+
+
+def test_the_pages_table_has_the_star_and_no_word_on_columns_that_it_lacks() -> None:
+    page = report_page(make_result(make_trial(0, seconds=1.0, whole=False), make_trial(1, attention="eager")), None)
+    assert "<td>*2</td>" in page and "*: recommended" in page
+    assert "predicted: before the trial ran" not in report_page(*made_up_study())
