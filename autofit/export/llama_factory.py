@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.device.kinds import kind_of
+from autofit.export.arguments import checkpointing_of, known_and_others
 from autofit.export.exported import Exported, as_yaml, command, header, of_causal_model
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.study.recommendation import Recommendation
@@ -12,7 +13,6 @@ from autofit.study.result import Result
 
 _ATTENTION = {"eager": "disabled", "sdpa": "sdpa", "flash_attention_2": "fa2"}
 """Others are refused as the model is loaded (``model_utils/attention.py``)."""
-_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 _KNOWN = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -31,12 +31,10 @@ _KNOWN = (
 def serialize(result: Result) -> Exported:
     """The file. Raises UserError where nothing was measured, or no causal language model."""
     _, recommendation = of_causal_model(result, "llama-factory")
-    arguments = dict(recommendation.training_arguments)
-    checkpoints = any(arguments.pop(name, False) for name in _CHECKPOINTING)
-    options: dict[str, Any] = {}
-    for name in _CHECKPOINTING:
-        options |= arguments.pop(f"{name}_kwargs", {})
-    left_out = [f"checkpointing with {name}={value}" for name, value in options.items() if name != "use_reentrant"]
+    arguments = recommendation.training_arguments
+    checkpointing = checkpointing_of(arguments)
+    taken, others = known_and_others(arguments, (*_KNOWN, "use_liger_kernel"))
+    left_out = [*checkpointing.others, *others]
     document: dict[str, Any] = {
         "model_name_or_path": result.record.workload.model,
         **({"trust_remote_code": True} if result.record.trust_remote_code else {}),
@@ -44,16 +42,12 @@ def serialize(result: Result) -> Exported:
         "do_train": True,
         **_adapter(recommendation),
         "cutoff_len": result.record.workload.sequence_length,
-        "disable_gradient_checkpointing": not checkpoints,
-        "use_reentrant_gc": bool(options.get("use_reentrant", True)) if checkpoints else False,
-        "enable_liger_kernel": bool(arguments.pop("use_liger_kernel", False)),
+        "disable_gradient_checkpointing": not checkpointing.is_on,
+        "use_reentrant_gc": checkpointing.is_on and checkpointing.use_reentrant,
+        "enable_liger_kernel": bool(taken.pop("use_liger_kernel", False)),
         "packing": False,
+        **taken,
     }
-    for name, value in arguments.items():
-        if name in _KNOWN:
-            document[name] = value
-        else:
-            left_out.append(f"{name}={value}")
     left_out += _of_model(recommendation, document, is_host=kind_of(result.situation.device).is_host)
     if not result.record.workload.lengths.all_equal:
         left_out.append("rows padded to the longest of their batch, which LLaMA-Factory rounds up to 8 tokens")

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from autofit.export.arguments import checkpointing_of, known_and_others
 from autofit.export.exported import Exported, as_yaml, command, header, of_causal_model
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 
-_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
 _KNOWN = (
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -27,18 +27,18 @@ _KNOWN = (
     "use_liger_kernel",
 )
 """TrainingArguments that it takes by their own names, in the transformers that it asks for (before 5.20)."""
+_WRITTEN = {"bf16": False, "fp16": False, "dataloader_num_workers": 0}
+"""Those that are written out where nothing is recommended, as its own defaults are others."""
 _FLASH = ("flash_attention_2", "flash_attention_3")
 
 
 def serialize(result: Result) -> Exported:
     """The file. Raises UserError where nothing was measured, or no causal language model."""
     _, recommendation = of_causal_model(result, "ms-swift")
-    arguments = dict(recommendation.training_arguments)
-    checkpoints = any(arguments.pop(name, False) for name in _CHECKPOINTING)
-    options: dict[str, Any] = {}
-    for name in _CHECKPOINTING:
-        options |= arguments.pop(f"{name}_kwargs", {})
-    left_out = [f"checkpointing with {name}={value}" for name, value in options.items() if name != "use_reentrant"]
+    arguments = recommendation.training_arguments
+    checkpointing = checkpointing_of(arguments)
+    taken, others = known_and_others(arguments, (*_KNOWN, *_WRITTEN))
+    left_out = [*checkpointing.others, *others]
     document: dict[str, Any] = {
         "model": result.record.workload.model,
         "use_hf": True,
@@ -46,17 +46,11 @@ def serialize(result: Result) -> Exported:
         "torch_dtype": recommendation.model_kwargs.get("dtype", "float32"),
         "max_length": result.record.workload.sequence_length,
         "packing": False,
-        "bf16": bool(arguments.pop("bf16", False)),
-        "fp16": bool(arguments.pop("fp16", False)),
-        "gradient_checkpointing": checkpoints,
-        **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if checkpoints else {}),
-        "dataloader_num_workers": arguments.pop("dataloader_num_workers", 0),
+        "gradient_checkpointing": checkpointing.is_on,
+        **({"gradient_checkpointing_kwargs": {"use_reentrant": False}} if checkpointing.is_on else {}),
+        **_WRITTEN,
+        **taken,
     }
-    for name, value in arguments.items():
-        if name in _KNOWN:
-            document[name] = value
-        else:
-            left_out.append(f"{name}={value}")
     attention = recommendation.model_kwargs.get("attn_implementation")
     if attention == TORCH_VARLEN:
         left_out.append(f"attn_implementation={TORCH_VARLEN}, which is autofit's own")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from autofit.export.arguments import checkpointing_of, known_and_others
 from autofit.export.exported import Exported, as_yaml, command, header, of_causal_model
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.study.recommendation import Recommendation
@@ -15,11 +16,7 @@ from autofit.study.result import Result
 LINEAR = "q_proj,k_proj,v_proj,o_proj,gate_proj,up_proj,down_proj"
 """The linear layers of most language models; Unsloth's own default."""
 OPTIMIZER = "adamw_8bit"
-_CHECKPOINTING = ("activation_checkpointing", "gradient_checkpointing")
-_EXPRESSED = (
-    *("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "bf16", "fp16"),
-    *_CHECKPOINTING,
-)
+_EXPRESSED = ("per_device_train_batch_size", "gradient_accumulation_steps", "optim", "bf16", "fp16")
 """Arguments that have a key, or are said to be left out by what Unsloth does instead."""
 
 
@@ -27,7 +24,7 @@ def serialize(result: Result) -> Exported:
     """The file. Raises UserError where nothing was measured, or no causal language model."""
     _, recommendation = of_causal_model(result, "unsloth")
     arguments = recommendation.training_arguments
-    checkpoints = any(arguments.get(name) for name in _CHECKPOINTING)
+    checkpointing = checkpointing_of(arguments)
     adapter = recommendation.adapter
     document: dict[str, Any] = {
         "model": result.record.workload.model,
@@ -38,7 +35,7 @@ def serialize(result: Result) -> Exported:
             "batch_size": arguments["per_device_train_batch_size"],
             "gradient_accumulation_steps": arguments["gradient_accumulation_steps"],
             "packing": False,
-            "gradient_checkpointing": "true" if checkpoints else "none",
+            "gradient_checkpointing": "true" if checkpointing.is_on else "none",
         },
     }
     left_out = ["attention, precision and kernels, which Unsloth chooses and replaces by its own"]
@@ -62,14 +59,9 @@ def serialize(result: Result) -> Exported:
 
 def _others(result: Result, recommendation: Recommendation) -> list[str]:
     """Settings for which there is no key."""
+    arguments = recommendation.training_arguments
     left_out = ["trust_remote_code=True"] if result.record.trust_remote_code else []
-    for name, value in recommendation.training_arguments.items():
-        if name in [f"{each}_kwargs" for each in _CHECKPOINTING]:
-            left_out += [
-                f"checkpointing with {key}={option}" for key, option in value.items() if key != "use_reentrant"
-            ]
-        elif name not in _EXPRESSED:
-            left_out.append(f"{name}={value}")
+    left_out += [*checkpointing_of(arguments).others, *known_and_others(arguments, _EXPRESSED)[1]]
     if is_packed(recommendation) or is_flattened(recommendation):
         left_out.append("rows that hold several samples, which Unsloth counts as one")
     if padded_length(recommendation) is not None:
