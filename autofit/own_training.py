@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import io
 import os
 import pickle
 import sys
@@ -87,25 +88,37 @@ def _arguments(effective_batch: int, given: Mapping[str, Any]) -> dict[str, Any]
     return {**arguments, "per_device_train_batch_size": size, "gradient_accumulation_steps": steps}
 
 
+class _DefinedHereError(Exception):
+    """Something is defined in the module that was started."""
+
+
+class _Importable(pickle.Pickler):
+    """Refuses what another process could not import: pickles name functions and classes by their module."""
+
+    def reducer_override(self, part: Any) -> Any:
+        if (inspect.isfunction(part) or inspect.isclass(part)) and part.__module__ == "__main__":
+            raise _DefinedHereError
+        return NotImplemented
+
+
 def _pickled(name: str, part: Any) -> bytes:
     """A part as another process can have it. Raises UserError where it cannot."""
+    file = io.BytesIO()
     try:
-        content = pickle.dumps(part)
+        _Importable(file).dump(part)
+    except _DefinedHereError:
+        raise UserError(
+            f"{name} is defined in the notebook or the program that was started, or has something of it, which the "
+            "trials, being other processes, cannot import: put it into a module (in a notebook: %%writefile parts.py)."
+        ) from None
     except Exception as error:  # noqa: BLE001 - pickling calls whatever code the part has
-        reason = (
-            "is a lambda or a function inside another" if inspect.isfunction(part) else f"cannot be copied: {error}"
-        )
+        is_local = inspect.isfunction(part)
+        reason = "is a lambda or a function inside another" if is_local else f"cannot be copied: {error}"
         raise UserError(
             f"{name} {reason}, so the trials, which are other processes, cannot have it: make it a function of a "
             "module."
         ) from None
-    # Pickles name what has to be imported, in the part and in whatever it holds.
-    if b"__main__" in content:
-        raise UserError(
-            f"{name} is defined in the notebook or the program that was started, or has something of it, which the "
-            "trials, being other processes, cannot import: put it into a module (in a notebook: %%writefile parts.py)."
-        )
-    return content
+    return file.getvalue()
 
 
 def _written(pickled: Mapping[str, bytes], name: str) -> Path:

@@ -10,7 +10,7 @@ import pytest
 
 import autofit
 from autofit.errors import UserError
-from autofit.own_training import _arguments
+from autofit.own_training import _arguments, _pickled
 from tests import parts_of_a_training as parts
 
 pytestmark = pytest.mark.usefixtures("short_measuring")
@@ -53,6 +53,7 @@ def test_what_trials_could_not_import_is_refused_with_the_way_out(monkeypatch: p
     for part, reason in cases:
         with pytest.raises(UserError, match=reason):
             autofit.search_training(part, parts.samples, effective_batch=4)
+    assert _pickled("train_dataset", ["if __name__ == '__main__': main()"]), "text may speak of it"
     with pytest.raises(UserError, match="train_dataset cannot be copied"):
         autofit.search_training(parts.build_model, (number for number in range(3)), effective_batch=4)
 
