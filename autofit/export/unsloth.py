@@ -39,7 +39,7 @@ def serialize(result: Result) -> Exported:
         },
     }
     left_out = ["attention, precision and kernels, which Unsloth chooses and replaces by its own"]
-    if arguments["optim"] != OPTIMIZER:
+    if arguments.get("optim", OPTIMIZER) != OPTIMIZER:
         left_out.append(f"optim={arguments['optim']}: Unsloth's command trains with {OPTIMIZER}")
     if adapter is not None:
         targets = adapter["target_modules"]
