@@ -102,7 +102,7 @@ def test_an_export_path_that_may_not_be_written_is_refused_before_any_trial(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # Root may write anywhere, so the permission is simulated.
-    monkeypatch.setattr("autofit.export.os.access", lambda path, mode: False)
+    monkeypatch.setattr("autofit.export.files.os.access", lambda path, mode: False)
     words = [MODEL, "--effective-batch", "8", "--export", f"json={tmp_path / 'x.json'}"]
     assert "is not writable" in refused(words, capsys)
 

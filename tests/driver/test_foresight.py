@@ -33,7 +33,7 @@ class MadeUpPredictor:
     def prepare(self, configs: Sequence[TrainConfig]) -> None:
         return None
 
-    def predict(self, config: TrainConfig, *, simulate: bool = True) -> Prediction:
+    def predict(self, config: TrainConfig, *, simulate: bool = True, with_work: bool = False) -> Prediction:
         likely = seconds(config) * self.factor
         return Prediction(
             verdict=self.verdict(config),
@@ -159,7 +159,7 @@ def test_what_cannot_be_predicted_is_measured_and_said_once(tmp_path: Path) -> N
         def prepare(self, configs: Sequence[TrainConfig]) -> None:
             return None
 
-        def predict(self, config: TrainConfig, *, simulate: bool = True) -> Prediction:
+        def predict(self, config: TrainConfig, *, simulate: bool = True, with_work: bool = False) -> Prediction:
             raise CannotPredictError("RuntimeError: nonzero is data-dependent")
 
         plain = predict
