@@ -10,6 +10,7 @@ as it shares.
 from __future__ import annotations
 
 import math
+import operator
 import statistics
 from collections import defaultdict
 from collections.abc import Hashable, Sequence
@@ -77,7 +78,7 @@ def _between(first: Sequence[TrainConfig], second: Sequence[TrainConfig]) -> npt
         return values, sizes, [config.accumulation_steps > 1 for config in configs]
 
     (ours, our_sizes, we_accumulate), (theirs, their_sizes, they_accumulate) = parts(first), parts(second)
-    shared = np.array([[sum(map(_equal, one, other)) for other in theirs] for one in ours], dtype=float)
+    shared = np.array([[sum(map(operator.eq, one, other)) for other in theirs] for one in ours], dtype=float)
     return covariances(
         SECONDS_OFF,
         shared,
@@ -85,7 +86,3 @@ def _between(first: Sequence[TrainConfig], second: Sequence[TrainConfig]) -> npt
         same=(shared == len(knobs)).astype(float),
         regime=np.equal.outer(we_accumulate, they_accumulate).astype(float),
     )
-
-
-def _equal(one: object, other: object) -> bool:
-    return one == other

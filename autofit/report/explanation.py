@@ -43,7 +43,9 @@ def _table(explanation: Explanation) -> Table:
     table.add_column("how it is known", overflow="fold")
     last = ""
     for each in explanation.neighbours:
-        table.add_row(each.knob if each.knob != last else "", str(each.value), _slower(each), _more(each), _basis(each))
+        table.add_row(
+            each.knob if each.knob != last else "", str(each.value), _slower(each), more_memory(each), _basis(each)
+        )
         last = each.knob
     return table
 
@@ -55,7 +57,8 @@ def _slower(each: Neighbour) -> str:
     return f"{100 * each.slower:+.0f}{spread} %".replace("-0", "+0")
 
 
-def _more(each: Neighbour) -> str:
+def more_memory(each: Neighbour) -> str:
+    """Bytes that a neighbour needs beyond the recommendation, with their sign; a dash where they are not known."""
     if each.more_bytes is None:
         return "-"
     return f"{'+' if each.more_bytes >= 0 else '-'}{format_bytes(abs(each.more_bytes))}"

@@ -14,7 +14,7 @@ from autofit.cli.options import SUBCOMMANDS
 
 
 def completed(line: str, tmp_path: Path) -> list[str]:
-    """What the shell is offered for a line that ends at the cursor."""
+    """Words that the shell is offered for a line that ends at the cursor."""
     answers = tmp_path / "answers"
     environment = {
         **os.environ,

@@ -20,7 +20,7 @@ from transformers import TrainingArguments
 
 
 class TinyModel:
-    """What transformers asks of a model when it completes a configuration."""
+    """The part of a model that transformers asks for when it completes a configuration."""
 
     class config:  # noqa: N801 - transformers' name
         hidden_size = 16

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from autofit.report.explanation import more_memory
 from autofit.report.text import describe
 from autofit.study.ranking import Ranked
 from autofit.study.result import Result
@@ -12,7 +13,7 @@ from autofit.study.trial import Trial
 from autofit.units import GIB, MIB, format_bytes, format_seconds
 
 if TYPE_CHECKING:
-    from autofit.driver.explanation import Explanation, Neighbour
+    from autofit.driver.explanation import Explanation
 
 Row = dict[str, Any]
 MOST_FINALISTS = 6
@@ -69,13 +70,16 @@ def trade_off(result: Result) -> list[Row]:
                 "configuration": describe(each.trial.config),
                 "time": scale.time(each.measurement.step_seconds),
                 "memory": scale.memory(each.measurement.memory.needed),
-                "said": f"{format_seconds(each.measurement.step_seconds)} a step, "
-                f"{format_bytes(each.measurement.memory.needed)}",
+                "said": _said(each),
                 "kind": _kind(each, result),
                 "front": each.rank in front,
             }
         )
     return rows
+
+
+def _said(each: Ranked) -> str:
+    return f"{format_seconds(each.measurement.step_seconds)} a step, {format_bytes(each.measurement.memory.needed)}"
 
 
 def _kind(each: Ranked, result: Result) -> str:
@@ -96,19 +100,13 @@ def knob_effects(explanation: Explanation) -> list[Row]:
             "said": f"{100 * each.slower:+.0f} %",
             "low": None if each.spread is None else 100 * (each.slower - each.spread),
             "high": None if each.spread is None else 100 * (each.slower + each.spread),
-            "memory": _more(each),
+            "memory": None if each.more_bytes is None else more_memory(each),
             "basis": each.basis,
             "reason": each.reason or None,
         }
         for each in explanation.neighbours
         if each.slower is not None
     ]
-
-
-def _more(each: Neighbour) -> str | None:
-    if each.more_bytes is None:
-        return None
-    return f"{'+' if each.more_bytes >= 0 else '-'}{format_bytes(abs(each.more_bytes))}"
 
 
 def memory_parts(result: Result) -> list[Row]:
@@ -189,8 +187,7 @@ def micro_batch_curves(result: Result) -> list[Row]:
             "combination": describe(each.trial.config).partition(", ")[2] or "defaults",
             "micro_batch": each.trial.config.micro_batch_size,
             "samples_per_second": each.measurement.samples_per_second,
-            "said": f"{format_seconds(each.measurement.step_seconds)} a step, "
-            f"{format_bytes(each.measurement.memory.needed)}",
+            "said": _said(each),
         }
         for curve in several
         for each in sorted(curve, key=lambda each: each.trial.config.micro_batch_size)

@@ -18,7 +18,7 @@ NEEDS = "Charts need Altair, vl-convert and Jinja2: pip install 'autofit-train[r
 GREY = "#8a97a6"
 MOST_PERCENT = 150
 KINDS = {"recommended": "#d1495b", "reference": "#edae49", "ran whole": "#2e6fb7", "short trial": GREY}
-"""How far a configuration was measured, and its colour: told apart by people who see no red or green, too."""
+"""Extents to which a configuration was measured, and their colours, which do not rest on red against green."""
 RUNS = {"short trial": GREY, "whole run": "#2e6fb7"}
 PARTS = {
     "forward backward": "#2e6fb7",

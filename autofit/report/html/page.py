@@ -101,7 +101,7 @@ def _content(result: Result, explanation: Explanation | None) -> dict[str, Any]:
         "study": result.study,
         "recommendation": recommendation,
         "best": None if best is None else describe(best.trial.config),
-        "best_figures": _best_figures(result),
+        "best_figures": [] if best is None else _best_figures(titles, rows[best.rank - 1]),
         "changes": changes,
         "is_program": program is not None,
         "blocks": [(title, text) for title, text in blocks if text],
@@ -117,13 +117,8 @@ def _content(result: Result, explanation: Explanation | None) -> dict[str, Any]:
     }
 
 
-def _best_figures(result: Result) -> list[tuple[str, str]]:
-    """The recommendation's figures, each with its title."""
-    best = result.ranking.best
-    if best is None:
-        return []
-    titles, *rows = plain_rows(result, most_rows=None)
-    row = rows[best.rank - 1]
+def _best_figures(titles: list[str], row: list[str]) -> list[tuple[str, str]]:
+    """The figures of the recommendation's row, each with its title."""
     wanted = ("time a step", "speed-up", "samples/s", "tokens/s", "MFU", "needs", "free", "measured")
     return [(title, row[titles.index(title)]) for title in wanted if title in titles]
 
