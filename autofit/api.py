@@ -5,24 +5,24 @@ from __future__ import annotations
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from autofit.device.device import Device
-from autofit.device.locks import held
-from autofit.driver.budget import Budget
+from autofit.device.kinds import find_gpus
 from autofit.driver.explanation import Explanation
 from autofit.driver.explanation import explain as explain_trials
+from autofit.driver.leading import led
 from autofit.driver.observer import Observer
+from autofit.driver.opening import deadline_of, search_of
 from autofit.driver.request import SearchRequest, filled
 from autofit.driver.session import SearchPlan, run_search
 from autofit.driver.workers import Workers
 from autofit.errors import AutofitError, UserError
 from autofit.job.method import Adapter
 from autofit.job.models import resolve_model
-from autofit.job.record import StudyRecord, home
+from autofit.job.record import home
 from autofit.job.request import JobRequest
 from autofit.job.situation import Situation
 from autofit.job.tasks import task_named, task_of
@@ -36,12 +36,13 @@ from autofit.report.rows import rows_of
 from autofit.report.text import as_text, describe
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result, Run
-from autofit.study.store import Study, default_storage, load_study, log_folder_of, open_study
+from autofit.study.storage import default_storage
+from autofit.study.store import Study, load_study
 from autofit.study.trial import RunResult, Trial
 from autofit.trial.equivalence import Comparison, check_equivalence
 from autofit.trial.protocol import MeasuringPlan, StepJob, StepResult
 from autofit.trial.runner import MOST_SECONDS
-from autofit.trial.workshop import Announce, remove_scratch
+from autofit.trial.workshop import Announce
 from autofit.units import seconds_of
 
 
@@ -117,6 +118,7 @@ def search(
     predict: bool = True,
     sampler: str = "autofit",
     baseline: str | Path | None = None,
+    gpus: str | None = None,
     observer: Observer | None = None,
 ) -> SearchResult:
     """Find the fastest configuration that trains ``model`` at exactly ``effective_batch`` and fits.
@@ -128,6 +130,8 @@ def search(
     steps are traced without data first: what cannot fit is not run, and what is likely faster is run earlier.
     ``sampler`` says who proposes what to try: ``autofit``, or Optuna's ``tpe``, ``gp``, ``random`` or ``grid``.
     ``baseline`` is a file of the TrainingArguments that are used now (``baseline.py``): what is compared with.
+    ``gpus`` runs one trial on each of several GPUs, side by side: ``all``, or such as ``"0,1"``; or ``none``, so that
+    only workers that join run any (``autofit worker``).
 
     Returns the result; after Ctrl-C too, with ``interrupted`` set and everything measured in it.
     Raises UserError for a request that cannot be carried out, NothingFitsError where every
@@ -138,8 +142,13 @@ def search(
     watcher = observer or default_observer()
     asked = filled(SearchRequest, given)
     request, limits, timeout = asked.space(), asked.limits(), seconds_of(trial_timeout)
+    members = None if gpus is None else find_gpus(gpus)
+    if members and device == "auto":
+        given["device"] = members[0]
     record = filled(JobRequest, given).record()
-    with search_of(record, study, storage, fresh=fresh, watcher=watcher) as opened:
+    url = storage or default_storage()
+    is_shared = members is not None
+    with search_of(record, study, url, fresh=fresh, watcher=watcher, measures_here=not is_shared) as opened:
         deadline = deadline_of(opened, limits, began)
         workers = _workers(opened, watcher.say, timeout, deadline)
         stopped, interrupted = "it was interrupted", True
@@ -167,30 +176,18 @@ def search(
                 sampler=sampler,
             )
             own = None if baseline is None else read_baseline(baseline, situation)
-            stopped, interrupted = run_search(opened, situation, space, workers, plan, watcher, own), False
+            with contextlib.ExitStack() as ends:
+                crew = None
+                if members is not None:
+                    crew = ends.enter_context(led(opened, members, url, trial_seconds=timeout, say=watcher.say))
+                stopped = run_search(opened, situation, space, workers, plan, watcher, own, crew)
+            interrupted = False
         except KeyboardInterrupt:
             if opened.situation is None:
                 raise
         finally:
             workers.close()
     return result_of(opened, stopped=stopped, interrupted=interrupted, run=run)
-
-
-@contextlib.contextmanager
-def search_of(
-    record: StudyRecord, study: str | None, storage: str | None, *, fresh: bool, watcher: Observer
-) -> Iterator[Study]:
-    """The study of a record, kept from other searches meanwhile. Raises UserError where one is at work on it."""
-    with contextlib.ExitStack() as locks:
-        _lock(locks, study or record.default_name, record.device, watcher)
-        opened = open_study(storage or default_storage(), record, study, fresh=fresh)
-        remove_scratch(opened.log_folder)
-        yield opened
-
-
-def deadline_of(study: Study, budget: Budget, began: float) -> float | None:
-    """The moment (``time.monotonic``) at which a study's budget is spent; None without a budget of time."""
-    return None if budget.seconds is None else began + max(0.0, budget.seconds - study.spent_seconds)
 
 
 def _probe(workers: Workers, deadline: float | None) -> Situation:
@@ -203,25 +200,6 @@ def _probe(workers: Workers, deadline: float | None) -> Situation:
                 "raise --budget."
             ) from None
         raise
-
-
-def _lock(locks: contextlib.ExitStack, study: str, device: Device, watcher: Observer) -> None:
-    """Keep other searches off the study, and say so where one measures on the same device.
-
-    Raises UserError where the study is being searched already.
-    """
-    other = locks.enter_context(held(log_folder_of(study) / "search.lock"))
-    if other is not None:
-        raise UserError(
-            f"Study '{study}' is being searched by process {other}: wait until it ends, or give this search a "
-            "--study of its own."
-        )
-    other = locks.enter_context(held(home() / "locks" / f"{device.kind}-{device.index}.lock"))
-    if other is not None:
-        watcher.say(
-            f"Process {other} is searching on the same device: each disturbs what the other measures. For figures to "
-            "rely on, run one after the other."
-        )
 
 
 def load(study: str | None = None, *, storage: str | None = None) -> SearchResult:

@@ -13,11 +13,12 @@ from pathlib import Path
 
 import msgspec
 
-from autofit.api import SearchResult, deadline_of, result_of, search_of
+from autofit.api import SearchResult, result_of
 from autofit.device.device import Device
 from autofit.device.kinds import find_device
 from autofit.device.versions import installed_versions, set_variables
 from autofit.driver.observer import Observer
+from autofit.driver.opening import deadline_of, search_of
 from autofit.driver.request import SearchRequest
 from autofit.driver.session import SearchPlan, run_search
 from autofit.driver.workers import ProgramWorkers

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "autofit"
 
 LADDER = (
     "errors", "version", "units", "runtime", "device", "job", "knobs", "study", "predict", "trial", "worker",
-    "planning", "driver", "report", "api", "own_program", "own_training", "attached", "export", "cli",
+    "planning", "driver", "report", "joined", "api", "own_program", "own_training", "attached", "export", "cli",
     "__init__", "__main__",
 )  # fmt: skip
 """The rooms, lowest first: what is in one may import from those before it and from no other."""

@@ -15,7 +15,8 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     from autofit.report.console import output_console
     from autofit.report.studies import studies_report, study_line
-    from autofit.study.store import all_studies, default_storage
+    from autofit.study.storage import default_storage
+    from autofit.study.store import all_studies
 
     lines = [study_line(study, began) for study, began in all_studies(options.storage or default_storage())]
     if options.json:

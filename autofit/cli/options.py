@@ -14,7 +14,7 @@ from autofit.job.method import FROZEN_DTYPES, METHODS, Adapter
 from autofit.job.tasks import TASK_NAMES
 
 SUBCOMMANDS = (
-    *("run", "plan", "estimate"),
+    *("run", "worker", "plan", "estimate"),
     *("list", "show", "compare", "explain", "report", "plot", "export", "verify", "doctor"),
 )
 

@@ -26,6 +26,10 @@ EPILOG = """\
 your own program, unchanged:
   autofit run -- python train.py ...    searches around its own arguments; any program that ends in Trainer.train()
 
+many GPUs:
+  autofit MODEL ... --gpus all          one trial on each GPU of this host, side by side
+  autofit worker --study NAME --storage postgresql+psycopg://...    adds a GPU of another host
+
 commands that run nothing:
   autofit plan MODEL --effective-batch N --gpu rtx-4090    what fits on a card you do not have, how fast, at what cost
   autofit estimate MODEL --effective-batch N --gpu h100    one configuration, byte by byte
@@ -59,6 +63,7 @@ def main(words: list[str]) -> int:
             run=run_of(options),
             predict=not options.no_prediction,
             baseline=options.baseline,
+            gpus=options.gpus,
             observer=observer,
         )
 
@@ -86,6 +91,11 @@ def parser() -> argparse.ArgumentParser:
         "--baseline",
         metavar="FILE",
         help="compare with the TrainingArguments in it (JSON, YAML), not the defaults",
+    )
+    search.add_argument(
+        "--gpus",
+        metavar="LIST",
+        help="GPUs that run trials side by side: all, or such as 0,1; none: only the workers that join",
     )
     add_kept_options(made)
     add_result_options(made)

@@ -43,6 +43,9 @@ class Cuda(DeviceKind):
         _refuse_cards_that_cannot_be_asked()
         return None
 
+    def count(self) -> int:
+        return len(nvml.visible_indices())
+
     def used_bytes(self, index: int) -> int | None:
         return nvml.used_bytes(index)
 

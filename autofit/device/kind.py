@@ -42,6 +42,10 @@ class DeviceKind(ABC):
         Raises UserError where there are some and this one cannot be had.
         """
 
+    def count(self) -> int:
+        """Number of the visible devices of the kind that can be told apart."""
+        return 0
+
     def used_bytes(self, index: int) -> int | None:
         """Bytes of the device's memory that are in use, by whoever; None where nothing counts them."""
         return None

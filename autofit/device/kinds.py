@@ -35,3 +35,27 @@ def find_device(label: str) -> Device:
         if device is not None:
             return device
     raise UserError(f"--device {label}: no GPU was found here; --device cpu always works.")
+
+
+def find_gpus(asked: str) -> list[str]:
+    """Labels of the GPUs that ``--gpus`` names: ``all``, numbers such as ``0,1``, or ``none``.
+
+    Raises UserError where one is not there, or they are not of one kind: what one measures says nothing of another.
+    """
+    if asked == "none":
+        return []
+    kind = next(kind for kind in KINDS.values() if not kind.is_host)
+    numbers = [str(number) for number in range(kind.count())] if asked == "all" else asked.split(",")
+    if not all(number.isdigit() for number in numbers):
+        raise UserError(f"--gpus takes all, none or numbers such as 0,1; not '{asked}'.")
+    if not numbers or len(set(numbers)) < len(numbers):
+        raise UserError(f"--gpus {asked}: " + ("a GPU is named twice." if numbers else "there is no GPU here."))
+    labels = [kind.label(int(number)) for number in numbers]
+    devices = [find_device(label) for label in labels]
+    for label, device in zip(labels, devices, strict=True):
+        if (device.name, device.memory_bytes) != (devices[0].name, devices[0].memory_bytes):
+            raise UserError(
+                f"--gpus {asked}: {labels[0]} is a {devices[0].name} and {label} a {device.name}, and what one of them "
+                "measures says nothing of the other; name GPUs of one kind."
+            )
+    return labels

@@ -55,14 +55,16 @@ class Budget:
         trials: Sequence[Trial],
         to_confirm: Sequence[Trial],
         whole_run: WholeRun | None = None,
+        *,
+        running: int = 0,
     ) -> str | None:
-        """A sentence when another trial would not leave enough for the confirmations, else None.
+        """A sentence when another trial beside those ``running`` would not leave enough for the confirmations, or None.
 
         ``to_confirm`` has evidence for each run that is still to come; the runs of one configuration count once.
         At most a third of the budget is kept for them.
         """
         unconfirmed = {trial.config for trial in to_confirm if not trial.whole}
-        if self.trials is not None and num_counted(trials) + len(unconfirmed) >= self.trials:
+        if self.trials is not None and num_counted(trials) + running + len(unconfirmed) >= self.trials:
             return f"--max-trials allows {counted(self.trials, 'trial')}"
         if trials and not self.leaves_time(spent_seconds, trials, to_confirm, whole_run):
             return self.is_spent

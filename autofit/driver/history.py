@@ -15,7 +15,8 @@ from autofit.study.trial import Trial
 class History:
     """The trials of a study that were run and lie in a space. Immutable: a new trial makes a new history.
 
-    ``put_off`` are configurations that are not to be proposed now; ``ruled_out`` those that are predicted not to fit.
+    ``put_off`` are configurations that are not to be proposed now; ``ruled_out`` those that are predicted not to fit;
+    ``running`` those whose trials have not ended.
     What an earlier search skipped counts for nothing: this one may predict otherwise, or not at all. Nor does a trial
     that the end of a budget interrupted.
     """
@@ -26,8 +27,10 @@ class History:
         trials: Sequence[Trial],
         put_off: Collection[TrainConfig] = (),
         ruled_out: Collection[TrainConfig] = (),
+        running: Collection[TrainConfig] = (),
     ) -> None:
         self.space = space
+        self.running = running
         self._put_off = put_off
         self._ruled_out = ruled_out
         self.trials = tuple(trial for trial in trials if trial.outcome not in NO_EVIDENCE and trial.config in space)
@@ -36,12 +39,12 @@ class History:
     def outcome(self, config: TrainConfig) -> Outcome | None:
         """Outcome of a configuration, or None where nothing is known.
 
-        ``skipped`` where an out-of-memory rules it out, or where there is no time left for it.
+        ``skipped`` where an out-of-memory rules it out, where there is no time left for it, and while it runs.
         """
         trial = self._evidence.get(config)
         if trial is not None:
             return trial.outcome
-        if config in self._put_off or config in self._ruled_out:
+        if config in self._put_off or config in self._ruled_out or config in self.running:
             return Outcome.SKIPPED
         ruled_out = self.space.ruled_out_by(config, self.out_of_memory)
         return None if ruled_out is None else Outcome.SKIPPED
@@ -70,4 +73,5 @@ class History:
 
     def is_too_large(self, config: TrainConfig) -> bool:
         """True if it ran out of memory, or is ruled out by one that did."""
-        return config not in self._put_off and self.outcome(config) in (Outcome.OOM, Outcome.SKIPPED)
+        is_open = config in self._put_off or config in self.running
+        return not is_open and self.outcome(config) in (Outcome.OOM, Outcome.SKIPPED)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from enum import Enum
 
 import msgspec
 
 from autofit.device.kinds import kind_of
 from autofit.driver.budget import Budget, WholeRun
+from autofit.driver.crew import Assignment, Crew
 from autofit.driver.foresight import Foresight
 from autofit.driver.history import History
 from autofit.driver.observer import Observer
@@ -27,7 +28,6 @@ from autofit.study.prediction import Prediction, Verdict
 from autofit.study.store import Study
 from autofit.study.trial import Role, Trial
 from autofit.trial.protocol import MeasuringPlan
-from autofit.trial.runner import Runner
 from autofit.units import format_bytes
 
 WORTH_WAITING_FOR = 1.1
@@ -49,7 +49,7 @@ NOT_NOW = (Standing.WAITS, Standing.GIVEN_UP, Standing.NO_TIME)
 
 
 class Search:
-    """One run of a search over a study. ``make_runner`` is called when the first trial has to run.
+    """One run of a search over a study, whose trials a ``crew`` runs.
 
     With ``foresight``, what is predicted not to fit is stored as skipped and not run, and what is borderline waits
     until nothing else is worth trying.
@@ -64,7 +64,7 @@ class Search:
         strategy: Strategy,
         budget: Budget,
         plan: MeasuringPlan,
-        make_runner: Callable[[], Runner],
+        crew: Crew,
         observer: Observer,
         foresight: Foresight | None = None,
         baseline: TrainConfig | None = None,
@@ -83,9 +83,9 @@ class Search:
         self._strategy = strategy
         self._budget = budget
         self._plan = plan
-        self._make_runner = make_runner
+        self._crew = crew
+        self._running = dict(crew.running())
         self._observer = observer
-        self._runner: Runner | None = None
         self._trials = list(study.trials())
         self._spent_before = study.spent_seconds
         self._began = time.monotonic() if began is None else began
@@ -104,6 +104,7 @@ class Search:
                 reason = self._explore()
             self._confirm()
         finally:
+            self._crew.close()
             self._note_spending()
         return reason
 
@@ -117,17 +118,29 @@ class Search:
             role = Role.BASELINE if self._baseline in self._space else Role.OUTSIDE
             self._try(self._baseline, self._plan, self._prediction(self._baseline), role)
         while True:
+            if self._running and not self._crew.is_free:
+                self._await_next()
+                continue
             history = self._history()
             if self._is_cut_short:
+                self._await_all()
                 return self._budget.is_spent
             compared = self._compared()
             to_confirm = rounds_to_come(compared, self._kind)
-            reason = self._budget.reason_to_stop(self._spent, compared, to_confirm, self._whole_run)
+            reason = self._budget.reason_to_stop(
+                self._spent, compared, to_confirm, self._whole_run, running=len(self._running)
+            )
+            if reason is not None and self._running:
+                self._await_next()
+                continue
             if reason is not None:
                 if not self._tried_now and self._spent_before:
                     reason += ", which earlier runs of this study took: a larger one goes on where they ended"
                 return reason
             config = self._strategy.propose(history) or self._next_late_one(history)
+            if config is None and self._running:
+                self._await_next()
+                continue
             if config is None:
                 if self._that_are(Standing.NO_TIME):
                     return "the rest would have to be compiled first, longer than is left of --budget"
@@ -146,14 +159,16 @@ class Search:
             if prediction is not None and prediction.verdict is Verdict.BORDERLINE and waits:
                 self._standing[config] = Standing.WAITS
                 continue
-            self._try(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
+            self._begin(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
 
     def _prediction(self, config: TrainConfig) -> Prediction | None:
         return None if self._foresight is None else self._foresight.of(config, self._history().trials)
 
     def _history(self) -> History:
         put_off = set(self._that_are(*NOT_NOW))
-        return History(self._space, self._trials, put_off, set(self._that_are(Standing.RULED_OUT)))
+        return History(
+            self._space, self._trials, put_off, set(self._that_are(Standing.RULED_OUT)), set(self._running.values())
+        )
 
     def _that_are(self, *standings: Standing) -> list[TrainConfig]:
         """Configurations of some standing, in the order in which it was first given."""
@@ -294,30 +309,46 @@ class Search:
         role: Role = Role.CANDIDATE,
         number_of_round: int | None = None,
     ) -> None:
-        if self._runner is None:
-            self._runner = self._make_runner()
-        number = self._study.begin(config)
+        """Run a trial while nobody runs another."""
+        self._await_all()
+        if not self._is_cut_short:
+            self._begin(config, plan, prediction, role, number_of_round, alone=True)
+            self._await_all()
+
+    def _begin(
+        self,
+        config: TrainConfig,
+        plan: MeasuringPlan,
+        prediction: Prediction | None = None,
+        role: Role = Role.CANDIDATE,
+        number_of_round: int | None = None,
+        *,
+        alone: bool = False,
+    ) -> None:
+        left = None if self._budget.seconds is None else self._budget.seconds - self._spent
+        assignment = Assignment(plan=plan, prediction=prediction, role=role, round=number_of_round, seconds_left=left)
+        number = self._crew.begin(config, assignment, alone=alone)
+        self._running[number] = config
         self._observer.begun(number, config, whole=plan.whole)
-        try:
-            result = self._runner.run(recipe_for(config, self._situation), plan, f"trial-{number:04d}")
-        except BaseException:
-            self._study.give_up(number)
-            raise
-        trial = Trial(
-            **vars(result),
-            number=number,
-            values=dict(config),
-            whole=plan.whole,
-            round=number_of_round,
-            prediction=prediction,
-            role=role,
-        )
-        self._study.finish(trial)
-        self._note_spending()
-        self._trials.append(trial)
-        self._tried_now = True
-        self._is_cut_short = trial.outcome is Outcome.INTERRUPTED
-        self._observer.ended(trial, self._trials)
+
+    def _await_all(self) -> None:
+        while self._running:
+            self._await_next()
+
+    def _await_next(self) -> None:
+        """Wait for the next trial that ends; or for whatever else changes who runs what."""
+        trial = self._crew.next_ended()
+        if trial is not None:
+            self._note_spending()
+            self._trials.append(trial)
+            self._tried_now = True
+            self._is_cut_short = self._is_cut_short or trial.outcome is Outcome.INTERRUPTED
+        before, self._running = self._running, dict(self._crew.running())
+        for number in before.keys() - self._running.keys():
+            if trial is None or number != trial.number:
+                self._observer.lost(number)
+        if trial is not None:
+            self._observer.ended(trial, self._trials)
 
     def _note_spending(self) -> None:
         spent = time.monotonic() - self._began

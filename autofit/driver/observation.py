@@ -14,6 +14,8 @@ from autofit.study.outcome import Outcome
 from autofit.study.trial import Trial
 
 ATTRIBUTE = "observation"
+RUNNING = "running"
+"""The outcome of what has not ended: only that it is being tried is known."""
 
 
 class Elsewhere(NamedTuple):

@@ -30,5 +30,8 @@ class Observer:
     def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
         """It ended, and is stored. ``trials`` are all of the study, this one included."""
 
+    def lost(self, number: int) -> None:
+        """A trial that began will not end: who ran it has gone. It counts as never run."""
+
     def say(self, sentence: str) -> None:
         """Something worth telling."""

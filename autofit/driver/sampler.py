@@ -43,7 +43,7 @@ from optuna.samplers import BaseSampler
 from autofit.driver.budget import COMPILING_SECONDS
 from autofit.driver.covariance import Belief
 from autofit.driver.encoding import EncodedSpace, Mask, Numbers
-from autofit.driver.observation import Elsewhere, Observation, observed
+from autofit.driver.observation import RUNNING, Elsewhere, Observation, observed
 from autofit.driver.parameters import distributions_of, params_of, place_of
 from autofit.driver.prior import Predicts, Prior
 from autofit.driver.surrogate import AdditiveProcess
@@ -61,6 +61,8 @@ LOOKS = 3
 RUN_NOISE = 0.01
 """What one run differs from the next by, beyond what its own steps tell; as a share of a step."""
 LEAST_CERTAIN = 0.2
+LIKELY = 0.5
+"""What is running counts as the best to come where it is as likely as this to fit and run."""
 ELSEWHERE_NOISE = 0.15
 """How far a knob's effect in another study, with another length or effective batch, may be from its effect here."""
 TRIAL_SECONDS, STEPS_OF_A_TRIAL = 5.0, 8.0
@@ -120,7 +122,8 @@ class AutofitSampler(BaseSampler):
     def propose(self, observations: dict[int, Observation]) -> int:
         """The place of the configuration to try next. Raises NothingWorthwhileError.
 
-        At least one observation has to be a measured one: what to begin with is not for a sampler to say.
+        At least one observation has to be a measured one: what to begin with is not for a sampler to say. What is
+        running counts as measured where it is believed to be, so that what would tell the same is not tried beside it.
         """
         measured = [place for place, each in observations.items() if each.seconds is not None]
         if not self._has_looked_around:
@@ -177,12 +180,13 @@ class AutofitSampler(BaseSampler):
         """The expected gain of trying each configuration, as a share of the best step."""
         believed = self.log_seconds(observations)
         mean, deviation = believed.mean, believed.deviation
+        chance = self._chance_to_fit(observations) ** 2 * self._chance_to_run(observations)
         best = min(mean[place] for place, each in observations.items() if each.seconds is not None)
+        likely = [mean[place] for place in _running(observations) if chance[place] > LIKELY]
+        best = min([best, *likely])
         behind = (mean - best) / deviation
         gain = _normal(-behind) - np.exp(np.minimum(mean - best + deviation**2 / 2, 50)) * _normal(-behind - deviation)
-        result: Numbers = (
-            np.maximum(gain, 0) * self._chance_to_fit(observations) ** 2 * self._chance_to_run(observations)
-        )
+        result: Numbers = np.maximum(gain, 0) * chance
         return result
 
     def log_seconds(self, observations: dict[int, Observation]) -> Belief:
@@ -208,7 +212,13 @@ class AutofitSampler(BaseSampler):
         if late:
             places += [place for place, _ in late]
             values += [bound - prior.mean[place] for place, bound in late]
-            off = process.believe(places, values, [*noises, *[LEAST_CERTAIN] * len(late)])
+            noises += [LEAST_CERTAIN] * len(late)
+            off = process.believe(places, values, noises)
+        if running := _running(observations):
+            # To observe what is believed moves no mean, and leaves as much less unsure as the trial will.
+            places += running
+            values += [float(off.mean[place]) for place in running]
+            off = process.believe(places, values, [*noises, *[RUN_NOISE] * len(running)])
         return Belief(mean=prior.mean + off.mean, deviation=np.hypot(prior.deviation, off.deviation))
 
     def _elsewhere(self, prior: Numbers) -> list[tuple[int, float, float]]:
@@ -288,6 +298,11 @@ class AutofitSampler(BaseSampler):
         if key not in self._processes:
             self._processes[key] = AdditiveProcess(self._encoded, amplitudes)
         return self._processes[key]
+
+
+def _running(observations: dict[int, Observation]) -> list[int]:
+    """Places of what has not ended."""
+    return [place for place, each in observations.items() if each.outcome == RUNNING]
 
 
 def _above(bound: float, mean: float, deviation: float) -> tuple[float, float]:

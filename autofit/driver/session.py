@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from autofit.driver.budget import Budget
+from autofit.driver.crew import Crew, Single
 from autofit.driver.explanation import neighbours_of
 from autofit.driver.foresight import Foresight
 from autofit.driver.loop import Search
@@ -58,10 +59,12 @@ def run_search(
     plan: SearchPlan,
     watcher: Observer,
     baseline: TrainConfig | None = None,
+    crew: Crew | None = None,
 ) -> str:
     """Search until nothing is worth trying or the budget is spent; the reason, as a sentence's end.
 
-    ``baseline`` is what the user trains with now. Raises NothingFitsError where no configuration could be run.
+    ``baseline`` is what the user trains with now. ``crew`` runs the trials; the workers, one after the other, where it
+    is not given. Raises NothingFitsError where no configuration could be run.
     """
     foresight = Foresight(lambda: workers.predictor(situation), watcher.say) if plan.predict else None
     strategy = make_strategy(
@@ -80,7 +83,7 @@ def run_search(
         strategy=strategy,
         budget=plan.budget,
         plan=measuring,
-        make_runner=lambda: workers.runner(situation),
+        crew=crew or Single(study, situation, lambda: workers.runner(situation)),
         observer=watcher,
         foresight=foresight,
         baseline=baseline,

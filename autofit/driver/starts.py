@@ -27,8 +27,8 @@ LikelySeconds = Callable[[Sequence[TrainConfig]], list[float]]
 
 
 def next_start(history: History, likely_seconds: LikelySeconds | None = None) -> TrainConfig | None:
-    """The next configuration to try while none was measured; None where one was, or nothing is left to begin with."""
-    if history.best is not None:
+    """The next configuration to try while none was measured; None where one was, nothing is left, or one is running."""
+    if history.best is not None or history.running:
         return None
     references = reference_configs(history.space)
     if likely_seconds is not None and len(references) > 1:

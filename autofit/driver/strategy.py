@@ -18,7 +18,7 @@ from optuna.samplers import BaseSampler, GPSampler, GridSampler, RandomSampler, 
 from optuna.trial import TrialState, create_trial
 
 from autofit.driver.history import History
-from autofit.driver.observation import Elsewhere, Observation
+from autofit.driver.observation import RUNNING, Elsewhere, Observation
 from autofit.driver.parameters import STEP, config_of, distributions_of, params_of_config
 from autofit.driver.prior import Predicts
 from autofit.driver.sampler import AutofitSampler, NothingWorthwhileError
@@ -68,6 +68,9 @@ class SamplerStrategy:
             self.conclusion = "nothing that was tried fits, and nothing smaller is left"
             return start
         self._tell(history)
+        for config in history.running:
+            if config in self._space:
+                self._add(config, Observation(outcome=RUNNING))
         for _ in range(MOST_ASKS):
             try:
                 asked = self._study.ask(self._distributions)
@@ -97,15 +100,17 @@ class SamplerStrategy:
     def _add(self, config: TrainConfig, observation: Observation) -> None:
         if config in self._told:
             return
-        if observation.outcome != Outcome.SKIPPED:
-            # What is skipped now may be run later, and is then told again.
+        if observation.outcome not in (Outcome.SKIPPED, RUNNING):
+            # What is skipped now may be run later, and is then told again; so is what is running when it has ended.
             self._told.add(config)
+        is_known = observation.outcome != RUNNING
         value = TOO_SLOW_OR_LARGE if observation.seconds is None else observation.seconds
         self._study.add_trial(
             create_trial(
                 params=params_of_config(self._space, config),
                 distributions=self._distributions,
-                value=value,
+                value=value if is_known else None,
+                state=TrialState.COMPLETE if is_known else TrialState.FAIL,
                 user_attrs=observation.attributes(),
             )
         )

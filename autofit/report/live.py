@@ -81,26 +81,33 @@ class LivePanel(Watcher):
 
     def __init__(self) -> None:
         super().__init__()
-        self._running: tuple[TrainConfig, bool, float] | None = None
-        self._spinner = Spinner("dots")
+        self._running: dict[int, tuple[TrainConfig, bool, float]] = {}
+        self._spinners: dict[int, Spinner] = {}
         self._standing: list[RenderableType] = []
 
     def begun(self, number: int, config: TrainConfig, *, whole: bool) -> None:
-        self._running = (config, whole, time.monotonic())
+        self._running[number] = (config, whole, time.monotonic())
 
     def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
         super().ended(trial, trials)
-        self._running = None
+        self._forget(trial.number)
+
+    def lost(self, number: int) -> None:
+        self._forget(number)
+
+    def _forget(self, number: int) -> None:
+        self._running.pop(number, None)
+        self._spinners.pop(number, None)
 
     def standing(self, *, is_moving: bool) -> RenderableType:
         """The panel now; one that is not drawn again and again has no seconds that go on and nothing that turns."""
         parts: list[RenderableType] = [self._progress(), *self._standing]
-        if self._running is not None:
-            config, whole, began = self._running
+        for number, (config, whole, began) in list(self._running.items()):
             doing = "running whole" if whole else "running"
             if is_moving:
-                self._spinner.update(text=Text(f"{doing} {time.monotonic() - began:.0f} s: {describe(config)}"))
-                parts.append(self._spinner)
+                spinner = self._spinners.setdefault(number, Spinner("dots"))
+                spinner.update(text=Text(f"{doing} {time.monotonic() - began:.0f} s: {describe(config)}"))
+                parts.append(spinner)
             else:
                 parts.append(Text(f"{doing}: {describe(config)}"))
         return Group(*parts)

@@ -10,19 +10,19 @@ import contextlib
 import datetime
 import os
 import socket
-import sqlite3
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import optuna
 import psutil
-import sqlalchemy
-import sqlalchemy.exc
 from optuna.distributions import BaseDistribution, CategoricalDistribution
-from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import TrialState
+from optuna.exceptions import UpdateFinishedTrialError
+from optuna.storages import BaseStorage
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autofit.errors import UserError
 from autofit.job.record import FORMAT, StudyRecord, home
@@ -34,23 +34,13 @@ from autofit.knobs.space import SpaceRequest
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.study.outcome import Outcome
 from autofit.study.prediction import Expected
+from autofit.study.storage import patiently, storage_at, without_password
 from autofit.study.trial import Trial
 
-OPTUNA_TABLE = "studies"
 MOST_ORPHANS = 3
 MOST_ELSEWHERE = 5
 """Other studies that are looked at before a search begins."""
 _STATES = {Outcome.OK: TrialState.COMPLETE, Outcome.SLOWER: TrialState.PRUNED}
-
-
-def default_storage() -> str:
-    """The SQLite file in ``home()``."""
-    folder = home()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); set AUTOFIT_HOME to a folder that can.") from None
-    return f"sqlite:///{folder / 'studies.db'}"
 
 
 class Study:
@@ -58,6 +48,7 @@ class Study:
 
     def __init__(self, inner: optuna.Study, storage_url: str) -> None:
         self._inner = inner
+        self.storage: BaseStorage = inner._storage
         self.storage_url = without_password(storage_url)
 
     @property
@@ -113,16 +104,17 @@ class Study:
 
     def keep_stopped(self, reason: str) -> None:
         """Store why a search ended."""
-        self._inner.set_user_attr("stopped", reason)
+        patiently(lambda: self._inner.set_user_attr("stopped", reason))
 
     @property
     def spent_seconds(self) -> float:
         """Wall seconds that searches have spent on this study."""
-        return float(self._inner.user_attrs.get("spent_seconds", 0.0))
+        return float(patiently(lambda: self._inner.user_attrs).get("spent_seconds", 0.0))
 
     def spend(self, seconds: float) -> None:
         """Add to ``spent_seconds``."""
-        self._inner.set_user_attr("spent_seconds", self.spent_seconds + seconds)
+        spent = self.spent_seconds + seconds
+        patiently(lambda: self._inner.set_user_attr("spent_seconds", spent))
 
     @property
     def log_folder(self) -> Path:
@@ -131,52 +123,67 @@ class Study:
 
     def trials(self) -> tuple[Trial, ...]:
         """Every trial that ended, in order."""
-        stored = self._inner.get_trials(deepcopy=False)
-        documents = [entry.user_attrs["trial"] for entry in stored if "trial" in entry.user_attrs]
-        trials = (msgspec.convert(document, Trial) for document in documents)
-        return tuple(replace(trial, values=completed(trial.values)) for trial in trials)
+        return tuple(trial_of(entry) for entry in self.entries() if "trial" in entry.user_attrs)
 
-    def begin(self, config: TrainConfig) -> int:
-        """Note that a configuration is being tried; its number."""
-        distributions = _distributions(config)
-        self._inner.enqueue_trial(dict(config), user_attrs={"process": os.getpid(), "host": socket.gethostname()})
-        while True:
-            asked = self._inner.ask(distributions)
-            if asked.params == dict(config):
-                return asked.number
-            # Somebody was killed between queueing this and asking for it.
-            self.give_up(asked.number)
+    def begin(self, config: TrainConfig, assignment: Mapping[str, Any] | None = None) -> int:
+        """Note that a configuration is being tried, and with an ``assignment`` that it waits to be; its number."""
+        token = uuid.uuid4().hex
+        attributes = {"process": os.getpid(), "host": socket.gethostname(), "token": token}
+        if assignment is not None:
+            attributes["assignment"] = dict(assignment)
+        entry = create_trial(
+            state=TrialState.RUNNING if assignment is None else TrialState.WAITING,
+            params=dict(config),
+            distributions=_distributions(config),
+            user_attrs=attributes,
+        )
+
+        def add() -> int:
+            return self.storage.create_new_trial(self._inner._study_id, entry)
+
+        def look_then_add() -> int:
+            known = [each._trial_id for each in self.entries() if each.user_attrs.get("token") == token]
+            return known[0] if known else add()
+
+        trial_id = patiently(add, again=look_then_add)
+        return patiently(lambda: self.storage.get_trial_number_from_id(trial_id))
 
     def finish(self, trial: Trial) -> None:
-        """Keep a trial: first our document, then Optuna's own state."""
-        entry = self._entry(trial.number)
-        storage: BaseStorage = self._inner._storage
-        storage.set_trial_user_attr(entry._trial_id, "trial", msgspec.to_builtins(trial))
+        """Keep a trial: first our document, then Optuna's own state. One that was given up meanwhile stays so."""
+        trial_id = self._id(trial.number)
+        document = msgspec.to_builtins(trial)
         state = _STATES.get(trial.outcome, TrialState.FAIL)
-        value = trial.measurement.step_seconds if trial.measurement is not None else None
-        self._inner.tell(trial.number, value, state=state)
+        values = None if trial.measurement is None else [trial.measurement.step_seconds]
+        with contextlib.suppress(UpdateFinishedTrialError):
+            patiently(lambda: self.storage.set_trial_user_attr(trial_id, "trial", document))
+            patiently(lambda: self.storage.set_trial_state_values(trial_id, state, values))
 
     def give_up(self, number: int) -> None:
         """End a trial that was begun and not finished, without a document: it counts as never run."""
-        self._inner.tell(number, state=TrialState.FAIL)
+        with contextlib.suppress(UpdateFinishedTrialError):
+            patiently(lambda: self.storage.set_trial_state_values(self._id(number), TrialState.FAIL))
 
     def reap(self) -> None:
         """Give up trials that a process of this host began and did not live to finish.
 
         A configuration under which that happened several times is not tried again: it may be what ends the process.
         """
-        for entry in self._inner.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.WAITING)):
+        for entry in self.entries():
             process, host = entry.user_attrs.get("process"), entry.user_attrs.get("host")
-            if host == socket.gethostname() and process is not None and not psutil.pid_exists(int(process)):
+            if entry.state.is_finished() or host != socket.gethostname() or process is None:
+                continue
+            if not psutil.pid_exists(int(process)):
                 if "trial" in entry.user_attrs:
                     self.finish(msgspec.convert(entry.user_attrs["trial"], Trial))
-                elif entry.state is TrialState.RUNNING:
-                    self._bury(entry)
+                elif entry.state is TrialState.WAITING:
+                    self.give_up(entry.number)
+                elif "assignment" not in entry.user_attrs:
+                    self.bury(entry)
 
-    def _bury(self, entry: optuna.trial.FrozenTrial) -> None:
-        storage: BaseStorage = self._inner._storage
-        storage.set_trial_user_attr(entry._trial_id, "orphan", True)
-        same = [each for each in self._inner.get_trials(deepcopy=False) if each.params == entry.params]
+    def bury(self, entry: FrozenTrial) -> None:
+        """Give up a trial whose process was killed while it ran; the third of one configuration counts as a crash."""
+        patiently(lambda: self.storage.set_trial_user_attr(entry._trial_id, "orphan", True))
+        same = [each for each in self.entries() if each.params == entry.params]
         last_ended = max((each.number for each in same if "trial" in each.user_attrs), default=-1)
         orphans = [each for each in same if "orphan" in each.user_attrs and each.number > last_ended]
         if len(orphans) < MOST_ORPHANS:
@@ -186,8 +193,18 @@ class Study:
         values: dict[str, KnobValue] = dict(entry.params)
         self.finish(Trial(number=entry.number, values=values, outcome=Outcome.CRASHED, reason=reason, whole=True))
 
-    def _entry(self, number: int) -> optuna.trial.FrozenTrial:
-        return next(entry for entry in self._inner.get_trials(deepcopy=False) if entry.number == number)
+    def entries(self) -> list[FrozenTrial]:
+        """All trials as Optuna keeps them, in order."""
+        return patiently(lambda: self._inner.get_trials(deepcopy=False))
+
+    def _id(self, number: int) -> int:
+        return patiently(lambda: self.storage.get_trial_id_from_study_id_trial_number(self._inner._study_id, number))
+
+
+def trial_of(entry: FrozenTrial) -> Trial:
+    """The trial whose document an entry holds."""
+    trial = msgspec.convert(entry.user_attrs["trial"], Trial)
+    return replace(trial, values=completed(trial.values))
 
 
 def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh: bool) -> Study:
@@ -195,7 +212,7 @@ def open_study(storage_url: str, record: StudyRecord, name: str | None, *, fresh
 
     Raises UserError where the name belongs to a study of something else, or the storage is not one.
     """
-    storage = _storage(storage_url)
+    storage = storage_at(storage_url)
     assert storage is not None
     name = name or record.default_name
     existing = name in optuna.study.get_all_study_names(storage)
@@ -229,7 +246,7 @@ def log_folder_of(name: str) -> Path:
 
 def load_study(storage_url: str, name: str | None) -> Study:
     """A stored study by name; the newest one where no name is given. Raises UserError where there is none."""
-    storage, storage_url = _storage(storage_url, must_exist=True), without_password(storage_url)
+    storage, storage_url = storage_at(storage_url, must_exist=True), without_password(storage_url)
     if storage is None:
         raise UserError(f"There is no study in {storage_url} yet; run 'autofit MODEL --effective-batch N' first.")
     every = [each for each in optuna.get_all_study_summaries(storage) if "record" in each.user_attrs]
@@ -251,7 +268,7 @@ def all_studies(storage_url: str) -> list[tuple[Study, datetime.datetime | None]
 
     Raises UserError where the storage cannot be used.
     """
-    storage = _storage(storage_url, must_exist=True)
+    storage = storage_at(storage_url, must_exist=True)
     if storage is None:
         return []
     summaries = [
@@ -290,50 +307,6 @@ def measured_elsewhere(study: Study) -> list[tuple[TrainConfig, float, str]]:
             if trial.measurement is not None
         ]
     return found
-
-
-def without_password(url: str) -> str:
-    """A storage URL as it may be shown."""
-    try:
-        return sqlalchemy.make_url(url).render_as_string(hide_password=True)
-    except sqlalchemy.exc.ArgumentError:
-        return url
-
-
-def _storage(url: str, *, must_exist: bool = False) -> RDBStorage | None:
-    """The storage at a URL; None where ``must_exist`` and it holds nothing. Nothing is written into another's database.
-
-    Raises UserError where it cannot be used.
-    """
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    try:
-        tables = _tables(url)
-        if tables and OPTUNA_TABLE not in tables:
-            raise ValueError(f"the database belongs to another program: it holds the table '{sorted(tables)[0]}'")
-        return None if must_exist and not tables else RDBStorage(url)
-    except (sqlalchemy.exc.SQLAlchemyError, sqlite3.DatabaseError, RuntimeError, ValueError, ImportError) as error:
-        first_line = (str(error).splitlines() or ["unknown"])[0].replace(url, without_password(url))
-        raise UserError(
-            f"{without_password(url)} is not a storage of studies ({first_line}); give a URL such as "
-            "sqlite:///studies.db."
-        ) from None
-
-
-def _tables(url: str) -> set[str]:
-    """The tables of a database, which is only read; empty where there is none yet."""
-    place = sqlalchemy.make_url(url)
-    if place.get_backend_name() == "sqlite":
-        if not place.database or not Path(place.database).exists():
-            return set()
-        with contextlib.closing(
-            sqlite3.connect(f"{Path(place.database).absolute().as_uri()}?mode=ro", uri=True)
-        ) as file:
-            return {name for (name,) in file.execute("select name from sqlite_master where type = 'table'")}
-    engine = sqlalchemy.create_engine(place)
-    try:
-        return set(sqlalchemy.inspect(engine).get_table_names())
-    finally:
-        engine.dispose()
 
 
 def _distributions(config: TrainConfig) -> dict[str, BaseDistribution]:

@@ -14,7 +14,8 @@ import autofit
 from autofit.device.locks import held
 from autofit.errors import UserError
 from autofit.job.request import JobRequest
-from autofit.study.store import default_storage, open_study
+from autofit.study.storage import default_storage
+from autofit.study.store import open_study
 
 HOLD = """
 import sys, time

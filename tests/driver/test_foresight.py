@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autofit.driver.budget import Budget, num_counted
+from autofit.driver.crew import Single
 from autofit.driver.foresight import Foresight
 from autofit.driver.loop import Search
 from autofit.driver.observer import Observer
@@ -53,14 +54,15 @@ class MadeUpPredictor:
 def search(setting: Setting, predictor: object, observer: Observer | None = None, budget: Budget = UNLIMITED) -> str:
     watcher = observer or Observer()
     foresight = Foresight(lambda: predictor, watcher.say)  # type: ignore[arg-type, return-value]
+    study = setting.study()
     return Search(
-        study=setting.study(),
+        study=study,
         situation=setting.situation,
         space=setting.space,
         strategy=make_strategy("autofit", setting.space, predicts=foresight),
         budget=budget,
         plan=MeasuringPlan(),
-        make_runner=lambda: setting.runner,
+        crew=Single(study, setting.situation, lambda: setting.runner),
         observer=watcher,
         foresight=foresight,
     ).run()

@@ -11,6 +11,7 @@ import pytest
 
 from autofit.device.kinds import kind_of
 from autofit.driver.budget import Budget, num_counted
+from autofit.driver.crew import Single
 from autofit.driver.loop import Search
 from autofit.driver.nothing_fits import least_need
 from autofit.driver.observer import Observer
@@ -61,14 +62,15 @@ class Setting:
             self.made += 1
             return self.runner
 
+        study = self.study()
         return Search(
-            study=self.study(),
+            study=study,
             situation=self.situation,
             space=self.space,
             strategy=make_strategy("autofit", self.space),
             budget=budget,
             plan=MeasuringPlan(),
-            make_runner=make_runner,
+            crew=Single(study, self.situation, make_runner),
             observer=observer or Observer(),
             baseline=baseline,
         ).run()

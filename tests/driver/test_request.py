@@ -12,7 +12,7 @@ from autofit.driver.request import SearchRequest, filled
 from autofit.errors import UserError
 from autofit.job.request import JobKeywords, JobRequest
 
-OF_THE_CALL_ALONE = {"predict", "baseline", "observer"}
+OF_THE_CALL_ALONE = {"predict", "baseline", "gpus", "observer"}
 
 
 def test_the_library_call_has_the_fields_of_both_requests_with_their_defaults() -> None:

@@ -16,7 +16,8 @@ from autofit.errors import UserError
 from autofit.job.models import ModelSource
 from autofit.job.record import StudyRecord
 from autofit.study.outcome import Outcome
-from autofit.study.store import MOST_ORPHANS, Study, _distributions, load_study, open_study, without_password
+from autofit.study.storage import without_password
+from autofit.study.store import MOST_ORPHANS, Study, _distributions, load_study, open_study
 from autofit.study.trial import Trial
 from tests.doubles import make_config, make_situation, make_trial
 
