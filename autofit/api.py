@@ -99,6 +99,7 @@ def search(
     lora_targets: str = Adapter.targets,
     lora_dropout: float = Adapter.dropout,
     frozen_dtype: str = Adapter.frozen_dtype,
+    processes: int = 1,
     device: str = "auto",
     memory_limit: str | int | None = None,
     headroom: str | float = 0.05,
@@ -131,7 +132,8 @@ def search(
     ``sampler`` says who proposes what to try: ``autofit``, or Optuna's ``tpe``, ``gp``, ``random`` or ``grid``.
     ``baseline`` is a file of the TrainingArguments that are used now (``baseline.py``): what is compared with.
     ``gpus`` runs one trial on each of several GPUs, side by side: ``all``, or such as ``"0,1"``; or ``none``, so that
-    only workers that join run any (``autofit worker``).
+    only workers that join run any (``autofit worker``). ``processes`` train together, each on a GPU of its own: the
+    effective batch is that of all of them; nothing is predicted then.
 
     Returns the result; after Ctrl-C too, with ``interrupted`` set and everything measured in it.
     Raises UserError for a request that cannot be carried out, NothingFitsError where every
@@ -172,7 +174,7 @@ def search(
                 began=began,
                 deadline=deadline,
                 seed=seed,
-                predict=predict,
+                predict=predict and processes == 1,
                 sampler=sampler,
             )
             own = None if baseline is None else read_baseline(baseline, situation)

@@ -64,7 +64,7 @@ def main(words: list[str]) -> int:
     tuning = "--tune" in words
     names = [word for word in words if not word.startswith("--")]
     figures: dict[str, Any] = {}
-    for name, load in _spaces(tuning).items():
+    for name, load in spaces(tuning).items():
         if names and name not in names:
             continue
         figures[name] = _play(load)
@@ -74,7 +74,8 @@ def main(words: list[str]) -> int:
     return 0
 
 
-def _spaces(tuning: bool) -> dict[str, Callable[[int], Sweep]]:
+def spaces(tuning: bool = False) -> dict[str, Callable[[int], Sweep]]:
+    """Every space by its name, loaded for a seed; with ``tuning`` only those that the sampler was tuned on."""
     recorded = {path.name.removesuffix(".json.gz"): path for path in sorted(SWEEPS.glob("*.json.gz"))}
     for path in sorted(RESULTS.glob("gpu-*/sweeps/*.json.gz")):
         recorded[f"{path.parents[1].name}: {path.name.removesuffix('.json.gz')}"] = path

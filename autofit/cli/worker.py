@@ -25,14 +25,18 @@ def main(words: list[str]) -> int:
         if not options.quiet:
             print(sentence, file=sys.stderr, flush=True)
 
-    why = join(
-        options.study,
-        storage=options.storage,
-        device=options.device,
-        wait=options.wait,
-        trial_timeout=options.trial_timeout,
-        say=say,
-    )
+    try:
+        why = join(
+            options.study,
+            storage=options.storage,
+            device=options.device,
+            wait=options.wait,
+            trial_timeout=options.trial_timeout,
+            say=say,
+        )
+    except KeyboardInterrupt:
+        say("Left: it was ended. What it was running counts as never run.")
+        return 130
     say(f"Left: {why}.")
     return 0
 

@@ -57,8 +57,17 @@ class Cuda(DeviceKind):
         reserved_by_driver = max(0, card[1] - device.memory_bytes)
         return max(0, in_use - reserved_by_driver)
 
-    def visible(self, index: int) -> str:
-        return nvml.visible_slice() or str(index)
+    def visible(self, index: int, number: int = 1) -> str:
+        if number == 1:
+            return nvml.visible_slice() or str(index)
+        indices = nvml.visible_indices()
+        chosen = indices[indices.index(index) :][:number] if index in indices else []
+        if len(chosen) < number:
+            raise UserError(
+                f"--processes {number}: each needs a GPU of its own, and from the one that is meant on there are "
+                f"{len(chosen)} here."
+            )
+        return ",".join(map(str, chosen))
 
     def context_bytes(self, device: Device) -> int:
         return CONTEXT if (device.compute_capability or (8, 0)) >= (8, 0) else CONTEXT_BEFORE_AMPERE

@@ -54,8 +54,9 @@ class DeviceKind(ABC):
         """Bytes of the device's memory that others hold; 0 where nothing counts them."""
         return 0
 
-    def visible(self, index: int) -> str:
-        """The value of CUDA_VISIBLE_DEVICES under which a process sees this device and no card beside it."""
+    def visible(self, index: int, number: int = 1) -> str:
+        """The value of CUDA_VISIBLE_DEVICES under which a process sees this device, the next ones up to ``number``, and
+        no other. Raises UserError where there are fewer."""
         return ""
 
     def context_bytes(self, device: Device) -> int:

@@ -37,13 +37,15 @@ SAY_SECONDS = 60.0
 class Assignment(msgspec.Struct, frozen=True, kw_only=True):
     """One run of a configuration: how it is measured, and what its row in the study says beside the outcome.
 
-    ``seconds_left`` of the budget end it; None without one.
+    ``beside`` counts the trials that run meanwhile, on other devices. ``seconds_left`` of the budget end it; None where
+    there is none.
     """
 
     plan: MeasuringPlan
     prediction: Prediction | None = None
     role: Role = Role.CANDIDATE
     round: int | None = None
+    beside: int = 0
     seconds_left: float | None = None
 
     def as_document(self) -> dict[str, Any]:
@@ -67,6 +69,7 @@ class Assignment(msgspec.Struct, frozen=True, kw_only=True):
             round=self.round,
             prediction=self.prediction,
             role=self.role,
+            beside=self.beside,
         )
 
 

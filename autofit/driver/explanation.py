@@ -129,9 +129,7 @@ def explain(
         raise UserError("The recommendation is not in the space of the last search; run that search again first.")
     evidence = Evidence(trial for trial in trials if trial.config in space)
     refusals = [each for each in space.refusals if each.because is not Because.NOT_INSTALLED]
-    settled = [row for row in KNOBS if len(space.choices[row.name]) == 1]
-    if situation.program is None:
-        settled = [row for row in settled if not row.is_of_programs]
+    settled = [row for row in KNOBS if len(space.choices[row.name]) == 1 and row.why_not_asked(situation) is None]
     return Explanation(
         best=best,
         neighbours=tuple(_neighbours(space, best, evidence, predicted or {})),
@@ -205,8 +203,8 @@ def _estimated_neighbour(
             more_bytes=round(best.measurement.memory.needed * (math.exp(more) - 1)),
         )
     expected, expected_best = (estimates.predicted.get(each) for each in (config, best.trial.config))
-    # Traces do not tell what loading costs.
-    tells_nothing = any(row.name == knob and row.is_of_programs for row in KNOBS)
+    # Traces do not tell what loading costs, nor what processes tell each other.
+    tells_nothing = any(row.name == knob and (row.is_of_programs or row.is_of_processes) for row in KNOBS)
     if expected is None or expected_best is None or tells_nothing:
         return Neighbour(knob=knob, value=value, basis="unknown", reason="the trials so far do not tell")
     return Neighbour(

@@ -326,7 +326,14 @@ class Search:
         alone: bool = False,
     ) -> None:
         left = None if self._budget.seconds is None else self._budget.seconds - self._spent
-        assignment = Assignment(plan=plan, prediction=prediction, role=role, round=number_of_round, seconds_left=left)
+        assignment = Assignment(
+            plan=plan,
+            prediction=prediction,
+            role=role,
+            round=number_of_round,
+            beside=len(self._running),
+            seconds_left=left,
+        )
         number = self._crew.begin(config, assignment, alone=alone)
         self._running[number] = config
         self._observer.begun(number, config, whole=plan.whole)

@@ -57,7 +57,12 @@ class Workers:
         if self._workshop is None:
             device = self._record.device
             self._workshop = Workshop(
-                kind_of(device), device.index, self._folder, self._announce, deadline=self._deadline
+                kind_of(device),
+                device.index,
+                self._folder,
+                self._announce,
+                deadline=self._deadline,
+                processes=self._record.workload.processes,
             )
         return self._workshop
 

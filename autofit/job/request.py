@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
-from autofit.device.kinds import find_device
+from autofit.device.kinds import find_device, kind_of
 from autofit.device.versions import installed_versions, set_variables
 from autofit.errors import UserError
 from autofit.job.lengths import SampleLengths
@@ -67,6 +67,7 @@ class JobRequest:
     lora_targets: str = Adapter.targets
     lora_dropout: float = Adapter.dropout
     frozen_dtype: str = Adapter.frozen_dtype
+    processes: int = 1
     device: str = "auto"
     memory_limit: str | int | None = None
     headroom: str | float = 0.05
@@ -88,8 +89,12 @@ class JobRequest:
             effective_batch=self.effective_batch,
             method=self.method,
             adapter=self._adapter(),
+            processes=self.processes,
         )
         device = find_device(self.device)
+        if self.processes > 1:
+            # Raises where there are not as many.
+            kind_of(device).visible(device.index, self.processes)
         limits = Limits.of(device, self.memory_limit, self.headroom)
         limits.check(device)
         return StudyRecord(

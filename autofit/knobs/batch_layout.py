@@ -36,6 +36,12 @@ def _sizes_would_weigh(situation: Situation) -> str | None:
     )
 
 
+def _not_for_several_processes(situation: Situation) -> str | None:
+    if situation.workload.processes > 1:
+        return "the Trainer's sampler deals samples out to processes in a way that autofit does not measure yet"
+    return None
+
+
 def _choice(value: str, title: str, collator: str, needs: Unavailable = always_available, **settings: Any) -> Choice:
     return Choice(value=value, title=title, collator=collator, unavailable=first_of(_nothing_to_pad, needs), **settings)
 
@@ -58,7 +64,7 @@ BATCH_LAYOUT = Knob(
             "batch_rebalance",
             "each effective batch cut into micro-batches of like lengths and equal cost, then padded",
             "PadRight",
-            _sizes_would_weigh,
+            first_of(_sizes_would_weigh, _not_for_several_processes),
             training_arguments={"train_sampling_strategy": "batch_rebalance"},
         ),
         _choice(
@@ -80,6 +86,7 @@ BATCH_LAYOUT = Knob(
             "group_by_length",
             "samples of like lengths share optimizer steps, then padded",
             "PadRight",
+            _not_for_several_processes,
             training_arguments={"train_sampling_strategy": "group_by_length"},
             numerics=Numerics.BATCH_COMPOSITION,
         ),

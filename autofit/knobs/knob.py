@@ -36,9 +36,10 @@ class Choice:
     this choice; it then needs at most what is predicted. ``planned`` is its place among the values worth planning; None
     for what is as fast at best and needs as much, or is not predicted. ``traced_as`` names the optimizer whose update
     stands for this one's, and ``state_by_formula`` says that its state is then scaled to ``state_bytes``. Its first use
-    imports ``package``. ``tolerances`` are a precision's: largest relative differences of the loss and of the
-    gradient norm between two orders of the same sums. A choice on a higher ``rung`` certainly needs no more memory
-    than one on a lower, all else equal; None where nothing is certain.
+    imports ``package``. ``steps_parts`` says that an optimizer steps parameters of which each process holds a part.
+    ``tolerances`` are a precision's: largest relative differences of the loss and of the gradient norm between two
+    orders of the same sums. A choice on a higher ``rung`` certainly needs no more memory than one on a lower, all else
+    equal; None where nothing is certain.
     """
 
     value: KnobValue
@@ -60,6 +61,7 @@ class Choice:
     traced_as: str = ""
     state_by_formula: bool = False
     package: str = ""
+    steps_parts: bool = True
     tolerances: tuple[float, float] = (0.0, 0.0)
     rung: int | None = None
 
@@ -76,7 +78,8 @@ class Knob:
     ``reference`` is the value TrainingArguments and from_pretrained have when nobody sets it (for
     precision, where the default depends on the checkpoint, the plainest one). Choices stand in the order
     in which they are worth trying. ``label`` introduces a value that does not say what it is of. ``is_of_programs``
-    marks what is searched in a user's own program alone. One trace serves configurations that differ only in knobs that
+    marks what is searched in a user's own program alone, ``is_of_processes`` what several processes have to agree on:
+    elsewhere it is not asked, and has its reference. One trace serves configurations that differ only in knobs that
     are not ``is_traced``.
     """
 
@@ -87,6 +90,7 @@ class Knob:
     choices: tuple[Choice, ...]
     label: str = ""
     is_of_programs: bool = False
+    is_of_processes: bool = False
     is_traced: bool = True
 
     def choice(self, value: KnobValue) -> Choice:
@@ -97,6 +101,16 @@ class Knob:
             if choice.value == value:
                 return choice
         raise KeyError(f"{self.name} has no value {value}")
+
+    def why_not_asked(self, situation: Situation) -> str | None:
+        """Why a situation does not ask this, as a sentence's end; None where it does."""
+        if self.is_of_programs and situation.program is None:
+            return "it is searched in programs of your own alone"
+        if self.is_of_processes and situation.program is not None:
+            return "the program's launcher decides"
+        if self.is_of_processes and situation.workload.processes == 1:
+            return "there is one process; --processes N trains in several"
+        return None
 
     @property
     def planned(self) -> list[KnobValue]:

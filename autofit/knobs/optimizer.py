@@ -49,6 +49,8 @@ def _choice(
         paged_state=paged,
         is_compiled=needs == "torchao",
         package=needs,
+        # Run with FSDP2 on two processes (torch 2.13, bitsandbytes 0.50): its operators have no sharding strategy.
+        steps_parts=needs != "bitsandbytes" and optim != "adafactor",
         **settings,
     )
 

@@ -16,14 +16,16 @@ from autofit.knobs.attention import FLASH, VARLEN
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.knobs.numerics import NUMERICS_LEVELS
 from autofit.knobs.own_program import refused_by_program, value_of
+from autofit.knobs.parallelism import is_sharded
 from autofit.knobs.train_config import KnobValue, TrainConfig
 
 
 def why_unavailable(row: Knob, choice: Choice, situation: Situation) -> str | None:
     """Why a choice cannot be had here, or in the program that is searched; None where it can."""
+    not_asked = row.why_not_asked(situation)
+    if not_asked is not None and choice.value != row.reference and not _is_programs(situation, row, choice.value):
+        return not_asked
     if situation.program is None:
-        if row.is_of_programs and choice.value != row.reference:
-            return "it is searched in programs of your own alone"
         return choice.unavailable(situation)
     # What it trains with now can be had, whatever is known about it.
     reason = None if _is_programs(situation, row, choice.value) else choice.unavailable(situation)
@@ -75,6 +77,14 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     Constraint(
         reason="packed rows are told apart by a mask, which flash attention does not take",
         forbids=lambda config, situation: config["batch_layout"] == "packed" and config["attention"] in FLASH,
+    ),
+    Constraint(
+        reason="bitsandbytes' optimizers and Adafactor do not step parameters that are cut into parts",
+        forbids=lambda config, situation: (
+            is_sharded(config["parallelism"])
+            and config["optimizer"] != PROGRAMS_OWN
+            and not knob("optimizer").choice(config["optimizer"]).steps_parts
+        ),
     ),
     Constraint(
         reason="compile needs batches of one shape: with others it compiles again and again",
@@ -276,8 +286,7 @@ class SearchSpace:
 
     def _admits(self, row: Knob, choice: Choice) -> bool:
         refused = self._refused_because(row, choice)
-        is_of_others = row.is_of_programs and self.situation.program is None
-        if refused is not None and not is_of_others:
+        if refused is not None and row.why_not_asked(self.situation) is None:
             because, reason = refused
             self.refusals.append(Refusal(knob=row.name, value=choice.value, because=because, reason=reason))
         return refused is None

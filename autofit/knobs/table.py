@@ -14,6 +14,7 @@ from autofit.knobs.knob import Knob
 from autofit.knobs.loader import LOADER
 from autofit.knobs.numerics import Numerics
 from autofit.knobs.optimizer import OPTIMIZER
+from autofit.knobs.parallelism import PARALLELISM
 from autofit.knobs.precision import PRECISION
 from autofit.knobs.train_config import KnobValue
 
@@ -27,6 +28,7 @@ KNOBS: tuple[Knob, ...] = (
     COMPILE,
     ALLOCATOR,
     LOADER,
+    PARALLELISM,
 )
 
 BATCH_KNOBS = ("micro_batch_size", "accumulation_steps")

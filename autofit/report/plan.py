@@ -96,7 +96,9 @@ def _heading(workload: Workload, config: TrainConfig) -> Text:
     line = Text()
     line.append(workload.model, style="bold")
     line.append(f"  {_job(workload)}\n")
-    settings = ", ".join(f"{row.name}={config[row.name]}" for row in KNOBS if not row.is_of_programs)
+    settings = ", ".join(
+        f"{row.name}={config[row.name]}" for row in KNOBS if not (row.is_of_programs or row.is_of_processes)
+    )
     line.append(f"{config.split}, {settings}\n")
     return line
 

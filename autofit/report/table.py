@@ -243,7 +243,7 @@ def _explanation(result: Result, shown: int, *, has_predicted: bool = True) -> s
         sentences.append(f"{hidden} more: autofit show {result.study} --all.")
     of_all = {row.name: result.ranking.ranked[0].trial.config[row.name] for row in KNOBS}
     folded = [row for row in KNOBS if row not in telling_knobs(result) and of_all[row.name] != PROGRAMS_OWN]
-    same = [row.name for row in folded if not row.is_of_programs or result.situation.program is not None]
+    same = [row.name for row in folded if row.why_not_asked(result.situation) is None]
     if same:
         sentences.append(f"Same in every row: {', '.join(f'{name}={of_all[name]}' for name in same)}.")
     if has_predicted and _any_predicted(result.ranking.ranked):

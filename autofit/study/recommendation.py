@@ -257,16 +257,17 @@ def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
     measurement = best.measurement
     short = next(
         (
-            trial.measurement
+            trial
             for trial in trials
             if trial.config == best.trial.config and trial.measurement is not None and not trial.measurement.whole
         ),
         None,
     )
-    if measurement.whole and short is not None:
-        difference = short.step_seconds / measurement.step_seconds - 1
+    if measurement.whole and short is not None and short.measurement is not None:
+        difference = short.measurement.step_seconds / measurement.step_seconds - 1
+        alone = f", while no other trial ran; beside {short.beside} of them" if short.beside else ";"
         reasons.append(
-            f"measured over the whole accumulation; the short trial's estimate was {abs(difference):.1%} "
+            f"measured over the whole accumulation{alone} the short trial's estimate was {abs(difference):.1%} "
             f"{'lower' if difference < 0 else 'higher'}"
         )
     reasons.extend(best.trial.notes)

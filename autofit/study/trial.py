@@ -47,7 +47,8 @@ class Trial(RunResult):
 
     ``whole`` says that the trial ran the whole accumulation, to confirm a configuration that an earlier trial measured
     short; ``round`` is the interleaved round it ran in: whole trials of one round ran side by side. ``prediction`` is
-    what was expected of it before it ran, None where nothing was.
+    what was expected of it before it ran, None where nothing was. ``beside`` counts the other trials of the search that
+    were running when it began, on other devices.
     """
 
     number: int
@@ -56,6 +57,7 @@ class Trial(RunResult):
     round: int | None = None
     prediction: Prediction | None = None
     role: Role = Role.CANDIDATE
+    beside: int = 0
 
     def __post_init__(self) -> None:
         assert (self.outcome is Outcome.OK) == (self.measurement is not None), "ok and measured are one thing"

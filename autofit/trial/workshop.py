@@ -34,7 +34,8 @@ class Workshop:
 
     ``starts`` says how either comes to be; workers of ours where it is not given. ``announce`` is called with a
     sentence when the fallback is taken. ``launcher`` replaces both: the seam where tests put workers of their own. No
-    worker is waited for beyond ``deadline`` (``time.monotonic``).
+    worker is waited for beyond ``deadline`` (``time.monotonic``). Workers see as many devices as
+    there are ``processes`` in a trial.
     """
 
     def __init__(
@@ -46,13 +47,14 @@ class Workshop:
         launcher: Launcher | None = None,
         deadline: float | None = None,
         starts: Starts | None = None,
+        processes: int = 1,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self._deadline = deadline
         self._restarts = 0
         self.torch_device = kind.torch_device
-        self._starts = starts or _own_workers(kind, device_index)
+        self._starts = starts or _own_workers(kind, device_index, processes)
         self._announce = announce
         self._server: ForkServer | None = None
         self._launcher: Launcher | None = launcher
@@ -147,8 +149,8 @@ class Workshop:
         return self._launcher
 
 
-def _own_workers(kind: DeviceKind, device_index: int) -> OwnWorkers:
-    return OwnWorkers(worker_environment(kind.visible(device_index), kind.environment), kind.torch_device)
+def _own_workers(kind: DeviceKind, device_index: int, processes: int) -> OwnWorkers:
+    return OwnWorkers(worker_environment(kind.visible(device_index, processes), kind.environment), kind.torch_device)
 
 
 def remove_scratch(folder: Path, jobs: str = "*") -> None:

@@ -48,12 +48,17 @@ def shape_of(micro_batch: MicroBatch, collator: str, collator_kwargs: dict[str, 
     return BatchShape(rows=len(micro_batch), length=collator_kwargs.get("length") or max(micro_batch))
 
 
+def together(shapes: Sequence[BatchShape]) -> BatchShape:
+    """Shape of what several processes run at once: rows of all of them, the longest length."""
+    return BatchShape(rows=sum(shape.rows for shape in shapes), length=max(shape.length for shape in shapes))
+
+
 def cut(samples: list[int], recipe: Recipe, seed: int, epoch: int | None = None) -> list[list[list[int]]]:
     """Places in ``samples`` (lengths in sampling order) by effective batch and micro-batch, cut as the Trainer does.
 
     ``epoch`` is how many samples there are before they come again; all of them where it is None.
     """
-    micro, accumulation = recipe.micro_batch_size, recipe.accumulation_steps
+    micro, accumulation = recipe.micro_batch_size * recipe.processes, recipe.accumulation_steps
     strategy = recipe.training_arguments.get("train_sampling_strategy", "random")
     if strategy == "batch_rebalance":
         micro_batches = list(BatchRebalanceSampler(samples, micro * accumulation, 1, accumulation, shuffle=False))
@@ -162,18 +167,26 @@ class StepBatches(Batches):
         self._shapes: dict[MicroBatch, BatchShape] = {}
         samples = workload.lengths.frozen_samples(workload.effective_batch, seed)
         self._epoch = workload.lengths.frozen_epoch(workload.effective_batch)
-        if recipe.processes > 1:
-            # Every process sees its share of each effective batch; one share stands for all.
-            each = len(samples) // recipe.processes
-            samples = samples[:each]
+        self.processes = recipe.processes
         self.effective_batches = self._cut(samples, seed)
         self.worst = self._worst_micro_batches()
 
     def shape(self, micro_batch: MicroBatch) -> BatchShape:
         """Shape of a micro-batch that this recipe's collator made; found once, as packing is not free."""
         if micro_batch not in self._shapes:
-            self._shapes[micro_batch] = shape_of(micro_batch, self._recipe.collator, self._recipe.collator_kwargs)
+            shapes = [self.own_shape(micro_batch, process) for process in range(self.processes)]
+            self._shapes[micro_batch] = together(shapes)
         return self._shapes[micro_batch]
+
+    def own_shape(self, micro_batch: MicroBatch, process: int) -> BatchShape:
+        """Shape of one process's share."""
+        share = self.share(micro_batch, process)
+        return shape_of(share, self._recipe.collator, self._recipe.collator_kwargs)
+
+    def share(self, micro_batch: MicroBatch, process: int) -> MicroBatch:
+        """The samples of one process: shares lie behind one another."""
+        size = len(micro_batch) // self.processes
+        return micro_batch[process * size : (process + 1) * size]
 
     @property
     def mean_tokens(self) -> float:
@@ -214,10 +227,10 @@ class StepBatches(Batches):
         Looked for in the frozen list and in effective batches made to be bad: the longest samples of the
         data together, alone or among shorter ones.
         """
-        size = self._recipe.micro_batch_size * self._recipe.accumulation_steps
-        longest = self._lengths.longest_samples(size)
+        at_once = self._recipe.micro_batch_size * self.processes
+        longest = self._lengths.longest_samples(at_once * self._recipe.accumulation_steps)
         # Grouping by length brings the longest samples together in its first step; so may chance.
-        bad = [tuple(longest[: self._recipe.micro_batch_size])]
+        bad = [tuple(longest[:at_once])]
         if self._recipe.training_arguments.get("train_sampling_strategy") == "batch_rebalance":
             bad = [each for mixture in _mixtures(longest, self._lengths) for each in self._cut(mixture, 0)[0]]
         every = bad + [each for effective_batch in self.effective_batches for each in effective_batch]

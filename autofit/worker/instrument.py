@@ -18,6 +18,7 @@ from transformers import Trainer, TrainerCallback
 from autofit.study.measurement import BatchShape, StepSeconds
 from autofit.worker.accelerator import Accelerator, Mark
 from autofit.worker.collated import shape_of_batch
+from autofit.worker.processes import keep_whole
 
 Agree = Callable[[list[float]], list[float]]
 
@@ -122,6 +123,9 @@ class MeasuredTrainer(Marks, Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
         return self.sampler
+
+    def get_train_dataloader(self) -> Any:
+        return keep_whole(super().get_train_dataloader(), self.sampler)
 
 
 class SkippedSteps:

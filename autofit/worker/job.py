@@ -38,6 +38,7 @@ from autofit.trial.protocol import (
     read_job,
     write_document,
 )
+from autofit.worker.ranks import is_rank, own_rank, run_in_ranks
 
 if TYPE_CHECKING:
     from autofit.worker.accelerator import Accelerator
@@ -61,7 +62,10 @@ def run_job(job_path: Path, handlers: Mapping[type, Handler] | None = None) -> J
     tempfile.tempdir = str(files.scratch)
     job = read_job(job_path)
     os.environ.update(job.environment)
-    result = (handlers or HANDLERS)[type(job)](job, note)
+    if isinstance(job, TrialJob) and job.recipe.processes > 1 and not is_rank():
+        result = run_in_ranks(job_path, job.recipe.processes, run_job)
+    else:
+        result = (handlers or HANDLERS)[type(job)](job, note)
     write_document(files.result, result)
     shutil.rmtree(files.scratch, ignore_errors=True)
     note("done")
@@ -134,7 +138,8 @@ def _run_trial(job: TrialJob, note: Note) -> JobResult:
     from autofit.worker.accelerator import accelerator_for
     from autofit.worker.measure import measure
 
-    accelerator = accelerator_for(job.device)
+    kind = job.device.partition(":")[0]
+    accelerator = accelerator_for(f"{kind}:{own_rank()}" if job.recipe.processes > 1 and kind != "cpu" else job.device)
     return run_trial(accelerator, lambda: measure(job, accelerator, note))
 
 

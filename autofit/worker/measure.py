@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +13,20 @@ import torch
 from transformers import set_seed
 
 from autofit.job.tasks import task_named
+from autofit.study.measurement import BatchShape
 from autofit.study.outcome import Outcome
 from autofit.study.trial import RunResult
 from autofit.trial.failures import classify_exception
 from autofit.trial.protocol import Phase, TrialJob
-from autofit.worker.accelerator import Accelerator
+from autofit.worker.accelerator import Accelerator, Processor
 from autofit.worker.batches import GivenMicroBatches, StepBatches
 from autofit.worker.build import build_collator, build_trial_model, import_what_it_needs, training_arguments
 from autofit.worker.collated import bytes_of
 from autofit.worker.instrument import MeasuredTrainer, StepRecorder, check_shapes
 from autofit.worker.isolation import autocast_of, leak_between_samples
 from autofit.worker.made_up_samples import SamplesByLength
+from autofit.worker.processes import agreement, allow_sharding_on_host, check_sharding
+from autofit.worker.ranks import own_rank
 from autofit.worker.schedule import Schedule
 from autofit.worker.timed_run import TimedRun
 
@@ -37,6 +40,8 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
     # Before the baseline: what choosing micro-batches allocates (numpy's LAPACK keeps 32 MiB) is not the job's.
     batches = StepBatches(job.recipe, job.workload, job.plan.seed)
     to_time = [] if job.plan.whole else batches.to_time()
+    if job.recipe.processes > 1:
+        _meet(job, accelerator)
     accelerator.open(job.memory, reserved_for_paging=job.expected_paged_bytes)
     model = build_trial_model(job)
     accelerator.synchronize()
@@ -47,15 +52,19 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
     collator = build_collator(recipe, model.config)
     schedule = Schedule(job.plan, accelerator, batches, to_time, recipe.accumulation_steps, note=note)
     micro_steps = schedule.micro_steps
-    recorder = StepRecorder(accelerator, micro_steps=micro_steps, most_steps=schedule.most_steps)
     with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
+        arguments = training_arguments(job, Path(scratch), micro_steps, schedule.most_steps)
+        allow_sharding_on_host(arguments, recipe)
+        recorder = StepRecorder(
+            accelerator, micro_steps=micro_steps, most_steps=schedule.most_steps, agree=agreement(arguments)
+        )
         trainer = MeasuredTrainer(
             model=model,
-            args=training_arguments(job, Path(scratch), micro_steps, schedule.most_steps),
+            args=arguments,
             train_dataset=samples,
             data_collator=collator,
         )
-        _give(trainer, schedule, recorder, note)
+        _give(trainer, schedule, batches, recorder, note)
         if recipe.shares_rows:
             leak = leak_between_samples(trainer.model, collator, samples, autocast_of(trainer.args))
             if leak is not None:
@@ -63,6 +72,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
 
         def evaluate() -> tuple[int, float]:
             assert trainer.optimizer.state_dict()["state"], "the optimizer state must exist when the peak is read"
+            check_sharding(trainer.model_wrapped, recipe)
             return _evaluate(trainer, samples, lengths.longest_samples(recipe.micro_batch_size), accelerator)
 
         return TimedRun(
@@ -75,18 +85,42 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             trainer=trainer,
             train=trainer.train,
             evaluate=evaluate,
-            worst_inputs=lambda: bytes_of(collator([samples[length] for length in batches.worst[0]])),
+            worst_inputs=lambda: bytes_of(
+                collator([samples[each] for each in batches.share(batches.worst[0], own_rank())])
+            ),
             note=note,
             is_whole=job.plan.whole or (micro_steps == recipe.accumulation_steps and lengths.all_equal),
             build_seconds=build_seconds,
         ).result()
 
 
-def _give(trainer: MeasuredTrainer, schedule: Schedule, recorder: StepRecorder, note: Callable[[Phase], None]) -> None:
+def _meet(job: TrialJob, accelerator: Accelerator) -> None:
+    """Form the process group, before the memory that the training is given is counted from here."""
+    if isinstance(accelerator, Processor):
+        accelerator.is_alone = False
+    with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
+        allow_sharding_on_host(training_arguments(job, Path(scratch), 1, 1), job.recipe)
+
+
+def _give(
+    trainer: MeasuredTrainer,
+    schedule: Schedule,
+    batches: StepBatches,
+    recorder: StepRecorder,
+    note: Callable[[Phase], None],
+) -> None:
     """Have a trainer run a schedule's micro-batches and mark where its steps begin and end."""
+    rank = own_rank()
+
+    def own_micro_batches() -> Iterator[list[int]]:
+        return (list(batches.share(tuple(each), rank)) for each in schedule.micro_batches())
+
+    def own_shapes() -> list[BatchShape]:
+        return [batches.own_shape(tuple(each), rank) for each in schedule.micro_batches_now()]
+
     trainer.recorder = recorder
-    trainer.sampler = GivenMicroBatches(schedule.micro_batches, schedule.most_steps * schedule.micro_steps)
-    trainer.check_fetched = lambda fetched: check_shapes(fetched, schedule.shapes_now())
+    trainer.sampler = GivenMicroBatches(own_micro_batches, schedule.most_steps * schedule.micro_steps)
+    trainer.check_fetched = lambda fetched: check_shapes(fetched, own_shapes())
     trainer.before_first_micro_step = functools.partial(note, "first_micro_step")
 
 
@@ -114,4 +148,4 @@ def _evaluate(
 
 def _evaluate_at(trainer: Any, samples: SamplesByLength, longest: list[int]) -> None:
     trainer.args.per_device_eval_batch_size = len(longest)
-    trainer.evaluate(eval_dataset=torch.utils.data.Subset(samples, longest))
+    trainer.evaluate(eval_dataset=torch.utils.data.Subset(samples, longest * trainer.args.world_size))

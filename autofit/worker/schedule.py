@@ -117,9 +117,9 @@ class Schedule:
             for micro_batch in step.micro_batches:
                 yield list(micro_batch)
 
-    def shapes_now(self) -> list[BatchShape]:
-        """Shapes of the micro-batches of the step that is being run."""
-        return self._shapes(self._drawn[0])
+    def micro_batches_now(self) -> list[MicroBatch]:
+        """The micro-batches of the step that is being run."""
+        return list(self._drawn[0].micro_batches)
 
     def finished(self) -> bool:
         """Called at the end of each optimizer step."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import functools
 import inspect
 import os
-import shutil
 import socket
 import sys
 import threading
@@ -22,7 +21,6 @@ from typing import Any, NoReturn
 
 import torch
 
-from autofit.study.outcome import Outcome
 from autofit.trial.program import ATTACH, JOB_VARIABLE, SOCKET_VARIABLE, TRAINER_VARIABLE
 from autofit.trial.protocol import (
     JobFiles,
@@ -39,6 +37,7 @@ from autofit.trial.protocol import (
 from autofit.worker.accelerator import devices_untouched
 from autofit.worker.job import Handler, run_job
 from autofit.worker.program.device import hold_device_back, lift_answers, wants_device
+from autofit.worker.ranks import copy_for, is_failure
 
 Train = Callable[..., Any]
 ATTACHED = "_autofit_attached"
@@ -171,18 +170,13 @@ def _run_among_others(trainer: Any, path: Path, handlers: dict[type, Handler]) -
         if rank == 0:
             run_job(path, handlers)
     else:
-        own = path.with_name(f"{path.stem}-rank{rank}.json")
-        shutil.copyfile(path, own)
-        if rank == 0:
-            # Whoever started the program watches the job's own phases.
-            JobFiles(own).phases.unlink(missing_ok=True)
-            JobFiles(own).phases.symlink_to(JobFiles(path).phases)
+        own = copy_for(path, rank)
         result = run_job(own, handlers)
-        is_failure = isinstance(result, TrialResult) and result.run.outcome is not Outcome.OK
+        has_failed = isinstance(result, TrialResult) and is_failure(result)
         # The first failure that is written is the cause: others fail because its process has gone.
-        if (is_failure and not result_path.exists()) or (rank == 0 and not is_failure):
+        if (has_failed and not result_path.exists()) or (rank == 0 and not has_failed):
             write_document(result_path, result)
-        if is_failure:
+        if has_failed:
             raise SystemExit(f"process {rank} could not finish its trial")
     torch.distributed.barrier()  # one that leaves early makes a launcher end the others
 

@@ -15,8 +15,9 @@ from torch.utils.data import BatchSampler, DataLoader, IterableDataset
 from autofit.job.program import ProgramSamples
 from autofit.knobs.recipe import Recipe
 from autofit.study.measurement import BatchShape
-from autofit.worker.batches import Batches, MicroBatch
+from autofit.worker.batches import Batches, MicroBatch, together
 from autofit.worker.collated import length_of, shape_of_batch
+from autofit.worker.processes import keep_whole
 
 MOST_BATCHES = 64
 """Effective batches that trials are timed on, where an epoch has as many."""
@@ -113,12 +114,7 @@ class Source:
             # What is drawn ahead has to run before anything else: hundreds of steps where a program draws hundreds.
             settings["prefetch_factor"] = min(settings["prefetch_factor"], MOST_AHEAD)
         made = DataLoader(self.samples, batch_sampler=sampler, collate_fn=self.collate, **settings)
-        prepared = accelerator.prepare(made)
-        shares: Any = getattr(prepared, "batch_sampler", None)
-        if getattr(shares, "batch_sampler", None) is sampler:
-            # What the sampler gives is this process's own share already.
-            shares.num_processes, shares.process_index = 1, 0
-        return prepared
+        return keep_whole(accelerator.prepare(made), sampler)
 
 
 class ProgramBatches(Batches):
@@ -145,9 +141,7 @@ class ProgramBatches(Batches):
         if key not in self._shapes:
             shares = [self.share(micro_batch, process) for process in range(self.processes)]
             shapes = [shape_of_batch(self._source.batch(share)) for share in shares]
-            self._shapes[key] = BatchShape(
-                rows=sum(shape.rows for shape in shapes), length=max(shape.length for shape in shapes)
-            )
+            self._shapes[key] = together(shapes)
         return self._shapes[key]
 
     def share(self, micro_batch: MicroBatch, process: int) -> MicroBatch:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
-import torch
 
 from autofit.runtime.mixin import become
 from autofit.study.trial import RunResult
@@ -19,6 +18,7 @@ from autofit.worker.batches import GivenMicroBatches
 from autofit.worker.collated import bytes_of
 from autofit.worker.instrument import Marks, StepRecorder
 from autofit.worker.job import Note, run_trial
+from autofit.worker.processes import agreement
 from autofit.worker.program.device import device_of, give_device
 from autofit.worker.program.samples import MOST_AHEAD, ProgramBatches, Source
 from autofit.worker.program.settings import evaluates, put, tensors_of_models
@@ -84,7 +84,7 @@ def _measure(
         accelerator,
         micro_steps=schedule.micro_steps,
         most_steps=schedule.most_steps,
-        agree=functools.partial(largest_of_all, trainer),
+        agree=agreement(trainer.args),
     )
     _silence(trainer, schedule)
     process = trainer.args.process_index
@@ -130,16 +130,6 @@ def _past_what_is_fetched_ahead(plan: MeasuringPlan, num_workers: int) -> Measur
     """
     more = num_workers * MOST_AHEAD
     return msgspec.structs.replace(plan, warmup_steps=plan.warmup_steps + more, warmup_limit=plan.warmup_limit + more)
-
-
-def largest_of_all(trainer: Any, numbers: list[float]) -> list[float]:
-    """The largest of each number over the program's processes; all of them must ask, in the same order."""
-    if trainer.args.world_size == 1 or not numbers:
-        return numbers
-    together = torch.tensor(numbers, dtype=torch.float64, device=trainer.args.device)
-    torch.distributed.all_reduce(together, torch.distributed.ReduceOp.MAX)
-    found: list[float] = together.tolist()
-    return found
 
 
 def _silence(trainer: Any, schedule: Schedule) -> None:

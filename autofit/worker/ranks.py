@@ -1,0 +1,178 @@
+"""A trial of several processes on one host: forked side by side, and ended together.
+
+Each has the variables that torchrun sets, so that what runs in them is what torchrun would run; forked from a process
+that has imported torch, they need not import it again. torchrun ends the others when one process ends; here they also
+end when one hangs, and the trial's result is that of the process that failed first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import mmap
+import os
+import shutil
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NoReturn
+
+from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
+from autofit.trial.protocol import JobFiles, JobResult, TrialResult, read_result
+
+BEAT_SECONDS, SILENT_SECONDS = 1.0, 15.0
+"""Each process says so often that it is there, and counts as hanging after so long without."""
+GATHER_SECONDS = 1.0
+"""After the first failure: others fail because of it, and one of them may be the cause."""
+POLL_SECONDS = 0.02
+FAILED = 3
+
+RunJob = Callable[[Path], JobResult]
+
+
+def own_rank() -> int:
+    """Number of this process among those of its training; 0 where it is alone."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def is_rank() -> bool:
+    """True in one of several processes."""
+    return "RANK" in os.environ
+
+
+def copy_for(path: Path, rank: int) -> Path:
+    """A copy of a job for one process. The first one's phases are the job's own, which its parent watches."""
+    own = path.with_name(f"{path.stem}-rank{rank}.json")
+    shutil.copyfile(path, own)
+    JobFiles(own).result.unlink(missing_ok=True)
+    if rank == 0:
+        JobFiles(own).phases.unlink(missing_ok=True)
+        JobFiles(own).phases.symlink_to(JobFiles(path).phases)
+    return own
+
+
+def is_failure(result: JobResult | None) -> bool:
+    """True for a trial that measured nothing."""
+    return not isinstance(result, TrialResult) or result.run.outcome is not Outcome.OK
+
+
+def run_in_ranks(path: Path, number: int, run_job: RunJob) -> JobResult:
+    """Run a job in ``number`` processes; the first one's result, or that of the failure that ended them.
+
+    Where one was ended by a signal, this process ends by the same: whoever started it tells what that means.
+    """
+    beats = mmap.mmap(-1, 8 * number)
+    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    copies = [copy_for(path, rank) for rank in range(number)]
+    children: dict[int, int] = {}
+    for rank, own in enumerate(copies):
+        _beat(beats, rank)
+        child = os.fork()
+        if child == 0:
+            variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
+            _become_rank(own, {**place, **{name: str(value) for name, value in variables.items()}}, beats, run_job)
+        children[child] = rank
+    ended, silent = _await(children, beats)
+    if silent is not None:
+        reason = f"process {silent} of {number} stopped answering, and the others waited for it"
+        return TrialResult(run=RunResult(outcome=Outcome.TIMEOUT, reason=reason))
+    results = {rank: read_result(JobFiles(own).result) for rank, own in enumerate(copies)}
+    return _verdict(ended, results)
+
+
+def _verdict(ended: Mapping[int, int], results: Mapping[int, JobResult | None]) -> JobResult:
+    """The result of a trial by the exit codes and results of its processes, in the order in which they ended."""
+    for rank, code in ended.items():
+        if code < 0 and results[rank] is None:
+            print(f"process {rank} was ended by signal {-code}", file=sys.stderr, flush=True)
+            if -code != signal.SIGKILL:
+                signal.signal(-code, signal.SIG_DFL)
+            os.kill(os.getpid(), -code)
+    failures = [result for rank in ended if isinstance(result := results[rank], TrialResult) and is_failure(result)]
+    out_of_memory = [each for each in failures if each.run.outcome is Outcome.OOM]
+    for found in (*out_of_memory, *failures):
+        return found
+    first = results.get(0)
+    if first is None:
+        lost = next((rank for rank in ended if results[rank] is None), 0)
+        reason = f"process {lost} ended without a result"
+        return TrialResult(run=RunResult(outcome=Outcome.CRASHED, reason=reason))
+    return first
+
+
+def _await(children: dict[int, int], beats: mmap.mmap) -> tuple[dict[int, int], int | None]:
+    """Exit codes by rank, in the order in which they came, and the rank that hung; whoever is left is killed."""
+    ended: dict[int, int] = {}
+    failed_at: float | None = None
+    try:
+        while len(ended) < len(children):
+            now = time.monotonic()
+            for child, rank in children.items():
+                if rank in ended:
+                    continue
+                found, status = os.waitpid(child, os.WNOHANG)
+                if found:
+                    ended[rank] = os.waitstatus_to_exitcode(status)
+                    if ended[rank] != 0 and failed_at is None:
+                        failed_at = now
+                elif now - _last_beat(beats, rank) > SILENT_SECONDS:
+                    return ended, rank
+            if failed_at is not None and now - failed_at > GATHER_SECONDS:
+                return ended, None
+            time.sleep(POLL_SECONDS)
+        return ended, None
+    finally:
+        for child, rank in children.items():
+            if rank not in ended:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)
+
+
+def _become_rank(path: Path, variables: Mapping[str, str], beats: mmap.mmap, run_job: RunJob) -> NoReturn:
+    code = FAILED
+    try:
+        os.environ.update(variables)
+        rank = int(variables["RANK"])
+        threading.Thread(target=_keep_beating, args=(beats, rank), daemon=True).start()
+        if "OMP_NUM_THREADS" not in os.environ:
+            # As torchrun has it.
+            os.environ["OMP_NUM_THREADS"] = "1"
+            import torch
+
+            torch.set_num_threads(1)
+        code = FAILED if is_failure(run_job(path)) else 0
+    except BaseException:  # nothing may return into what the parent does
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def _keep_beating(beats: mmap.mmap, rank: int) -> None:
+    while True:
+        _beat(beats, rank)
+        time.sleep(BEAT_SECONDS)
+
+
+def _beat(beats: mmap.mmap, rank: int) -> None:
+    struct.pack_into("d", beats, 8 * rank, time.monotonic())
+
+
+def _last_beat(beats: mmap.mmap, rank: int) -> float:
+    seconds: float = struct.unpack_from("d", beats, 8 * rank)[0]
+    return seconds
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
