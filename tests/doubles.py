@@ -100,6 +100,7 @@ def make_config(**changes: Any) -> TrainConfig:
         "compile": "off",
         "allocator": "default",
         "loader": "default",
+        "parallelism": "ddp",
     }
     return TrainConfig({**values, **changes})
 

@@ -18,6 +18,9 @@ from autofit.study.store import Study
 from autofit.trial.runner import Runner
 from autofit.units import format_seconds
 
+IDLE_GROWTH, LONGEST_PAUSE_SECONDS = 1.2, 1.0
+"""Who has nothing to do asks more and more seldom: hundreds of them share a database."""
+
 
 class Works(Protocol):
     """Source of the runner of each trial."""
@@ -43,11 +46,13 @@ def take_part(
     with roster.joined(RUNNER, device) as membership:
         last_led = last_looked = time.monotonic()
         was_led = False
+        pause = POLL_SECONDS
         while True:
             claimed = queue.claim(membership.number)
             if claimed is not None:
                 _run(study, situation, works, claimed, say)
                 last_led = time.monotonic()
+                pause = POLL_SECONDS
                 continue
             now = time.monotonic()
             if now - last_looked > HEARTBEAT_SECONDS:
@@ -58,7 +63,8 @@ def take_part(
                     return "the search is over"
             if now - last_led > patience_seconds:
                 return f"nobody has led the search for {format_seconds(patience_seconds)}"
-            time.sleep(POLL_SECONDS)
+            time.sleep(pause)
+            pause = min(IDLE_GROWTH * pause, LONGEST_PAUSE_SECONDS)
 
 
 def _run(study: Study, situation: Situation, works: Works, claimed: Claimed, say: Callable[[str], None]) -> None:

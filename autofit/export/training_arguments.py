@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 
 from autofit.device.device import Device
+from autofit.device.kinds import kind_of
 from autofit.export import program_settings
 from autofit.export.exported import Exported, recommended
 from autofit.export.measured_code import collator_source, varlen_attention_source
@@ -44,7 +45,7 @@ MODEL_KWARGS = @MODEL_KWARGS@
 def training_arguments(output_dir: str, **others) -> TrainingArguments:
     """The measured settings, and what you add to them; stops where they would change the effective batch."""
     arguments = TrainingArguments(output_dir=output_dir, **{**TRAINING_ARGUMENTS, **others})
-    check_effective_batch(arguments)
+    check_effective_batch(arguments)@SHARDED_ON_HOST@
     return arguments
 
 
@@ -75,8 +76,12 @@ def data_collator(tokenizer=None):
 
 _RUN = """, or run it as it is:
 
-    python train_args.py --text my.txt --output-dir output
+    @LAUNCHED@ train_args.py --text my.txt --output-dir output
 """
+
+_SHARDED_ON_HOST = """
+    # On a CPU accelerate would not cut the parameters into parts: it does where the run's type is that of GPUs.
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU"""
 
 _MAIN = '''
 
@@ -144,7 +149,8 @@ def serialize(result: Result) -> Exported:
     runs = task.labels in ("tokens", "masked")
     values = {
         "MAIN": _main(task, workload, trust_remote_code=result.record.trust_remote_code) if runs else "",
-        "OR_RUN": _RUN if runs else ".",
+        "OR_RUN": filled(_RUN, {"LAUNCHED": _launcher(workload.processes)}) if runs else ".",
+        "SHARDED_ON_HOST": _SHARDED_ON_HOST if _is_sharded_on_host(recommendation, device) else "",
         "OWN_CODE": _own_code(task, recommendation),
         "MODEL": in_docstring(workload.model),
         "VERSION": __version__,
@@ -154,7 +160,7 @@ def serialize(result: Result) -> Exported:
         "DEVICE": in_docstring(device.name),
         "LIBRARIES": ", ".join(f"{name} {version}" for name, version in result.record.versions.items()),
         "SAMPLES": "images" if task.reads == "images" else workload.lengths.describe(),
-        "IMPORTS": _imports(task, recommendation, runs=runs),
+        "IMPORTS": _imports(task, recommendation, device, runs=runs),
         "LOAD_MODEL": _load_model(
             task,
             recommendation,
@@ -173,7 +179,7 @@ def serialize(result: Result) -> Exported:
     return Exported(text=filled(_TEMPLATE, values))
 
 
-def _imports(task: Task, recommendation: Recommendation, *, runs: bool) -> str:
+def _imports(task: Task, recommendation: Recommendation, device: Device, *, runs: bool) -> str:
     varlen = recommendation.model_kwargs.get("attn_implementation") == TORCH_VARLEN
     own_collator = _own_collator(task, recommendation)
     standard = ["os"]
@@ -198,6 +204,8 @@ def _imports(task: Task, recommendation: Recommendation, *, runs: bool) -> str:
     if not own_collator:
         names.add("DataCollatorForLanguageModeling" if task.labels == "masked" else recommendation.collator)
     lines.append(f"from transformers import {', '.join(sorted(names))}  # noqa: E402")
+    if _is_sharded_on_host(recommendation, device):
+        lines.append("from accelerate.state import DistributedType, PartialState  # noqa: E402")
     if recommendation.adapter is not None:
         lines.append("from peft import LoraConfig, get_peft_model  # noqa: E402")
     return "\n".join(lines)
@@ -279,9 +287,17 @@ def _main(task: Task, workload: Workload, *, trust_remote_code: bool) -> str:
     return filled(_MAIN, values)
 
 
+def _is_sharded_on_host(recommendation: Recommendation, device: Device) -> bool:
+    return kind_of(device).is_host and bool(recommendation.training_arguments.get("fsdp"))
+
+
+def _launcher(processes: int) -> str:
+    return "python" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes}"
+
+
 def _launch_command(processes: int, device: Device) -> str:
     if processes == 1:
         # Numbers are the driver's, which CUDA counts by only where it is told to.
         order = "CUDA_DEVICE_ORDER=PCI_BUS_ID " if device.index else ""
         return f"{order}CUDA_VISIBLE_DEVICES={device.index} python"
-    return f"torchrun --nproc-per-node {processes}"
+    return _launcher(processes)

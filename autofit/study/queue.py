@@ -54,7 +54,8 @@ class Queue:
 
     def claim(self, member: int) -> Claimed | None:
         """Take the first assignment that this member may have; None where there is none."""
-        for entry in self._study.entries():
+        waiting = self._study.numbers(TrialState.WAITING)
+        for entry in self._study.entries() if waiting else ():
             if entry.state is TrialState.WAITING and entry.user_attrs.get(ASSIGNMENT, {}).get("for", -1) in (
                 None,
                 member,
@@ -90,10 +91,11 @@ class Queue:
 
     def ended(self, numbers: set[int]) -> list[Trial | int]:
         """Those of these trials that ended: with what came of them, or their number where they were given up."""
+        ended = numbers - self._study.numbers(TrialState.WAITING, TrialState.RUNNING)
         return [
             trial_of(entry) if "trial" in entry.user_attrs else entry.number
-            for entry in self._study.entries()
-            if entry.number in numbers and entry.state.is_finished()
+            for entry in (self._study.entries() if ended else ())
+            if entry.number in ended
         ]
 
     def bury(self, number: int) -> None:

@@ -27,7 +27,7 @@ HEARTBEAT_SECONDS, GRACE_SECONDS = 5, 30
 """Whoever takes part in a search beats so often, and counts as gone after so long a silence."""
 PATIENCE_SECONDS = 300.0
 """A database that does not answer is asked again so long: a restart takes seconds, a failover a minute."""
-FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 5.0
+FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 2.0
 _LOCKED = "database is locked"
 
 Answer = TypeVar("Answer")

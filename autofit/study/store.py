@@ -19,9 +19,11 @@ from typing import Any
 import msgspec
 import optuna
 import psutil
+import sqlalchemy
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
+from optuna.storages._rdb import models
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from autofit.errors import UserError
@@ -196,6 +198,19 @@ class Study:
     def entries(self) -> list[FrozenTrial]:
         """All trials as Optuna keeps them, in order."""
         return patiently(lambda: self._inner.get_trials(deepcopy=False))
+
+    def numbers(self, *states: TrialState) -> set[int]:
+        """Numbers of the trials in these states: one query, where ``entries`` asks for all that trials hold."""
+        trials = models.TrialModel
+        wanted = sqlalchemy.select(trials.number).where(
+            trials.study_id == self._inner._study_id, trials.state.in_(states)
+        )
+
+        def ask() -> set[int]:
+            with self.storage._backend.engine.connect() as connection:  # type: ignore[attr-defined]
+                return set(connection.scalars(wanted))
+
+        return patiently(ask)
 
     def _id(self, number: int) -> int:
         return patiently(lambda: self.storage.get_trial_id_from_study_id_trial_number(self._inner._study_id, number))

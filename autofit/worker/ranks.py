@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -82,19 +82,22 @@ def run_in_ranks(path: Path, number: int, run_job: RunJob) -> JobResult:
     if silent is not None:
         reason = f"process {silent} of {number} stopped answering, and the others waited for it"
         return TrialResult(run=RunResult(outcome=Outcome.TIMEOUT, reason=reason))
-    results = {rank: read_result(JobFiles(own).result) for rank, own in enumerate(copies)}
-    return _verdict(ended, results)
+    files = [JobFiles(own).result for own in copies]
+    results = {rank: read_result(file) for rank, file in enumerate(files)}
+    # What fails because another has gone is written after that one's own result.
+    written = sorted((file.stat().st_mtime_ns, rank) for rank, file in enumerate(files) if file.exists())
+    return _verdict(ended, results, [rank for _, rank in written])
 
 
-def _verdict(ended: Mapping[int, int], results: Mapping[int, JobResult | None]) -> JobResult:
-    """The result of a trial by the exit codes and results of its processes, in the order in which they ended."""
+def _verdict(ended: Mapping[int, int], results: Mapping[int, JobResult | None], written: Sequence[int]) -> JobResult:
+    """The result of a trial by the exit codes and results of its processes; ``written`` has these in their order."""
     for rank, code in ended.items():
         if code < 0 and results[rank] is None:
             print(f"process {rank} was ended by signal {-code}", file=sys.stderr, flush=True)
             if -code != signal.SIGKILL:
                 signal.signal(-code, signal.SIG_DFL)
             os.kill(os.getpid(), -code)
-    failures = [result for rank in ended if isinstance(result := results[rank], TrialResult) and is_failure(result)]
+    failures = [result for rank in written if isinstance(result := results[rank], TrialResult) and is_failure(result)]
     out_of_memory = [each for each in failures if each.run.outcome is Outcome.OOM]
     for found in (*out_of_memory, *failures):
         return found

@@ -1,0 +1,99 @@
+"""Trainings of several processes on this machine's CPU: searched, measured, exported and run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import autofit
+from autofit.errors import UserError
+from autofit.export import write_export
+from autofit.study.outcome import Outcome
+
+SETTING: dict[str, Any] = {
+    "effective_batch": 8,
+    "seq_len": 64,
+    "device": "cpu",
+    "numerics": "exact",
+    "processes": 2,
+    "budget": None,
+}
+PLAIN = {"attention": "sdpa", "optimizer": "adamw_torch_fused", "compile": "off", "activation_checkpointing": "off"}
+
+
+def test_a_search_measures_both_ways_of_sharing_at_the_effective_batch_of_all_processes(tiny_model: Path) -> None:
+    result = autofit.search(str(tiny_model), **SETTING, fix={**PLAIN, "micro_batch_size": 2})
+    measured = {each.trial.config["parallelism"]: each.measurement for each in result.ranking.ranked}
+    assert {"ddp", "fsdp2"} <= measured.keys(), [(each.outcome, each.reason) for each in result.trials]
+    for measurement in measured.values():
+        assert measurement.processes == 2
+        assert measurement.micro_batch_size * measurement.accumulation_steps * 2 == 8
+    assert result.ranking.best is not None and result.ranking.best.is_confirmed
+    assert "not predicted" not in str(result).lower()
+
+
+def test_a_limit_of_each_process_is_kept(tiny_model: Path) -> None:
+    fix = {**PLAIN, "parallelism": "ddp"}
+    setting = {**SETTING, "seq_len": 256, "effective_batch": 16}
+    result = autofit.search(str(tiny_model), **setting, fix=fix, memory_limit="50MiB")
+    outcomes = {trial.config.micro_batch_size: trial.outcome for trial in result.trials if not trial.whole}
+    assert {Outcome.OOM, Outcome.OK} <= set(outcomes.values()), [(each.outcome, each.reason) for each in result.trials]
+    usable = result.situation.limits.usable_bytes
+    assert all(each.measurement.memory.needed <= usable for each in result.ranking.ranked)
+
+
+def test_an_effective_batch_that_processes_cannot_share_is_refused(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match="3 processes"):
+        autofit.search(str(tiny_model), **{**SETTING, "processes": 3})
+
+
+@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+def test_the_exported_file_trains_in_as_many_processes(tiny_model: Path, tmp_path: Path, parallelism: str) -> None:
+    fix = {**PLAIN, "micro_batch_size": 2, "parallelism": parallelism}
+    result = autofit.search(str(tiny_model), **SETTING, fix=fix, max_trials=1)
+    path = tmp_path / "train_args.py"
+    write_export(result, "training-arguments", path)
+    check = tmp_path / "check.py"
+    check.write_text(CHECK)
+    ended = _run(
+        tmp_path, [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"], check
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    kind = "DTensor" if parallelism == "fsdp2" else "Parameter"
+    assert f"2 processes, effective batch 8, 3 steps, {kind}" in ended.stdout
+    alone = _run(tmp_path, [sys.executable], check)
+    assert alone.returncode != 0 and "torchrun --standalone --nproc-per-node 2" in alone.stderr
+
+
+CHECK = """
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, Trainer
+from train_args import EFFECTIVE_BATCH, MODEL, data_collator, training_arguments
+
+arguments = training_arguments("output", num_train_epochs=1, save_strategy="no", report_to="none", disable_tqdm=True)
+model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(MODEL))
+samples = [{"input_ids": [1] * 64, "attention_mask": [1] * 64, "labels": [1] * 64}] * (3 * EFFECTIVE_BATCH)
+trainer = Trainer(model=model, args=arguments, train_dataset=samples, data_collator=data_collator())
+trainer.train()
+if arguments.process_index == 0:
+    batch = trainer.get_total_train_batch_size(arguments)
+    kind = type(next(trainer.model_wrapped.parameters())).__name__
+    print(f"{arguments.world_size} processes, effective batch {batch}, {trainer.state.global_step} steps, {kind}")
+torch.distributed.barrier()
+import os
+import sys
+sys.stdout.flush()
+os._exit(0)  # one run in twenty aborts when the interpreter ends
+"""
+
+
+def _run(folder: Path, launcher: list[str], program: Path) -> subprocess.CompletedProcess[str]:
+    variables = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [*launcher, str(program)], capture_output=True, text=True, timeout=200, cwd=folder, env=variables, check=False
+    )

@@ -1,0 +1,85 @@
+"""A small training in several processes, of which one fails: ``python -m tests.worker.training_in_ranks JOB FAULT``.
+
+Prints the outcome and its reason.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from autofit.study.outcome import Outcome
+from autofit.study.trial import RunResult
+from autofit.trial.protocol import JobFiles, JobResult, TrialResult, write_document
+from autofit.worker.accelerator import Processor
+from autofit.worker.job import run_trial
+from autofit.worker.ranks import own_rank, run_in_ranks
+
+STEPS, AT_STEP = 6, 2
+
+
+def fail(where: str, fault: str, step: int) -> None:
+    """What the second process does, where it is meant to."""
+    if own_rank() != 1 or step != AT_STEP or fault != where:
+        return
+    if fault == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if fault == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    if fault == "broken":
+        raise ValueError("a fault in the training")
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+def train(fault: str) -> RunResult:
+    torch.distributed.init_process_group("gloo")
+    linear = torch.nn.Linear(8, 8)
+    model = DistributedDataParallel(linear)
+    optimizer = torch.optim.AdamW(model.parameters())
+    step = 0
+
+    class Marked(torch.autograd.Function):
+        @staticmethod
+        def forward(context: Any, given: torch.Tensor) -> torch.Tensor:
+            return given.clone()
+
+        @staticmethod
+        def backward(context: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            fail("backward", fault, step)
+            return gradient
+
+    for step in range(STEPS):
+        for where in ("killed", "stopped", "broken", "forward"):
+            fail(where, fault, step)
+        loss = Marked.apply(model(torch.ones(2, 8))).sum()
+        loss.backward()
+        fail("optimizer", fault, step)
+        optimizer.step()
+        optimizer.zero_grad()
+        fail("all_gather", fault, step)
+        parts = [torch.empty(8) for _ in range(2)]
+        torch.distributed.all_gather(parts, torch.ones(8))
+    return RunResult(outcome=Outcome.SLOWER, reason="it trained to its end")
+
+
+def main(path: Path, fault: str) -> None:
+    def run_job(own: Path) -> JobResult:
+        result = run_trial(Processor(), lambda: train(fault))
+        write_document(JobFiles(own).result, result)
+        return result
+
+    began = time.monotonic()
+    result = run_in_ranks(path, 2, run_job)
+    assert isinstance(result, TrialResult)
+    print(f"{result.run.outcome.value}|{result.run.reason}|{time.monotonic() - began:.1f}", flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2])
