@@ -19,7 +19,7 @@ from tests.driver.test_strategy import MIB, needed, seconds
 
 SITUATION = make_situation()
 NARROW = SpaceRequest(
-    fix={"precision": "bf16", "attention": "sdpa", "optimizer": "adamw_torch_fused"},
+    fix={"attention": "sdpa", "optimizer": "adamw_torch_fused"},
     forbid={"activation_checkpointing": ("every_3rd", "offload")},
 )
 
