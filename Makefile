@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 CUDA_VENV ?= .venv-cuda
 
-.PHONY: demo docs test test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks export-check gpu gpu-suite benchmarks clean
+.PHONY: demo docs test test-oldest test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks export-check gpu gpu-suite benchmarks clean
 
 # Real text of many lengths, and a limit that some configurations exceed: under three minutes.
 demo: $(VENV)/installed
@@ -42,6 +42,18 @@ $(CUDA_VENV)/installed: pyproject.toml constraints.txt
 	$(CUDA_VENV)/bin/pip install --quiet torch==2.14.1
 	grep -v '^torch==' constraints.txt > $(CUDA_VENV)/constraints.txt
 	$(CUDA_VENV)/bin/pip install --quiet --constraint $(CUDA_VENV)/constraints.txt --editable '.[dev]' liger-kernel
+	touch $@
+
+# The oldest of everything that pyproject.toml allows, together; models by name need a newer transformers than programs.
+test-oldest: .venv-oldest/installed
+	OMP_NUM_THREADS=1 .venv-oldest/bin/pytest -m "not slow" -n 2 --dist worksteal
+
+.venv-oldest/installed: pyproject.toml
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/pip install --quiet uv
+	echo 'transformers>=5.17' > .venv-oldest/of-models-by-name.txt
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+	  --constraint .venv-oldest/of-models-by-name.txt --editable '.[dev]'
 	touch $@
 
 # Programs of other people's that end in a Trainer, with the releases of transformers that they ask for: 9 GB, half an hour.

@@ -64,10 +64,20 @@ def changed(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return row.name, choice.value
 
 
-def config_with(changed: tuple[str, KnobValue] | None = None, **others: object) -> TrainConfig:
+def config_with(
+    changed: tuple[str, KnobValue] | None = None, situation: Situation | None = None, **others: object
+) -> TrainConfig:
     plain = {row.name: row.reference for row in sys.modules["autofit.knobs"].KNOBS}
     config = TrainConfig({**make_config(), **{name: plain[name] for name in plain if name not in make_config()}})
+    if situation is not None:
+        config = config.replace(accumulation_steps=config.accumulation_steps // situation.workload.processes)
     return config.replace(**others, **({} if changed is None else {changed[0]: changed[1]}))
+
+
+def situation_asking(changed: tuple[str, KnobValue]) -> Situation:
+    """A situation in which the changed knob is asked."""
+    row = next(row for row in sys.modules["autofit.knobs"].KNOBS if row.name == changed[0])
+    return make_situation(processes=2 if row.is_of_processes else 1)
 
 
 def trial_of(number: int, config: TrainConfig, seconds: float) -> Trial:
@@ -78,11 +88,11 @@ def trial_of(number: int, config: TrainConfig, seconds: float) -> Trial:
 
 
 def test_it_is_searched_and_means_its_settings_to_hugging_face(changed: tuple[str, KnobValue]) -> None:
-    situation = make_situation()
+    situation = situation_asking(changed)
     space = SearchSpace(situation, SpaceRequest(numerics="aggressive"))
     assert changed[1] in space.choices[changed[0]]
-    assert config_with(changed) in space
-    assert recipe_for(config_with(changed), situation).training_arguments[ARGUMENT] is True
+    assert config_with(changed, situation) in space
+    assert recipe_for(config_with(changed, situation), situation).training_arguments[ARGUMENT] is True
     assert all(changed[0] in config for config in reference_configs(space))
 
 
@@ -98,15 +108,16 @@ def test_it_is_predicted_and_planned(changed: tuple[str, KnobValue]) -> None:
 def test_it_is_stored_ranked_shown_explained_and_exported(changed: tuple[str, KnobValue], tmp_path: Path) -> None:
     record = make_record()
     study = open_study(f"sqlite:///{tmp_path / 'studies.db'}", record, None, fresh=False)
-    for trial in (trial_of(0, config_with(), 2.0), trial_of(1, config_with(changed), 1.0)):
+    situation = situation_asking(changed)
+    for trial in (trial_of(0, config_with(None, situation), 2.0), trial_of(1, config_with(changed, situation), 1.0)):
         add(study, trial)
     trials = study.trials()
     best = rank(trials).best
     assert best is not None and best.trial.config[changed[0]] == changed[1]
-    result = Result(study="s", storage="sqlite://", record=record, situation=make_situation(), trials=trials)
+    result = Result(study="s", storage="sqlite://", record=record, situation=situation, trials=trials)
     report = as_text(result)
     assert "made_up" in report and ARGUMENT in report
-    explanation = explain(make_situation(), SpaceRequest(numerics="aggressive"), trials)
+    explanation = explain(situation, SpaceRequest(numerics="aggressive"), trials)
     assert any(each.knob == changed[0] and each.basis == "measured" for each in explanation.neighbours)
     for name, serialize in EXPORTERS.items():
         text = serialize(result).text

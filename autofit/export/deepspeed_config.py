@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from autofit.errors import UserError
 from autofit.export.exported import Exported, all_arguments, header, recommended
 from autofit.export.yaml_arguments import not_arguments
 from autofit.study.result import Result
@@ -22,6 +23,11 @@ def serialize(result: Result) -> Exported:
     best, _ = recommended(result)
     config, workload = best.trial.config, result.record.workload
     arguments = all_arguments(result)
+    if arguments.get("fsdp"):
+        raise UserError(
+            "The recommendation cuts parameters into parts with FSDP2, and DeepSpeed does so in its own way, which was "
+            "not measured; export training-arguments, or search with --fix parallelism=ddp."
+        )
     left_out = (
         "the measured engine, in place of which DeepSpeed's own runs, with other memory and speed",
         "TrainingArguments, which have to agree with it (export training-arguments or yaml)",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,7 +120,8 @@ def _built(config: TrainConfig, situation: Situation) -> Recipe:
     collator, collator_kwargs, is_compiled = "", {}, False
     for row in KNOBS:
         choice = row.choice(config[row.name])
-        arguments.update(choice.training_arguments)
+        # A copy: TrainingArguments writes into the mappings that it is given.
+        arguments.update(copy.deepcopy(choice.training_arguments))
         model_kwargs.update(choice.model_kwargs)
         is_compiled = is_compiled or choice.is_compiled
         environment.update(choice.environment)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autofit.device.kinds import kind_of
 from autofit.study.outcome import Outcome
 from autofit.study.trial import RunResult
 from autofit.trial.failures import classify_exception
@@ -138,8 +139,8 @@ def _run_trial(job: TrialJob, note: Note) -> JobResult:
     from autofit.worker.accelerator import accelerator_for
     from autofit.worker.measure import measure
 
-    kind = job.device.partition(":")[0]
-    accelerator = accelerator_for(f"{kind}:{own_rank()}" if job.recipe.processes > 1 and kind != "cpu" else job.device)
+    # Several processes see a device each; one sees the one that is meant.
+    accelerator = accelerator_for(kind_of(job.device).label(own_rank()) if is_rank() else job.device)
     return run_trial(accelerator, lambda: measure(job, accelerator, note))
 
 
