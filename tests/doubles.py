@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,11 @@ from autofit.study.trial import Role, RunResult, Trial
 from autofit.trial.protocol import MeasuringPlan
 
 GIB = 1024**3
-FIELDS = frozenset({"activation_checkpointing", "activation_checkpointing_kwargs"})
-
+RENAMES = tuple(int(part) for part in importlib.metadata.version("transformers").split(".")[:2]) >= (5, 23)
+"""True where the installed transformers has the new names of gradient checkpointing."""
+NEWEST_FIELDS = frozenset({"activation_checkpointing", "activation_checkpointing_kwargs"})
+FIELDS = NEWEST_FIELDS if RENAMES else frozenset()
+CHECKPOINTING = "activation_checkpointing" if RENAMES else "gradient_checkpointing"
 
 MISSING = {
     "flash_attention_2": "flash-attn is not installed",

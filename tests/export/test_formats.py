@@ -22,7 +22,7 @@ from autofit.knobs import KNOBS
 from autofit.knobs.numerics import Numerics
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result
-from tests.doubles import make_trial
+from tests.doubles import CHECKPOINTING, make_trial
 from tests.export.test_training_arguments import VERSES, make_result
 
 VALUES = [(row.name, choice.value) for row in KNOBS if not row.is_of_programs for choice in row.choices]
@@ -89,7 +89,7 @@ def test_trl_understands_every_value_or_the_file_says_that_it_is_left_out(
     check_arguments(sft, result, exported)
     assert result.recommendation is not None
     asked = result.recommendation.training_arguments
-    for name in ("bf16", "fp16", "activation_checkpointing"):
+    for name in ("bf16", "fp16", CHECKPOINTING):
         assert getattr(sft, name) is bool(asked.get(name, False)), f"{name} is TRL's own default"
     kwargs = result.recommendation.model_kwargs
     assert model.dtype == kwargs["dtype"]

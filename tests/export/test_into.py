@@ -12,7 +12,7 @@ import pytest
 from autofit.errors import UserError
 from autofit.export.into import edited
 from autofit.study.result import Result
-from tests.doubles import make_trial
+from tests.doubles import CHECKPOINTING, make_trial
 from tests.export.test_formats import result_with
 from tests.export.test_program_settings import program_result
 from tests.export.test_training_arguments import make_result
@@ -76,7 +76,7 @@ def test_an_older_name_keeps_its_name_and_gets_the_value(tmp_path: Path) -> None
     arguments = literals_of(edited(result, script(tmp_path)).after, "TrainingArguments")
     assert arguments["gradient_checkpointing"] is True
     assert arguments["gradient_checkpointing_kwargs"] == {"use_reentrant": False}
-    assert arguments["bf16"] is True and "activation_checkpointing" not in arguments
+    assert arguments["bf16"] is True and CHECKPOINTING not in arguments
 
 
 def test_what_is_yours_is_left_as_it_is_to_the_letter(tmp_path: Path) -> None:
@@ -196,5 +196,5 @@ def test_what_trl_switches_on_by_itself_is_switched_off_where_it_was_not_measure
     assert arguments["packing"] is False and arguments["max_length"] == 64
     mixed = result_with(precision="bf16", activation_checkpointing="every_layer")
     arguments = literals_of(edited(mixed, script(tmp_path, "a = SFTConfig('o')\n")).after, "SFTConfig")
-    assert arguments["bf16"] is True and arguments["activation_checkpointing"] is True
+    assert arguments["bf16"] is True and arguments[CHECKPOINTING] is True
     assert "gradient_checkpointing" not in arguments

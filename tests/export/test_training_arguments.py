@@ -25,7 +25,7 @@ from autofit.study.outcome import Outcome
 from autofit.study.result import Result
 from autofit.study.trial import Trial
 from tests.conftest import TINY_LLAMA
-from tests.doubles import FIELDS, make_situation, make_trial
+from tests.doubles import CHECKPOINTING, FIELDS, make_situation, make_trial
 from tests.study.test_store import make_record
 
 
@@ -90,7 +90,7 @@ def test_the_file_trains_at_the_split_it_states(weights: Path, tmp_path: Path) -
     module = load(script)
     arguments = module.training_arguments(str(output))
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 8)
-    assert arguments.per_device_eval_batch_size == 4 and arguments.activation_checkpointing
+    assert arguments.per_device_eval_batch_size == 4 and getattr(arguments, CHECKPOINTING)
     assert str(module.load_model().dtype) == "torch.float32"
 
 

@@ -10,7 +10,7 @@ from autofit.job.method import Adapter
 from autofit.job.situation import Situation
 from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import SearchSpace, SpaceRequest
-from tests.doubles import make_config, make_situation
+from tests.doubles import NEWEST_FIELDS, make_config, make_situation
 
 
 @pytest.mark.parametrize("effective_batch", [1, 7, 30, 32, 48])
@@ -25,7 +25,7 @@ def test_the_effective_batch_of_every_configuration_is_exact(
 
 def test_checkpointing_is_spelled_as_the_installed_transformers_has_it() -> None:
     config = make_config(activation_checkpointing="every_layer")
-    new = recipe_for(config, make_situation()).training_arguments
+    new = recipe_for(config, make_situation(fields=NEWEST_FIELDS)).training_arguments
     assert new["activation_checkpointing"] is True and "gradient_checkpointing" not in new
     old_fields = frozenset({"gradient_checkpointing", "gradient_checkpointing_kwargs"})
     old = recipe_for(config, make_situation(fields=old_fields)).training_arguments
