@@ -52,7 +52,7 @@ def test_an_effective_batch_that_processes_cannot_share_is_refused(tiny_model: P
         autofit.search(str(tiny_model), **{**SETTING, "processes": 3})
 
 
-@pytest.mark.parametrize("parallelism", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("parallelism", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_the_exported_file_trains_in_as_many_processes(tiny_model: Path, tmp_path: Path, parallelism: str) -> None:
     fix = {**PLAIN, "micro_batch_size": 2, "parallelism": parallelism}
     result = autofit.search(str(tiny_model), **SETTING, fix=fix, max_trials=1)

@@ -120,6 +120,9 @@ def _give(
 
     trainer.recorder = recorder
     trainer.sampler = GivenMicroBatches(own_micro_batches, schedule.most_steps * schedule.micro_steps)
+    if trainer.args.world_size > 1:
+        # accelerate 1.11 asks for one; nothing is cut by it.
+        trainer.sampler.batch_size = batches.processes
     trainer.check_fetched = lambda fetched: check_shapes(fetched, own_shapes())
     trainer.before_first_micro_step = functools.partial(note, "first_micro_step")
 

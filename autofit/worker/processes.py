@@ -29,7 +29,7 @@ def keep_whole(loader: Any, sampler: Any) -> Any:
     """A prepared loader that does not cut what a sampler gives: it is one process's own share already."""
     shares: Any = getattr(loader, "batch_sampler", None)
     if getattr(shares, "batch_sampler", None) is sampler:
-        shares.num_processes, shares.process_index = 1, 0
+        shares.num_processes, shares.process_index, shares.batch_size = 1, 0, None
     return loader
 
 
