@@ -99,14 +99,29 @@ class Search:
         KeyboardInterrupt passes through after the running trial was ended; what was measured is stored.
         """
         try:
-            reason = self._explore()
-            while self._complete():
-                reason = self._explore()
-            self._confirm()
+            reason = self._search_and_confirm()
+            # What failed its whole run was the only one that ran: leaner ones have not been looked for yet.
+            while self._nothing_is_left_of_what_ran():
+                before = len(self._trials)
+                reason = self._search_and_confirm()
+                if len(self._trials) == before:
+                    break
         finally:
             self._crew.close()
             self._note_spending()
         return reason
+
+    def _search_and_confirm(self) -> str:
+        reason = self._explore()
+        while self._complete():
+            reason = self._explore()
+        self._confirm()
+        return reason
+
+    def _nothing_is_left_of_what_ran(self) -> bool:
+        """True if short trials ran, and each of those configurations failed its whole run."""
+        ran = any(trial.measurement is not None for trial in self._trials)
+        return ran and self._history().best is None and not self._is_cut_short
 
     @property
     def _spent(self) -> float:

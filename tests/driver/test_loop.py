@@ -387,3 +387,23 @@ def test_what_a_repeat_leaves_of_the_trials_is_searched_before_finalists_run(tmp
     assert num_counted(trials) == 8
     setting.search(budget)
     assert setting.study().trials() == trials
+
+
+def test_where_the_only_one_that_ran_fails_its_whole_run_leaner_ones_are_looked_for(tmp_path: Path) -> None:
+    """Only one size fits short, and its whole run does not: the search goes on to what needs less."""
+    setting = Setting(tmp_path, request=SpaceRequest(fix=PLAIN, forbid=LEFT_OUT))
+    run = setting.runner.run
+
+    def whole_runs_need_more(recipe: Recipe, plan: MeasuringPlan, name: str) -> RunResult:
+        result = run(recipe, plan, name)
+        if plan.whole and result.measurement is not None and result.measurement.micro_batch_size > 2:
+            return RunResult(outcome=Outcome.OOM, reason="the memory limit was reached", wall_seconds=0.1)
+        return result
+
+    setting.runner.run = whole_runs_need_more  # type: ignore[method-assign]
+    setting.search()
+    best = rank(setting.study().trials()).best
+    assert best is not None and best.is_confirmed and best.trial.config.micro_batch_size <= 2
+
+
+PLAIN = {"precision": "fp32", "attention": "sdpa", "optimizer": "adamw_torch_fused", "activation_checkpointing": "off"}
