@@ -144,6 +144,8 @@ def search(
     watcher = observer or default_observer()
     asked = filled(SearchRequest, given)
     request, limits, timeout = asked.space(), asked.limits(), seconds_of(trial_timeout)
+    if gpus is not None and processes > 1:
+        raise UserError("--gpus runs one trial on each GPU, and --processes one trial on several: give one of them.")
     members = None if gpus is None else find_gpus(gpus)
     if members and device == "auto":
         given["device"] = members[0]
@@ -282,6 +284,11 @@ def verify(
         raise UserError(f"Study '{opened.name}' has no trial {unknown[0]}; 'autofit show --json' lists them.")
     chosen = [by_number[number] for number in trials] if trials else [result.best.trial]
     record, situation = opened.record, result.situation
+    if record.workload.processes > 1:
+        raise UserError(
+            f"Study '{opened.name}' is of a training in {record.workload.processes} processes, and verify compares "
+            "what one process trains: search with --processes 1 and verify that."
+        )
     workers = _workers(opened, announce)
 
     def run(config: TrainConfig) -> StepResult:

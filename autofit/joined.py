@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Callable
@@ -45,6 +46,11 @@ def join(
     record = opened.record
     situation = opened.situation
     assert situation is not None, "a study that is awaited has been looked at"
+    if record.workload.processes > 1:
+        raise UserError(
+            f"Study '{study}' is of a training in {record.workload.processes} processes, each on a GPU of its own; a "
+            "worker adds one GPU, for searches of trainings on one."
+        )
     if situation.program is not None:
         raise UserError(
             f"Study '{study}' is of a program of somebody's own, which runs where its search was begun; a worker takes "
@@ -62,7 +68,8 @@ def join(
                 f"Process {other} is measuring on {label} already: two on one card disturb each other. Choose another "
                 "with --device, or wait until it ends."
             )
-        works = _Works(here, opened, f"{socket.gethostname()}-{label.replace(':', '-')}", trial_seconds, say)
+        folder = f"{socket.gethostname()}-{label.replace(':', '-')}-{os.getpid()}"
+        works = _Works(here, opened, folder, trial_seconds, say)
         try:
             there = replace(situation, device=replace(situation.device, index=here.device.index))
             return take_part(opened, there, works, label, patience_seconds=patience, say=say)

@@ -90,6 +90,9 @@ class Crew(Protocol):
         """Wait for the next trial that ends, and is stored. None where something else happened meanwhile: who ran a
         trial went away, so that it counts as never run, or somebody came, or nothing for seconds."""
 
+    def withdraw(self) -> None:
+        """Give up what was begun and nobody has taken up: there is no time left for it."""
+
     def close(self) -> None:
         """End the search's part; what runs elsewhere and ends later is stored by those who run it."""
 
@@ -130,6 +133,9 @@ class Single:
         self._study.finish(trial)
         return trial
 
+    def withdraw(self) -> None:
+        return None
+
     def close(self) -> None:
         if self._begun is not None:
             self._study.give_up(self._begun[0])
@@ -147,6 +153,7 @@ class Shared:
         self._outstanding: dict[int, Outstanding] = {}
         self._nameless: dict[int, float] = {}
         self._members: list[Place] = []
+        self._said_of_local: list[str] = []
         self._looked = self._said = -SAY_SECONDS
         self._adopt()
 
@@ -164,9 +171,9 @@ class Shared:
         return {number: each.config for number, each in self._outstanding.items()}
 
     def begin(self, config: TrainConfig, assignment: Assignment, *, alone: bool) -> int:
-        while alone and not self._members:
-            self.next_ended()
-        member = self._members[0].number if alone else None
+        if alone:
+            self._look(at_once=True)
+        member = self._members[0].number if alone and self._members else None
         number = self._queue.put(config, assignment.as_document(), member)
         self._outstanding[number] = Outstanding(number=number, config=config, waits=True, member=member)
         return number
@@ -199,7 +206,7 @@ class Shared:
                 self._say(f"{place.label} has gone; what it was running is tried again.")
         lost = self._lost(there, now)
         for number in lost:
-            self._queue.bury(number)
+            self._queue.bury(number, is_known=self._outstanding[number].member is not None)
         self._look_at_local()
         if not self._members and self._local is None and now - self._said > SAY_SECONDS:
             self._said = now
@@ -210,11 +217,11 @@ class Shared:
         """Say which of those that were started have ended. Raises AutofitError where nobody is left."""
         if self._local is None:
             return
-        news = self._local.news()
-        for sentence in news:
+        for sentence in self._local.news():
+            self._said_of_local.append(sentence)
             self._say(sentence)
         if self._local.have_all_ended and not self._members:
-            raise AutofitError("None of the processes that run trials is left. " + " ".join(news))
+            raise AutofitError(f"None of the processes that run trials is left. {' '.join(self._said_of_local)}")
 
     def _lost(self, there: set[int], now: float) -> list[int]:
         """Trials whose members have gone, or of which nobody has said for long that it is theirs."""
@@ -232,6 +239,9 @@ class Shared:
     @staticmethod
     def _is_nameless(each: Outstanding) -> bool:
         return each.member is None and not each.waits
+
+    def withdraw(self) -> None:
+        self._queue.withdraw()
 
     def close(self) -> None:
         with contextlib.suppress(Exception):

@@ -85,6 +85,7 @@ class Search:
         self._plan = plan
         self._crew = crew
         self._running = dict(crew.running())
+        self._adopted = set(self._running)
         self._observer = observer
         self._trials = list(study.trials())
         self._spent_before = study.spent_seconds
@@ -136,6 +137,8 @@ class Search:
             if self._running and not self._crew.is_free:
                 self._await_next()
                 continue
+            if not self._running and not self._crew.is_free and not self._budget.has_time(self._spent):
+                return self._budget.is_spent  # nobody is there to run anything
             history = self._history()
             if self._is_cut_short:
                 self._await_all()
@@ -326,9 +329,14 @@ class Search:
     ) -> None:
         """Run a trial while nobody runs another."""
         self._await_all()
-        if not self._is_cut_short:
+        before = len(self._trials)
+        # Again where who ran it went away: one that is alone may be what everything is compared with.
+        while len(self._trials) == before and not self._is_cut_short and self._may_begin():
             self._begin(config, plan, prediction, role, number_of_round, alone=True)
             self._await_all()
+
+    def _may_begin(self) -> bool:
+        return self._budget.has_time(self._spent) or not self._trials
 
     def _begin(
         self,
@@ -359,12 +367,18 @@ class Search:
 
     def _await_next(self) -> None:
         """Wait for the next trial that ends; or for whatever else changes who runs what."""
+        if not self._budget.has_time(self._spent):
+            self._crew.withdraw()
         trial = self._crew.next_ended()
+        if trial is not None and trial.number in {each.number for each in self._trials}:
+            trial = None  # an earlier search's, stored between looking at what runs and at what has ended
         if trial is not None:
             self._note_spending()
             self._trials.append(trial)
             self._tried_now = True
-            self._is_cut_short = self._is_cut_short or trial.outcome is Outcome.INTERRUPTED
+            # What an earlier search began had that one's budget.
+            ended_now = trial.outcome is Outcome.INTERRUPTED and trial.number not in self._adopted
+            self._is_cut_short = self._is_cut_short or ended_now
         before, self._running = self._running, dict(self._crew.running())
         for number in before.keys() - self._running.keys():
             if trial is None or number != trial.number:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from autofit.device.device import Device
 from autofit.device.locks import held
 from autofit.driver.budget import Budget
+from autofit.driver.leading import refuse_second_leader
 from autofit.driver.observer import Observer
 from autofit.errors import UserError
 from autofit.job.record import StudyRecord, home
-from autofit.study.storage import default_storage
-from autofit.study.store import Study, log_folder_of, open_study
+from autofit.study.storage import default_storage, is_file
+from autofit.study.store import Study, load_study, log_folder_of, open_study
 from autofit.trial.workshop import remove_scratch
 
 
@@ -30,13 +31,25 @@ def search_of(
 
     ``measures_here`` where this process runs trials on the device.
     """
+    url = storage or default_storage()
+    if fresh and not is_file(url):
+        _refuse_to_forget(url, study or record.default_name, watcher)
     with contextlib.ExitStack() as locks:
         _lock_study(locks, study or record.default_name)
         if measures_here:
             _lock_device(locks, record.device, watcher)
-        opened = open_study(storage or default_storage(), record, study, fresh=fresh)
+        opened = open_study(url, record, study, fresh=fresh)
         remove_scratch(opened.log_folder)
         yield opened
+
+
+def _refuse_to_forget(url: str, study: str, watcher: Observer) -> None:
+    """Raises UserError where ``--fresh`` would delete a study that is being searched from another host."""
+    try:
+        existing = load_study(url, study)
+    except UserError:
+        return
+    refuse_second_leader(existing, watcher.say)
 
 
 def deadline_of(study: Study, budget: Budget, began: float) -> float | None:

@@ -15,7 +15,7 @@ from autofit.driver.nothing_fits import least_need
 from autofit.driver.observation import Elsewhere
 from autofit.driver.observer import Observer
 from autofit.driver.strategy import make_strategy
-from autofit.errors import NothingFitsError
+from autofit.errors import AutofitError, NothingFitsError
 from autofit.job.situation import Situation
 from autofit.knobs.space import SearchSpace
 from autofit.knobs.train_config import TrainConfig
@@ -90,6 +90,8 @@ def run_search(
         began=plan.began,
     ).run()
     study.keep_stopped(stopped)
+    if crew is not None and not study.trials():
+        raise AutofitError("Nothing was tried: nobody was there to run trials before the budget was spent.")
     best = rank(study.trials()).best
     if best is None:
         raise NothingFitsError(least_need(workers, situation, space, study.trials(), measuring, stopped=stopped))

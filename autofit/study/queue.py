@@ -69,7 +69,7 @@ class Queue:
         storage, trial_id = self._study.storage, entry._trial_id
         try:
             # Where the answer is lost on its way, nobody has it: it is nameless, and given up later.
-            if not patiently(lambda: storage.set_trial_state_values(trial_id, TrialState.RUNNING)):
+            if not self._study.turn(trial_id, TrialState.WAITING, TrialState.RUNNING):
                 return None
             patiently(lambda: storage.set_trial_user_attr(trial_id, MEMBER, member))
         except UpdateFinishedTrialError:
@@ -98,13 +98,13 @@ class Queue:
             if entry.number in ended
         ]
 
-    def bury(self, number: int) -> None:
-        """Give up a trial whose member has gone."""
+    def bury(self, number: int, *, is_known: bool) -> None:
+        """Give up a trial whose member has gone; ``is_known`` where it was seen to run it."""
         for entry in self._study.entries():
             if entry.number == number and entry.state is TrialState.WAITING:
                 self._study.give_up(number)
             elif entry.number == number and not entry.state.is_finished():
-                self._study.bury(entry)
+                self._study.bury(entry, "the worker was") if is_known else self._study.give_up(number)
 
     def withdraw(self) -> None:
         """Give up what nobody has claimed."""

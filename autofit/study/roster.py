@@ -28,6 +28,8 @@ from autofit.study.store import Study
 
 LEADER, RUNNER = "leader", "runner"
 _PLACE = "place"
+_IS_THERE = "beats"
+"""Attribute of an entry since its first beat."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +39,11 @@ class Place:
     number: int
     part: str
     facts: Mapping[str, str]
+
+    @property
+    def is_here(self) -> bool:
+        """True for a process of this host."""
+        return self.facts["processes"] == _processes_seen()
 
     @property
     def label(self) -> str:
@@ -54,6 +61,7 @@ class Roster:
         self._storage = study.storage
         self._asked = -GRACE_SECONDS * 1.0
         self._deaf_until = 0.0
+        self._first_seen: dict[int, float] = {}
 
     @contextlib.contextmanager
     def joined(self, part: str, device: str = "") -> Iterator[Membership]:
@@ -85,14 +93,19 @@ class Roster:
         if self._asked > self._deaf_until:
             self._strike_off()
             entries = self._entries()
-        for entry in entries:
-            if _is_dead_here(entry):
-                self.strike(entry.number)
-        return [_place(entry) for entry in entries if not _is_dead_here(entry)]
+        gone = [entry for entry in entries if _is_dead_here(entry) or self._is_ghost(entry)]
+        for entry in gone:
+            self.strike(entry.number)
+        return [_place(entry) for entry in entries if entry not in gone and _IS_THERE in entry.user_attrs]
 
     def leader(self) -> Place | None:
         """Who leads the search; None where nobody does."""
         return next((place for place in self.living() if place.part == LEADER), None)
+
+    def _is_ghost(self, entry: FrozenTrial) -> bool:
+        """True for an entry whose maker never learned of it: it never beat, and is no longer new."""
+        since = self._first_seen.setdefault(entry.number, time.monotonic())
+        return _IS_THERE not in entry.user_attrs and time.monotonic() - since > GRACE_SECONDS
 
     def strike(self, number: int) -> None:
         """Take somebody off."""
@@ -119,6 +132,8 @@ class Roster:
         """Say that somebody is there."""
         assert isinstance(self._storage, BaseHeartbeat)
         self._storage.record_heartbeat(trial_id)
+        if _IS_THERE not in self.entry(trial_id).user_attrs:
+            self._storage.set_trial_user_attr(trial_id, _IS_THERE, True)
 
     def entry(self, trial_id: int) -> FrozenTrial:
         """An entry as it stands."""
@@ -127,7 +142,7 @@ class Roster:
     def end(self, trial_id: int) -> None:
         """Note that somebody left on their own."""
         with contextlib.suppress(UpdateFinishedTrialError):
-            self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.0])
+            patiently(lambda: self._storage.set_trial_state_values(trial_id, TrialState.COMPLETE, [0.0]))
 
 
 class Membership:

@@ -77,7 +77,7 @@ class Study:
     def keep_situation(self, situation: Situation) -> None:
         """Store what a worker found, so that the same command need not ask again."""
         record = msgspec.structs.replace(self.record, situation=situation)
-        self._inner.set_user_attr("record", msgspec.to_builtins(record))
+        patiently(lambda: self._inner.set_user_attr("record", msgspec.to_builtins(record)))
 
     @property
     def request(self) -> SpaceRequest:
@@ -86,7 +86,7 @@ class Study:
 
     def keep_request(self, request: SpaceRequest) -> None:
         """Store what a search is of."""
-        self._inner.set_user_attr("request", msgspec.to_builtins(request))
+        patiently(lambda: self._inner.set_user_attr("request", msgspec.to_builtins(request)))
 
     @property
     def predicted(self) -> dict[TrainConfig, Expected]:
@@ -97,12 +97,12 @@ class Study:
     def keep_predicted(self, predicted: Mapping[TrainConfig, Expected]) -> None:
         """Store predictions of the recommendation and its neighbours."""
         rows = [[dict(config), each.seconds, each.total_bytes] for config, each in predicted.items()]
-        self._inner.set_user_attr("predicted", rows)
+        patiently(lambda: self._inner.set_user_attr("predicted", rows))
 
     @property
     def stopped(self) -> str:
         """Why the last search of it ended, as a sentence's end; empty where none has."""
-        return str(self._inner.user_attrs.get("stopped", ""))
+        return str(patiently(lambda: self._inner.user_attrs).get("stopped", ""))
 
     def keep_stopped(self, reason: str) -> None:
         """Store why a search ended."""
@@ -182,8 +182,11 @@ class Study:
                 elif "assignment" not in entry.user_attrs:
                     self.bury(entry)
 
-    def bury(self, entry: FrozenTrial) -> None:
-        """Give up a trial whose process was killed while it ran; the third of one configuration counts as a crash."""
+    def bury(self, entry: FrozenTrial, what: str = "the search itself was") -> None:
+        """Give up a trial whose process was killed while it ran; the third of one configuration counts as a crash.
+
+        ``what`` begins the sentence that then says so.
+        """
         patiently(lambda: self.storage.set_trial_user_attr(entry._trial_id, "orphan", True))
         same = [each for each in self.entries() if each.params == entry.params]
         last_ended = max((each.number for each in same if "trial" in each.user_attrs), default=-1)
@@ -191,7 +194,7 @@ class Study:
         if len(orphans) < MOST_ORPHANS:
             self.give_up(entry.number)
             return
-        reason = f"the search itself was killed {len(orphans)} times while this ran"
+        reason = f"{what} killed {len(orphans)} times while this ran"
         values: dict[str, KnobValue] = dict(entry.params)
         self.finish(Trial(number=entry.number, values=values, outcome=Outcome.CRASHED, reason=reason, whole=True))
 
@@ -209,6 +212,24 @@ class Study:
         def ask() -> set[int]:
             with self.storage._backend.engine.connect() as connection:  # type: ignore[attr-defined]
                 return set(connection.scalars(wanted))
+
+        return patiently(ask)
+
+    def turn(self, trial_id: int, before: TrialState, after: TrialState) -> bool:
+        """Change a trial's state by one statement, so that of several who try one has it; False for the others.
+
+        Optuna's own change reads first and writes then, which SQLite does not hold together.
+        """
+        trials = models.TrialModel
+        change = (
+            sqlalchemy.update(trials)
+            .where(trials.trial_id == trial_id, trials.state == before)
+            .values(state=after, datetime_start=datetime.datetime.now())
+        )
+
+        def ask() -> bool:
+            with self.storage._backend.engine.begin() as connection:  # type: ignore[attr-defined]
+                return bool(connection.execute(change).rowcount == 1)
 
         return patiently(ask)
 

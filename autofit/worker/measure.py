@@ -140,7 +140,8 @@ def _evaluate(
         return len(longest), time.perf_counter() - began
     except RuntimeError as error:
         outcome, _ = classify_exception(error)
-        if outcome is not Outcome.OOM or len(longest) == 1:
+        # Of several processes the others are in the middle of the same evaluation: none can begin another alone.
+        if outcome is not Outcome.OOM or len(longest) == 1 or trainer.args.world_size > 1:
             raise
     # Out of the except block, so that the traceback no longer holds the tensors that filled the memory.
     accelerator.forget_peak()

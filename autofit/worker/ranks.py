@@ -2,7 +2,7 @@
 
 Each has the variables that torchrun sets, so that what runs in them is what torchrun would run; forked from a process
 that has imported torch, they need not import it again. torchrun ends the others when one process ends; here they also
-end when one hangs, and the trial's result is that of the process that failed first.
+end when one is stopped, and the trial's result is that of the process that failed first.
 """
 
 from __future__ import annotations
@@ -90,9 +90,12 @@ def run_in_ranks(path: Path, number: int, run_job: RunJob) -> JobResult:
 
 
 def _verdict(ended: Mapping[int, int], results: Mapping[int, JobResult | None], written: Sequence[int]) -> JobResult:
-    """The result of a trial by the exit codes and results of its processes; ``written`` has these in their order."""
+    """The result of a trial by the exit codes and results of its processes; ``written`` has these in their order.
+
+    Libraries abort a process whose peer has gone: that is no cause where another one has written one.
+    """
     for rank, code in ended.items():
-        if code < 0 and results[rank] is None:
+        if code < 0 and results[rank] is None and not (written and code == -signal.SIGABRT):
             print(f"process {rank} was ended by signal {-code}", file=sys.stderr, flush=True)
             if -code != signal.SIGKILL:
                 signal.signal(-code, signal.SIG_DFL)

@@ -14,9 +14,11 @@ from pathlib import Path
 
 import pytest
 
+import autofit
 from autofit.driver.budget import Budget
 from autofit.driver.crew import Assignment, Shared
 from autofit.driver.history import History
+from autofit.driver.leading import led
 from autofit.driver.loop import Search
 from autofit.driver.member import check_that_it_is_the_same
 from autofit.driver.observer import Observer
@@ -289,3 +291,47 @@ def test_a_trial_whose_beginning_was_stored_but_not_answered_is_begun_once(
     monkeypatch.setattr(study.storage, "create_new_trial", create_and_lose_the_answer)
     study.begin(make_config())
     assert len(study.entries()) == 1
+
+
+def test_of_many_who_claim_at_once_from_one_file_one_has_the_trial(url: str) -> None:
+    study = study_at(url)
+    precisions = ("fp32", "tf32", "bf16", "fp16", "pure_bf16")
+    numbers = [Queue(study).put(make_config(precision=each), assignment()) for each in precisions]
+    claimed: list[int] = []
+    start = threading.Barrier(4)
+
+    def claim_all(member: int) -> None:
+        queue = Queue(study_at(url))
+        start.wait()
+        while (found := queue.claim(member)) is not None:
+            claimed.append(found.number)
+
+    threads = [threading.Thread(target=claim_all, args=(member,)) for member in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(claimed) == numbers
+
+
+def test_a_search_that_nobody_joins_ends_with_its_budget(url: str) -> None:
+    study = study_at(url)
+    search, _ = searching(study)
+    search._budget = Budget(seconds=0.5, trials=None)
+    assert "--budget" in search.run()
+    assert study.trials() == () and not Queue(study).outstanding()
+
+
+def test_a_second_leader_is_refused(url: str) -> None:
+    study = study_at(url)
+    with (
+        Roster(study).joined(LEADER),
+        pytest.raises(UserError, match="is being searched by process"),
+        led(study, [], url, trial_seconds=60, say=lambda sentence: None),
+    ):
+        pass
+
+
+def test_gpus_side_by_side_and_processes_together_are_not_mixed(tiny_model: Path) -> None:
+    with pytest.raises(UserError, match="give one of them"):
+        autofit.search(str(tiny_model), effective_batch=8, gpus="none", processes=2)
