@@ -127,6 +127,7 @@ ELSEWHERE = {
     ("compile", "inductor"),
     ("allocator", "default"),
     ("loader", "default"),
+    ("parallelism", "ddp"),
 }
 
 
