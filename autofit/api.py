@@ -151,8 +151,7 @@ def search(
         given["device"] = members[0]
     record = filled(JobRequest, given).record()
     url = storage or default_storage()
-    is_shared = members is not None
-    with search_of(record, study, url, fresh=fresh, watcher=watcher, measures_here=not is_shared) as opened:
+    with search_of(record, study, url, fresh=fresh, watcher=watcher, measures_here=members is None) as opened:
         deadline = deadline_of(opened, limits, began)
         workers = _workers(opened, watcher.say, timeout, deadline)
         stopped, interrupted = "it was interrupted", True

@@ -1,4 +1,4 @@
-"""How many trials a minute several workers get through, and what a trial costs the database.
+"""Trials a minute that several workers get through, and what a trial costs the database.
 
 ``python -m benchmarks.scale_out``: scripted trials of a fixed length in processes of their own, over PostgreSQL, by
 1, 2, 4 and 8 workers, one after the other; each runs the same space whole. Needs PostgreSQL's server programs. Writes

@@ -87,7 +87,7 @@ class Everything:
 
 
 CHANCE = 0.88
-"""What needs more of the limit than this may run out of it in another run: the heap keeps more or less by chance, and
+"""Share of the limit: a configuration that needs more may run out of it in another run: the heap keeps more or less by chance, and
 whole runs have to leave 8 % on a CPU. Which of them do differs by processor: oneDNN's buffers are another size."""
 
 

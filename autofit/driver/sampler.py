@@ -62,7 +62,7 @@ RUN_NOISE = 0.01
 """What one run differs from the next by, beyond what its own steps tell; as a share of a step."""
 LEAST_CERTAIN = 0.2
 LIKELY = 0.5
-"""What is running counts as the best to come where it is as likely as this to fit and run."""
+"""Chance to fit and run from which a running configuration counts as the best to come."""
 ELSEWHERE_NOISE = 0.15
 """How far a knob's effect in another study, with another length or effective batch, may be from its effect here."""
 TRIAL_SECONDS, STEPS_OF_A_TRIAL = 5.0, 8.0

@@ -26,7 +26,7 @@ STEPS, AT_STEP = 6, 2
 
 
 def fail(where: str, fault: str, step: int) -> None:
-    """What the second process does, where it is meant to."""
+    """The fault of the second process, where it is meant to have one."""
     if own_rank() != 1 or step != AT_STEP or fault != where:
         return
     if fault == "killed":
