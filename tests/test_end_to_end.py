@@ -87,8 +87,9 @@ class Everything:
 
 
 CHANCE = 0.88
-"""Share of the limit: a configuration that needs more may run out of it in another run: the heap keeps more or less by chance, and
-whole runs have to leave 8 % on a CPU. Which of them do differs by processor: oneDNN's buffers are another size."""
+"""Share of the limit: a configuration that needs more may run out of it in another run. The heap keeps more or less by
+chance, and whole runs have to leave 8 % on a CPU. Which of them do differs by processor: oneDNN's buffers are another
+size."""
 
 
 def test_a_search_under_a_tight_limit_ranks_as_running_every_configuration_does(
