@@ -21,6 +21,7 @@ from autofit.job.models import ModelSource
 from autofit.job.situation import Limits, Situation
 from autofit.job.tasks import task_named
 from autofit.job.workload import Workload
+from autofit.knobs import completed
 from autofit.knobs.recipe import Recipe, recipe_for
 from autofit.knobs.train_config import TrainConfig
 from autofit.predict.families import traceable
@@ -135,19 +136,17 @@ def request_of(case: Case) -> tuple[TraceRequest, Recipe]:
     """What is traced, and the recipe that is run."""
     situation, source = situation_of(case)
     config = TrainConfig(
-        {
-            "micro_batch_size": len(case.lengths),
-            "accumulation_steps": case.accumulation,
-            "precision": case.precision,
-            "activation_checkpointing": case.checkpointing,
-            "attention": case.attention,
-            "batch_layout": case.layout,
-            "optimizer": case.optimizer,
-            "kernels": "default",
-            "compile": "off",
-            "allocator": "default",
-            "loader": "default",
-        }
+        completed(
+            {
+                "micro_batch_size": len(case.lengths),
+                "accumulation_steps": case.accumulation,
+                "precision": case.precision,
+                "activation_checkpointing": case.checkpointing,
+                "attention": case.attention,
+                "batch_layout": case.layout,
+                "optimizer": case.optimizer,
+            }
+        )
     )
     recipe = recipe_for(config, situation)
     lengths = case.lengths if situation.workload.sequence_length > 1 else (1,) * len(case.lengths)

@@ -14,6 +14,7 @@ from typing import Any
 
 from autofit.driver.workers import Workers
 from autofit.job.request import JobRequest
+from autofit.knobs import completed
 from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import SearchSpace, SpaceRequest
 from autofit.knobs.train_config import TrainConfig
@@ -80,19 +81,15 @@ def _sweep(space: SearchSpace) -> list[TrainConfig]:
     optimizers = ("adamw_torch_fused", "adamw_torch")
     return [
         TrainConfig(
-            {
-                "micro_batch_size": size,
-                "accumulation_steps": steps,
-                "precision": "fp32",
-                "activation_checkpointing": rung,
-                "attention": attention,
-                "batch_layout": "dynamic_padding",
-                "optimizer": optimizer,
-                "kernels": "default",
-                "compile": "off",
-                "allocator": "default",
-                "loader": "default",
-            }
+            completed(
+                {
+                    "micro_batch_size": size,
+                    "accumulation_steps": steps,
+                    "activation_checkpointing": rung,
+                    "attention": attention,
+                    "optimizer": optimizer,
+                }
+            )
         )
         for (size, steps), rung, attention, optimizer in itertools.product(
             space.batch_pairs, rungs, attentions, optimizers
