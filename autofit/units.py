@@ -106,6 +106,15 @@ def format_seconds(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min"
 
 
+def format_roughly(seconds: float) -> str:
+    """A duration that is only guessed at, upwards: ``10 s``, ``50 s``, ``3 min``, ``2 h``."""
+    if seconds <= 55:
+        return f"{max(1, math.ceil(seconds / 10)) * 10} s"
+    if seconds <= 95 * 60:
+        return f"{max(1, round(seconds / 60))} min"
+    return f"{round(seconds / 3600)} h"
+
+
 def counted(number: int, noun: str) -> str:
     """A number of things in words: ``1 trial``, ``2 trials``; the noun is one that takes an s."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,7 +1,15 @@
 import pytest
 
 from autofit.errors import UserError
-from autofit.units import format_bytes, format_rate, format_seconds, parse_bytes, parse_seconds, parse_share
+from autofit.units import (
+    format_bytes,
+    format_rate,
+    format_roughly,
+    format_seconds,
+    parse_bytes,
+    parse_seconds,
+    parse_share,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,3 +70,20 @@ def test_durations_are_printed_for_people(seconds: float, text: str) -> None:
 
 def test_rates_are_grouped_above_a_thousand() -> None:
     assert [format_rate(rate) for rate in (0.5, 3.654, 42.19, 21852.4)] == ["0.500", "3.65", "42.2", "21,852"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "10 s"),
+        (10, "10 s"),
+        (11, "20 s"),
+        (55, "60 s"),
+        (56, "1 min"),
+        (100, "2 min"),
+        (5700, "95 min"),
+        (7000, "2 h"),
+    ],
+)
+def test_a_guessed_duration_has_a_digit_or_two(seconds: float, text: str) -> None:
+    assert format_roughly(seconds) == text

@@ -153,6 +153,14 @@ def confirmation_seconds(trial: Trial, whole_run: WholeRun | None = None) -> flo
     return around + max(steps * measurement.step_seconds, whole_run.timed_seconds)
 
 
+def seconds_to_come(
+    trials_to_come: float, trials: Sequence[Trial], to_confirm: Sequence[Trial], whole_run: WholeRun | None = None
+) -> float:
+    """Seconds of so many short trials more, as long as they usually took, and of the confirmations to come."""
+    confirming = sum(confirmation_seconds(trial, whole_run) for trial in to_confirm)
+    return trials_to_come * _usual_seconds(trials) + confirming
+
+
 def _usual_seconds(trials: Sequence[Trial]) -> float:
     """Seconds that a short trial usually takes."""
     return statistics.median([trial.wall_seconds for trial in trials if not trial.whole] or [FIRST_TRIAL_SECONDS])

@@ -9,7 +9,7 @@ from enum import Enum
 import msgspec
 
 from autofit.device.kinds import kind_of
-from autofit.driver.budget import Budget, WholeRun
+from autofit.driver.budget import Budget, WholeRun, seconds_to_come
 from autofit.driver.crew import Assignment, Crew
 from autofit.driver.foresight import Foresight
 from autofit.driver.history import History
@@ -132,7 +132,8 @@ class Search:
         tried = {trial.config for trial in self._trials if trial.outcome not in NO_EVIDENCE}
         if self._baseline is not None and self._baseline not in tried and self._budget.has_time(self._spent):
             role = Role.BASELINE if self._baseline in self._space else Role.OUTSIDE
-            self._try(self._baseline, self._plan, self._prediction(self._baseline), role)
+            prediction = self._prediction(self._baseline)
+            self._try(self._baseline, Assignment(plan=self._plan, prediction=prediction, role=role))
         while True:
             if self._running and not self._crew.is_free:
                 self._await_next()
@@ -177,7 +178,8 @@ class Search:
             if prediction is not None and prediction.verdict is Verdict.BORDERLINE and waits:
                 self._standing[config] = Standing.WAITS
                 continue
-            self._begin(config, with_plan(self._plan, slower_than_seconds=history.best_seconds), prediction)
+            plan = with_plan(self._plan, slower_than_seconds=history.best_seconds)
+            self._begin(config, Assignment(plan=plan, prediction=prediction))
 
     def _prediction(self, config: TrainConfig) -> Prediction | None:
         return None if self._foresight is None else self._foresight.of(config, self._history().trials)
@@ -252,7 +254,7 @@ class Search:
         plain = self._missing_reference()
         if plain is not None and self._budget.allows_trial(self._spent, self._history().trials, left_over=1):
             plan = with_plan(self._plan, slower_than_seconds=self._history().best_seconds)
-            self._try(plain, plan, self._prediction(plain))
+            self._try(plain, Assignment(plan=plan, prediction=self._prediction(plain)))
         self._repeat_disturbed()
         return len(self._trials) > before and not self._is_cut_short
 
@@ -282,7 +284,7 @@ class Search:
             to_confirm = rounds_to_come(compared, self._kind)
             if trial is None or not self._budget.leaves_time(self._spent, compared, to_confirm, self._whole_run):
                 return
-            self._try(trial.config, self._plan, trial.prediction, role=trial.role)
+            self._try(trial.config, Assignment(plan=self._plan, prediction=trial.prediction, role=trial.role))
 
     def _run_whole(self, trial: Trial, number: int) -> None:
         plan = with_plan(
@@ -292,7 +294,7 @@ class Search:
             patience_seconds=self._whole_run.timed_seconds,
             spare_share=self._kind.spare_share,
         )
-        self._try(trial.config, plan, trial.prediction, role=trial.role, number_of_round=number)
+        self._try(trial.config, Assignment(plan=plan, prediction=trial.prediction, role=trial.role, round=number))
 
     def _compared(self) -> list[Trial]:
         """The trials of the space, and those of the baseline."""
@@ -319,47 +321,31 @@ class Search:
             least_micro_batches=SHAPES_FOR_AN_ALLOCATOR if several_shapes and self._kind.caches_memory else 0,
         )
 
-    def _try(
-        self,
-        config: TrainConfig,
-        plan: MeasuringPlan,
-        prediction: Prediction | None = None,
-        role: Role = Role.CANDIDATE,
-        number_of_round: int | None = None,
-    ) -> None:
+    def _try(self, config: TrainConfig, assignment: Assignment) -> None:
         """Run a trial while nobody runs another."""
         self._await_all()
         before = len(self._trials)
         # Again where who ran it went away: one that is alone may be what everything is compared with.
         while len(self._trials) == before and not self._is_cut_short and self._may_begin():
-            self._begin(config, plan, prediction, role, number_of_round, alone=True)
+            self._begin(config, assignment, alone=True)
             self._await_all()
 
     def _may_begin(self) -> bool:
         return self._budget.has_time(self._spent) or not self._trials
 
-    def _begin(
-        self,
-        config: TrainConfig,
-        plan: MeasuringPlan,
-        prediction: Prediction | None = None,
-        role: Role = Role.CANDIDATE,
-        number_of_round: int | None = None,
-        *,
-        alone: bool = False,
-    ) -> None:
+    def _begin(self, config: TrainConfig, assignment: Assignment, *, alone: bool = False) -> None:
         left = None if self._budget.seconds is None else self._budget.seconds - self._spent
-        assignment = Assignment(
-            plan=plan,
-            prediction=prediction,
-            role=role,
-            round=number_of_round,
-            beside=len(self._running),
-            seconds_left=left,
-        )
-        number = self._crew.begin(config, assignment, alone=alone)
+        now = msgspec.structs.replace(assignment, beside=len(self._running), seconds_left=left)
+        number = self._crew.begin(config, now, alone=alone)
         self._running[number] = config
-        self._observer.begun(number, config, whole=plan.whole)
+        whole = assignment.plan.whole
+        self._observer.begun(number, config, whole=whole)
+        trials_to_come = 0.0 if whole else self._strategy.trials_to_come
+        if trials_to_come is not None:
+            compared = self._compared()
+            rounds = rounds_to_come(compared, self._kind)
+            one_after_the_other = trials_to_come / len(self._running)
+            self._observer.expects(seconds_to_come(one_after_the_other, compared, rounds, self._whole_run))
 
     def _await_all(self) -> None:
         while self._running:

@@ -27,6 +27,9 @@ class Observer:
     def begun(self, number: int, config: TrainConfig, *, whole: bool) -> None:
         """A trial starts; ``whole`` for the confirmation of a finalist."""
 
+    def expects(self, seconds: float) -> None:
+        """As it looks now, the search ends in about so long, where the budget does not end it sooner."""
+
     def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
         """It ended, and is stored. ``trials`` are all of the study, this one included."""
 

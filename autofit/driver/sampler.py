@@ -53,6 +53,8 @@ from autofit.study.outcome import Outcome
 
 WORTHWHILE = 0.0002
 """An expected gain of less than this share of a step is not worth a trial."""
+TRIALS_FOR_EACH_E = 2.1
+"""Trials until the largest expected gain is an e-th: the median in ``python -m benchmarks.search.time_left``."""
 COST_POWER = 0.5
 """0 asks for the fewest trials, 1 for the fewest seconds at each step."""
 LOOKED_AT = 12
@@ -84,7 +86,11 @@ class AutofitSampler(BaseSampler):
     def __init__(
         self, space: SearchSpace, predicts: Predicts | None = None, elsewhere: Sequence[Elsewhere] = ()
     ) -> None:
-        """``elsewhere`` are measurements of other studies: what they say of the knobs counts a little here."""
+        """``elsewhere`` are measurements of other studies: what they say of the knobs counts a little here.
+
+        ``trials_to_come`` is about how many trials are left until the largest gain is not worth one, with the one that
+        was proposed last; None before there was one.
+        """
         self._space = space
         self._encoded = EncodedSpace(space)
         self._prior = Prior(self._encoded, predicts)
@@ -94,6 +100,7 @@ class AutofitSampler(BaseSampler):
         self._processes: dict[str, AdditiveProcess] = {}
         self._log_usable = math.log(space.situation.limits.usable_bytes)
         self._has_looked_around = False
+        self.trials_to_come: float | None = None
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: optuna.trial.FrozenTrial
@@ -142,6 +149,7 @@ class AutofitSampler(BaseSampler):
             if not self._prior.predict(promising.tolist()):
                 break
         largest = float(gain.max())
+        self.trials_to_come = TRIALS_FOR_EACH_E * max(0.0, math.log(max(largest, WORTHWHILE) / WORTHWHILE))
         if largest < WORTHWHILE:
             whole = self._whole_batch_at_once(observations, untried)
             if whole is not None:

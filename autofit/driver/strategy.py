@@ -43,6 +43,10 @@ class Strategy(Protocol):
     def conclusion(self) -> str:
         """Why nothing was proposed, as the end of a sentence."""
 
+    @property
+    def trials_to_come(self) -> float | None:
+        """About how many trials the search will still need, with the one proposed last; None where nobody can say."""
+
     def propose(self, history: History) -> TrainConfig | None:
         """A configuration that is neither measured nor ruled out, or None when there is nothing worth trying."""
 
@@ -55,12 +59,18 @@ class SamplerStrategy:
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
+        self._sampler = sampler
         self._study = optuna.create_study(sampler=sampler)
         self._distributions = distributions_of(space)
         self._likely_seconds = likely_seconds
         self._told: set[TrainConfig] = set()
         self._random = random.Random(seed)
         self.conclusion = ""
+
+    @property
+    def trials_to_come(self) -> float | None:
+        """As autofit's own sampler expects; the others have no end of their own."""
+        return self._sampler.trials_to_come if isinstance(self._sampler, AutofitSampler) else None
 
     def propose(self, history: History) -> TrainConfig | None:
         start = next_start(history, self._likely_seconds)

@@ -20,7 +20,7 @@ from autofit.knobs.train_config import TrainConfig
 from autofit.report.text import count_trials, describe
 from autofit.study.ranking import rank
 from autofit.study.trial import Trial
-from autofit.units import counted, format_bytes, format_rate, format_seconds
+from autofit.units import counted, format_bytes, format_rate, format_roughly, format_seconds
 
 LAST_TRIALS = 6
 
@@ -34,6 +34,7 @@ class Watcher(Observer):
         self.trials: list[Trial] = []
         self.num_configs = 0
         self.seconds_left: float | None = None
+        self.expected_end: float | None = None
         self.began = time.monotonic()
 
     def opened(
@@ -52,6 +53,9 @@ class Watcher(Observer):
         known = f"; {count_trials(trials)} before" if trials else ""
         self.say(f"Study {study}: {num_configs} configurations{known}.")
         self.trials_changed()
+
+    def expects(self, seconds: float) -> None:
+        self.expected_end = time.monotonic() + seconds
 
     def ended(self, trial: Trial, trials: Sequence[Trial]) -> None:
         self.trials = list(trials)
@@ -124,15 +128,23 @@ class LivePanel(Watcher):
         self._standing = lines
 
     def _progress(self) -> RenderableType:
-        spent = time.monotonic() - self.began
+        now = time.monotonic()
+        spent = now - self.began
         line = Table.grid(padding=(0, 1))
         count = Text(f"{counted(len(self.trials), 'trial')}, {format_seconds(spent)}")
-        if self.seconds_left is None:
+        budgeted = None if self.seconds_left is None else max(0.0, self.seconds_left - spent)
+        expected = None if self.expected_end is None else max(0.0, self.expected_end - now)
+        words = []
+        if expected is not None and (budgeted is None or expected < budgeted):
+            words.append(f"about {format_roughly(expected)}")
+        if budgeted is not None:
+            words.append(f"at most {format_seconds(budgeted)}")
+        if not words:
             line.add_row(count)
         else:
-            left = max(0.0, self.seconds_left - spent)
-            bar = ProgressBar(total=self.seconds_left, completed=min(spent, self.seconds_left), width=30)
-            line.add_row(count, bar, Text(f"at most {format_seconds(left)} left"))
+            left = min(each for each in (budgeted, expected) if each is not None)
+            bar = ProgressBar(total=spent + left, completed=spent, width=20)
+            line.add_row(count, bar, Text(f"{', '.join(words)} left"))
         return line
 
 

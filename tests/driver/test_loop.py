@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -86,6 +87,26 @@ def test_every_trial_is_stored_before_it_is_told(tmp_path: Path) -> None:
 
     setting.search(observer=Checking())
     assert seen and all(seen)
+
+
+def test_before_each_trial_the_end_is_foretold_and_it_comes_nearer(tmp_path: Path) -> None:
+    class Listening(Observer):
+        short: ClassVar[list[float]] = []
+        whole: ClassVar[list[float]] = []
+
+        def begun(self, number: int, config: TrainConfig, *, whole: bool) -> None:
+            self.told = self.whole if whole else self.short
+
+        def expects(self, seconds: float) -> None:
+            self.told.append(seconds)
+
+    setting = Setting(tmp_path)
+    setting.search(observer=Listening())
+    # The first is the reference's, of which no sampler was asked.
+    assert len(Listening.short) == sum(not trial.whole for trial in setting.study().trials()) - 1
+    assert max(Listening.short) > Listening.short[-1] > 0
+    assert Listening.whole[0] > Listening.whole[-1] > 0
+    assert len(Listening.whole) == sum(trial.whole for trial in setting.study().trials())
 
 
 def test_a_second_run_of_the_same_search_runs_nothing(tmp_path: Path) -> None:
