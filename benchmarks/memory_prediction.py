@@ -1,6 +1,7 @@
 """How good the prediction is: ``python -m benchmarks.memory_prediction PART``. Parts print a table and write JSON.
 
 live        1  bytes alive in each phase, traced, against real Trainer steps on this CPU (6 minutes)
+live_processes  the same of one of 2 and 4 processes that share a training by DDP or FSDP2 (6 minutes)
 cuda        2  allocated and reserved against a real GPU; where there is none it says so
 null_gpu      allocated and reserved against torch's own allocator, on cards whose kernels do nothing (15 minutes; needs
               torch for CUDA: run it as make null-gpu-predictions does)
@@ -43,6 +44,7 @@ def _parts() -> dict[str, Callable[[], dict[str, Any]]]:
         cuda,
         lesson,
         live_bytes,
+        live_processes,
         null_gpu,
         published,
         published_time,
@@ -52,6 +54,7 @@ def _parts() -> dict[str, Callable[[], dict[str, Any]]]:
 
     return {
         "live": live_bytes.run,
+        "live_processes": live_processes.run,
         "cuda": cuda.run,
         "null_gpu": null_gpu.run,
         "published": published.run,

@@ -55,7 +55,7 @@ class Course:
                 # Of the micro-step before, if there was one.
                 self._allocator.free(block)
             if place:
-                self._play((*parts.forward, *parts.accumulating), own, {**numbers, **self._incoming})
+                self._play((*parts.forward_again, *parts.accumulating), own, {**numbers, **self._incoming})
             elif self._steps:
                 self._play((*parts.forward, *parts.backward), own, numbers)
             else:

@@ -87,7 +87,6 @@ def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
         paged_state=False,
         is_compiled=False,
         state_bytes=0.0,
-        processes=1,
     )
 
 
@@ -133,7 +132,7 @@ class Family:
     @staticmethod
     def are_alike(few: StepTrace, many: StepTrace) -> bool:
         """True if two traces tell of the same step, event by event."""
-        names = ("events", "categories", "phase_ends", "gradient_events")
+        names = ("events", "categories", "phase_ends", "gradient_events", "again")
         same = all(getattr(few, name) == getattr(many, name) for name in names)
         return same and few.operators.names == many.operators.names
 

@@ -83,6 +83,7 @@ class StepParts:
     fetched: tuple[int, ...]
     forward: tuple[int, ...]
     backward: tuple[int, ...]
+    forward_again: tuple[int, ...]
     accumulating: tuple[int, ...]
     update: tuple[int, ...]
     evaluation: tuple[int, ...]
@@ -158,13 +159,19 @@ class StepBuilder:
         self._resident = [event - 1 for event in events[: ends[Phase.BEFORE]]]
         self._fetched = list(events[ends[Phase.BEFORE] : ends[Phase.FETCH]])
         self._forward = list(events[ends[Phase.FETCH] : ends[Phase.FORWARD]])
-        self._backward = list(events[ends[Phase.FORWARD] : ends[Phase.BACKWARD]])
+        begin_again, middle, end = (*trace.again, ends[Phase.BACKWARD]) if trace.again else (ends[Phase.BACKWARD],) * 3
+        self._backward = list(events[ends[Phase.FORWARD] : begin_again])
+        self._forward_again = list(events[begin_again:middle])
+        self._backward_again = list(events[middle:end])
         self._update = list(events[ends[Phase.BACKWARD] : ends[Phase.UPDATE]])
         self._evaluation = list(events[ends[Phase.UPDATE] : ends[Phase.EVALUATION]])
         taken = {event - 1 for event in self._update if event > 0}
         freed = {-event - 1 for event in self._update if event < 0}
         self._state = sorted(taken - freed)
-        self._inputs = sorted(block for block in range(len(trace.sizes)) if trace.categories[block] == Category.INPUTS)
+        inputs = sorted(block for block in range(len(trace.sizes)) if trace.categories[block] == Category.INPUTS)
+        # Those of the first micro-batch: a second one's are like them.
+        self._micro_steps = 2 if trace.again else 1
+        self._inputs = inputs[: len(inputs) // self._micro_steps]
 
     def first_step(self, accumulation: int, sizes: Integers | None = None) -> Timeline:
         """The first optimizer step after the model was built: its update makes the optimizer's state."""
@@ -183,12 +190,15 @@ class StepBuilder:
             fetched=tuple(self._fetched),
             forward=tuple(self._forward),
             backward=tuple(self._backward),
-            accumulating=tuple(self._accumulating_backward({block: block for block in incoming})),
+            forward_again=tuple(self._forward_again or self._forward),
+            accumulating=tuple(
+                self._backward_again or self._accumulating_backward({block: block for block in incoming})
+            ),
             update=tuple(self._update),
             evaluation=tuple(self._evaluation),
             state=frozenset(self._state),
             inputs=tuple(self._inputs),
-            left_over=tuple(self._left_over()),
+            left_over=() if self._backward_again else tuple(self._left_over()),
             incoming=tuple(incoming),
             products=frozenset(block for block, maker in enumerate(self.trace.makers) if maker in _PRODUCTS),
         )
@@ -201,7 +211,7 @@ class StepBuilder:
         template = self._template(accumulation > 1, has_state)
         own = self._sizes if sizes is None else sizes
         # All further micro-batches' inputs are one block here: they come and go together.
-        times = np.array([self._inputs_ahead, accumulation - 1, accumulation, 1], dtype=np.int64)
+        times = np.array([self._inputs_ahead, accumulation - self._micro_steps, accumulation, 1], dtype=np.int64)
         return Timeline(
             events=template.events,
             phases=template.phases,
@@ -230,7 +240,10 @@ class StepBuilder:
         script.play(self._forward, Phase.FORWARD)
         script.play(self._backward, Phase.BACKWARD)
         first_incoming = number_incoming = 0
-        if accumulates:
+        if self._backward_again:
+            script.play(self._forward_again, Phase.FORWARD)
+            script.play(self._backward_again, Phase.BACKWARD)
+        elif accumulates:
             # Of any number of further micro-steps the second is as good as all: it finds what each finds.
             script.free(self._left_over(), Phase.FORWARD)
             incoming = self._incoming()

@@ -42,6 +42,7 @@ class Category(IntEnum):
     LOGITS_AND_LOSS = 5
     AUTOCAST_COPIES = 6
     TEMPORARIES = 7
+    GATHERED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +72,11 @@ class StepTrace:
     ``gradient_of`` maps the number of a trained weight to its gradient's block, ``gradient_events`` that block to the
     number of events when it became ``.grad``;
     ``cloned_gradients`` are those that were copied for that instead of handed over.
+
+    ``again`` says after how many events the forward and the backward pass of a second micro-step began, within the
+    backward phase; it is empty where there was one micro-step. ``exchanged`` are the bytes that all processes together
+    have of what they gather and reduce in the first micro-step, and in the second; a sum counts twice, as it is
+    gathered again.
     """
 
     rows: int
@@ -84,3 +90,5 @@ class StepTrace:
     gradient_of: dict[int, int]
     cloned_gradients: tuple[int, ...]
     operators: Operators
+    again: tuple[int, ...] = ()
+    exchanged: tuple[int, ...] = (0,)

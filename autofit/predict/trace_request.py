@@ -11,7 +11,7 @@ from autofit.job.workload import Workload
 from autofit.knobs.recipe import Recipe
 from autofit.predict.trace import StepTrace
 
-FORMAT = 4
+FORMAT = 5
 """Counts up where a trace's meaning or making changes, so that older ones on the disk are not taken for new."""
 
 
@@ -34,6 +34,7 @@ class TraceRequest(msgspec.Struct, frozen=True, kw_only=True):
     micro_batch: tuple[int, ...]
     path: str
     truth: bool = True
+    micro_steps: int = 1
     target: str = "cpu"
     compute_capability: tuple[int, int] = (8, 0)
     device: str = "cpu"
@@ -52,6 +53,7 @@ class TraceRequest(msgspec.Struct, frozen=True, kw_only=True):
             self.recipe,
             self.micro_batch,
             self.truth,
+            self.micro_steps,
             self.target,
             self.target != "cpu" and has_flash_attention(self.compute_capability),
             sorted(versions.items()),

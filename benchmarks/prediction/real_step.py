@@ -17,6 +17,7 @@ from autofit.predict.trace import Phase
 from autofit.worker.batches import GivenMicroBatches
 from autofit.worker.build import build_collator, short_arguments
 from autofit.worker.made_up_samples import SamplesByLength
+from autofit.worker.processes import allow_sharding_on_host, keep_whole
 
 
 def real_phase_peaks(
@@ -35,15 +36,20 @@ def real_phase_peaks(
     states = [weight.quant_state for weight in model.parameters() if getattr(weight, "quant_state", None) is not None]
     states += [state.state2 for state in states if state.state2 is not None]
     scales = [each for state in states for each in vars(state).values() if torch.is_tensor(each)]
-    there = _bytes([*model.parameters(), *model.buffers(), *scales])
+    there: list[int] = []
     samples = SamplesByLength(task, model.config, max(micro_batch), 0)
+    sampler = GivenMicroBatches(lambda: iter([list(micro_batch)] * (3 * accumulation)), 3 * accumulation)
 
     class Marked(Trainer):  # type: ignore[misc]
         def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-            return GivenMicroBatches(lambda: iter([list(micro_batch)] * (3 * accumulation)), 3 * accumulation)
+            return sampler
+
+        def get_train_dataloader(self) -> Any:
+            return keep_whole(super().get_train_dataloader(), sampler)
 
         def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
             if self.state.global_step == 0:
+                there.append(_bytes([*self.model.parameters(), *self.model.buffers(), *scales]))
                 profiler.start()
             with _mark("fetch", self.state.global_step == 1):
                 return super().get_batch_samples(*args, **kwargs)
@@ -58,6 +64,7 @@ def real_phase_peaks(
                 with _mark("end", True):
                     pass
                 profiler.stop()
+                there.append(_first_buckets(trainer))
                 control.should_training_stop = True
             return control
 
@@ -73,6 +80,7 @@ def real_phase_peaks(
             gradient_accumulation_steps=accumulation,
             use_cpu=True,
         )
+        allow_sharding_on_host(arguments, recipe)
         trainer = Marked(
             model=model, args=arguments, train_dataset=samples, data_collator=build_collator(recipe, model.config)
         )
@@ -86,15 +94,25 @@ def real_phase_peaks(
         trainer.add_callback(End())
         with torch.backends.mkldnn.flags(enabled=False):
             trainer.train()
-    return _peaks(profiler.profiler.kineto_results.events(), there)
+    return _peaks(profiler.profiler.kineto_results.events(), sum(there))
 
 
 def _mark(name: str, wanted: bool) -> Any:
     return torch.profiler.record_function(f"autofit:{name}") if wanted else contextlib.nullcontext()
 
 
+def _first_buckets(trainer: Any) -> int:
+    """Bytes of DDP's buckets of gradients that were made with the model; none where it made others after a step."""
+    model = trainer.model_wrapped
+    if not isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        return 0
+    told = model._get_ddp_logging_data()
+    return 0 if told["has_rebuilt_buckets"] else sum(int(size) for size in told["bucket_sizes"].split(","))
+
+
 def _bytes(tensors: Any) -> int:
-    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in tensors}
+    parts = [getattr(each, "_local_tensor", each) for each in tensors]
+    storages = {each.untyped_storage().data_ptr(): each.untyped_storage().nbytes() for each in parts}
     return sum(storages.values())
 
 
@@ -125,6 +143,6 @@ def _phase_at(moment: int, spans: dict[str, list[tuple[int, int]]]) -> Phase:
 
     if inside("autofit:backward"):
         return Phase.BACKWARD
-    if inside("autofit:micro_step"):
+    if moment <= spans["autofit:micro_step"][-1][1] and not inside("autofit:fetch"):
         return Phase.FORWARD
     return Phase.FETCH if inside("autofit:fetch") else Phase.UPDATE

@@ -85,6 +85,7 @@ def trace_request(request: TraceRequest) -> TraceDocument:
             request.micro_batch,
             target,
             truth=request.truth,
+            micro_steps=request.micro_steps,
         )
     except Exception as error:  # it becomes the sentence that says why nothing is predicted
         traceback.print_exc()

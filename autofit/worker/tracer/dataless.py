@@ -49,6 +49,11 @@ class DatalessTensor(torch.Tensor):  # type: ignore[misc]
             return _CUDA
         return _CPU
 
+    def data_ptr(self) -> int:
+        """A number that no other storage's tensors have: libraries tell tensors apart by their address."""
+        place: int = self.untyped_storage()._cdata + self.storage_offset() * self.element_size()
+        return place
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.prim.device.default:
@@ -56,6 +61,9 @@ class DatalessTensor(torch.Tensor):  # type: ignore[misc]
         raise RuntimeError(f"{func} on a tensor without data outside of the mode that made it")
 
     __torch_function__ = torch._C._disabled_torch_function_impl
+
+
+_PLAIN = (DatalessTensor, torch.Tensor, torch.nn.Parameter)
 
 
 class Listener(Protocol):
@@ -85,6 +93,8 @@ class Dataless(TorchDispatchMode):  # type: ignore[misc]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if any(kind not in _PLAIN for kind in types):
+            return NotImplemented  # one made of others, as those cut into parts are: these are asked of the mode again
         if func is torch.ops.prim.device.default:
             return _CPU
         if DatalessTensor not in types and any(map(_has_tensors, args)):

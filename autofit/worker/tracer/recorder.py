@@ -35,6 +35,9 @@ class Recorder:
         self._gradient_events: dict[int, int] = {}
         self._gradient_of: dict[int, int] = {}
         self._cloned: list[int] = []
+        self._emptied: set[int] = set()
+        self._again: list[int] = []
+        self._exchanged = [0, 0]
         self._operators: list[tuple[str, int, int, int, int, bool]] = []
         self.kernel_temporaries: dict[Any, Callable[[tuple[Any, ...]], list[int]]] = {}
 
@@ -55,7 +58,15 @@ class Recorder:
             if inputs is None:
                 inputs = _tensors(args, kwargs)
             self._take(key, storage, func, self._guess(func, tensor, inputs))
-        if self._phase in (Phase.BEFORE, Phase.EVALUATION) or not (makes or func._schema.is_mutable):
+        if func.namespace in _BETWEEN_PROCESSES:
+            tensors = _tensors(args, kwargs)
+            self._name_unnamed(map(self._number, tensors), Category.GATHERED)
+            if func.namespace == "c10d":
+                self.exchanged(max((each.nbytes for each in tensors), default=0))
+            return
+        # What a second micro-step computes is what the first one did.
+        is_counted = self._phase not in (Phase.BEFORE, Phase.EVALUATION) and not self._again
+        if not is_counted or not (makes or func._schema.is_mutable):
             return
         if func in _DO_NOTHING:
             return
@@ -95,7 +106,13 @@ class Recorder:
                     self._take(storage._cdata, storage, _COLLATED, category)
 
     def begin(self, phase: Phase) -> None:
-        """The phase before it has ended."""
+        """The phase before it has ended. FORWARD and BACKWARD begin again where there is a second micro-step."""
+        if phase in (Phase.FORWARD, Phase.BACKWARD) and (self._again or self._phase > phase):
+            if not self._again:
+                self._name_unnamed(self._alive_since(Phase.BACKWARD), Category.GRADIENTS)
+            self._again.append(len(self._events))
+            self._phase = phase
+            return
         self._ends += [len(self._events)] * (int(phase) - len(self._ends))
         self._phase = phase
 
@@ -110,10 +127,52 @@ class Recorder:
             if number is not None:
                 self._named[number] = category
                 if category is Category.WEIGHTS:
-                    self._weights.add(tensor.untyped_storage()._cdata)
+                    self._weights.add(getattr(tensor, "_local_tensor", tensor).untyped_storage()._cdata)
+
+    def exchanged(self, size: int) -> None:
+        """Processes gave each other their parts of so many bytes."""
+        if self._phase in (Phase.FORWARD, Phase.BACKWARD):
+            self._exchanged[bool(self._again)] += size
+
+    def emptied(self, storage: Any) -> None:
+        """A storage's bytes were given back, and it may be filled again: it holds parameters of all processes."""
+        key = storage._cdata
+        number = self._numbers[key]
+        self._named[number] = Category.GATHERED
+        self._emptied.add(key)
+        self._events.append(-(number + 1))
+
+    def filled(self, storage: Any) -> None:
+        """An emptied storage has its bytes again, in another block."""
+        key = storage._cdata
+        self._emptied.remove(key)
+        number = self._numbers[key] = len(self._sizes)
+        self._named[number] = Category.GATHERED
+        self._events.append(number + 1)
+        self._add_block(storage.nbytes(), aten.resize_.default, None)
+
+    def _alive_since(self, phase: Phase) -> list[int]:
+        """Numbers of the blocks that were taken in a phase and are still there."""
+        alive = [number for key, number in self._numbers.items() if key not in self._emptied]
+        return [number for number in alive if self._phases[number] is phase]
+
+    def _name_unnamed(self, numbers: Iterable[int | None], category: Category) -> None:
+        for number in numbers:
+            if number is not None and self._phases[number] is not Phase.BEFORE:
+                self._named.setdefault(number, category)
+
+    def have_gradients(self, weights: Iterable[torch.Tensor]) -> None:
+        """Trained weights have their gradients; of those that are cut into parts nobody said when they got them."""
+        for weight_number, weight in enumerate(weights):
+            number = self._number(weight.grad)
+            if number is not None:
+                self._gradient_of.setdefault(weight_number, number)
+                self._named[number] = Category.GRADIENTS
 
     def became_gradient(self, weight_number: int, weight: torch.Tensor) -> None:
         """A trained weight's gradient has just been handed to it."""
+        if self._again:
+            return
         assert weight.grad is not None
         number = self._number(weight.grad)
         assert number is not None
@@ -138,7 +197,7 @@ class Recorder:
         for event in self._events[start : self._ends[-1]]:
             number = renumbered[abs(event) - 1] + 1
             events.append(number if event > 0 else -number)
-        events = _with_frees_in_order(events, [end + shift for end in self._ends])
+        events = _with_frees_in_order(events, [end + shift for end in (*self._ends, *self._again)])
         names, phases, flops, moved, bits, quadratic = zip(*self._operators, strict=True)
         return StepTrace(
             rows=rows,
@@ -148,6 +207,8 @@ class Recorder:
             makers=tuple(self._makers[old] for old in kept),
             events=tuple(events),
             phase_ends=tuple(end + shift for end in self._ends),
+            again=tuple(begin + shift for begin in self._again),
+            exchanged=tuple(self._exchanged[: 2 if self._again else 1]),
             gradient_events={renumbered[old]: at + shift for old, at in self._gradient_events.items()},
             gradient_of={weight: renumbered[old] for weight, old in self._gradient_of.items()},
             cloned_gradients=tuple(renumbered[old] for old in self._cloned),
@@ -183,8 +244,12 @@ class Recorder:
         self._add_block(storage.nbytes(), func, guess)
 
         def gone(watch: Any) -> None:
-            del self._numbers[key], self._watches[key]
-            self._events.append(-(number + 1))
+            del self._watches[key]
+            last = self._numbers.pop(key)
+            if key in self._emptied:
+                self._emptied.remove(key)
+            else:
+                self._events.append(-(last + 1))
 
         self._watches[key] = weakref.ref(storage, gone)
 
@@ -197,7 +262,8 @@ class Recorder:
     def _number(self, tensor: Any) -> int | None:
         if not torch.is_tensor(tensor):
             return None
-        return self._numbers.get(tensor.untyped_storage()._cdata)
+        # Of a tensor that is cut into parts its own part.
+        return self._numbers.get(getattr(tensor, "_local_tensor", tensor).untyped_storage()._cdata)
 
 
 def _with_frees_in_order(events: list[int], ends: list[int]) -> list[int]:
@@ -249,5 +315,7 @@ def _tensors(args: Any, kwargs: Any) -> list[torch.Tensor]:
     return found
 
 
+_BETWEEN_PROCESSES = ("c10d", "_c10d_functional", "fsdp")
+"""Namespaces of operators that send tensors, or put together what is sent."""
 _DO_NOTHING = {aten.empty.memory_format, aten.empty_like.default, aten.empty_strided.default, aten.new_empty.default,
                aten.detach.default, aten.new_empty_strided.default}  # fmt: skip

@@ -19,8 +19,10 @@ from autofit.worker.batches import GivenMicroBatches, MicroBatch, shape_of
 from autofit.worker.build import build_collator, import_what_it_needs, short_arguments
 from autofit.worker.made_up_samples import SamplesByLength
 from autofit.worker.optimizer_state import state_tensors
+from autofit.worker.processes import allow_sharding_on_host, keep_whole
 from autofit.worker.tracer.dataless import Dataless
 from autofit.worker.tracer.liger import model_code_left_as_it_is
+from autofit.worker.tracer.one_of_several import one_of
 from autofit.worker.tracer.recorder import Recorder
 from autofit.worker.tracer.target import Target
 
@@ -29,6 +31,8 @@ class TracedMarks:
     """Mixed into a Trainer's class: it tells a Recorder which phase it is in."""
 
     recorder: Recorder
+    micro_steps = 1
+    """Those that are still to come."""
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         self.recorder.begin(Phase.FETCH)
@@ -39,7 +43,10 @@ class TracedMarks:
     def training_step(self, *args: Any, **kwargs: Any) -> Any:
         self.recorder.begin(Phase.FORWARD)
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
-        self.recorder.begin(Phase.UPDATE)
+        self.micro_steps -= 1
+        if self.micro_steps == 0:
+            self.recorder.have_gradients(trained_weights(self.model))  # type: ignore[attr-defined]
+            self.recorder.begin(Phase.UPDATE)
         return loss
 
 
@@ -49,7 +56,12 @@ class TracedTrainer(TracedMarks, Trainer):  # type: ignore[misc]
     micro_batch: MicroBatch
 
     def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        return GivenMicroBatches(lambda: iter([list(self.micro_batch)]), 1)
+        number = self.micro_steps
+        self.sampler = GivenMicroBatches(lambda: iter([list(self.micro_batch)] * number), number)
+        return self.sampler
+
+    def get_train_dataloader(self) -> Any:
+        return keep_whole(super().get_train_dataloader(), self.sampler)
 
 
 class StepEnd(TrainerCallback):  # type: ignore[misc]
@@ -71,9 +83,10 @@ def trace_step(
     target: Target,
     *,
     truth: bool = True,
+    micro_steps: int = 1,
     seed: int = 0,
 ) -> StepTrace:
-    """Trace one optimizer step of one micro-batch.
+    """Trace one optimizer step of one micro-batch, or of two that are alike.
 
     ``build`` makes the model; it is called within the mode. ``micro_batch`` holds the lengths of its samples;
     ``truth`` says whether they fill their rows, one in each. ``recipe`` is one that ``target`` finds traceable.
@@ -83,7 +96,11 @@ def trace_step(
     import_what_it_needs(recipe)
     recorder = Recorder()
     mode = Dataless(recorder, truth=truth)
-    with target.rules(mode, recorder), tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
+    with (
+        one_of(recipe.processes, recorder),
+        target.rules(mode, recorder),
+        tempfile.TemporaryDirectory(prefix="autofit-") as scratch,
+    ):
         with mode, weights_left_as_they_are():
             model = build()
         recorder.vocabulary_size = int(getattr(model.config.get_text_config(), "vocab_size", 0) or 0)
@@ -93,13 +110,15 @@ def trace_step(
             scratch,
             max_steps=1,
             per_device_train_batch_size=len(micro_batch),
-            gradient_accumulation_steps=1,
+            gradient_accumulation_steps=micro_steps,
         )
+        allow_sharding_on_host(arguments, recipe)
         collator = build_collator(recipe, model.config)
         with model_code_left_as_it_is(model, recipe):
             with mode:
                 trainer = TracedTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
                 trainer.recorder, trainer.micro_batch = recorder, tuple(micro_batch)
+                trainer.micro_steps = micro_steps
                 trainer.add_callback(StepEnd(recorder))
                 recorder.name([*model.parameters(), *model.buffers()], Category.WEIGHTS)
                 hear_of_gradients(model, recorder)
@@ -131,10 +150,14 @@ def weights_left_as_they_are() -> Iterator[None]:
         yield
 
 
+def trained_weights(model: torch.nn.Module) -> list[torch.nn.Parameter]:
+    """The weights that get gradients, in the order in which a recorder numbers them."""
+    return [weight for weight in model.parameters() if weight.requires_grad]
+
+
 def hear_of_gradients(model: torch.nn.Module, recorder: Recorder) -> None:
     """Have the recorder told when each weight's gradient is there."""
-    trained = [weight for weight in model.parameters() if weight.requires_grad]
-    for number, weight in enumerate(trained):
+    for number, weight in enumerate(trained_weights(model)):
         weight.register_post_accumulate_grad_hook(functools.partial(recorder.became_gradient, number))
 
 

@@ -1,0 +1,148 @@
+"""A trace of one process of several that are not there: torch's fake process group answers for the others."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.utils._python_dispatch
+
+from autofit.worker.tracer.recorder import Recorder
+
+
+@contextlib.contextmanager
+def one_of(processes: int, recorder: Recorder) -> Iterator[None]:
+    """Within it this process is the first of so many: what they send each other is not sent, and takes its memory.
+
+    Does nothing for one. The Trainer's libraries keep what they found out about processes in variables of theirs and
+    of the environment: both are as before in the end.
+    """
+    if processes == 1:
+        yield
+        return
+    from torch.testing._internal.distributed.fake_pg import FakeStore
+
+    environment = dict(os.environ)
+    number = str(processes)
+    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE=number, LOCAL_WORLD_SIZE=number)
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+    _forget_processes()
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+    try:
+        with _mesh_of_numbers(), _shapes_told_outside(), _storages_emptied(recorder), _gradients_averaged(recorder):
+            yield
+    finally:
+        torch.distributed.destroy_process_group()
+        _forget_processes()
+        os.environ.clear()
+        os.environ.update(environment)
+
+
+def _forget_processes() -> None:
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@contextlib.contextmanager
+def _mesh_of_numbers() -> Iterator[None]:
+    """The processes' numbers are in a tensor that is asked for them, and has to have data for that."""
+    import torch.distributed.fsdp._fully_shard._fully_shard as sharding
+
+    make: Any = sharding._init_default_mesh
+
+    def made_outside(*args: Any, **kwargs: Any) -> Any:
+        with torch.utils._python_dispatch._disable_current_modes():
+            return make(*args, **kwargs)
+
+    sharding._init_default_mesh = made_outside
+    try:
+        yield
+    finally:
+        sharding._init_default_mesh = make
+
+
+@contextlib.contextmanager
+def _shapes_told_outside() -> Iterator[None]:
+    """A cut tensor's operators are first run on the whole shapes, on tensors without data of torch's own."""
+    from torch.distributed.tensor._sharding_prop import ShardingPropagator
+
+    class Outside:
+        """What may be entered again and again, while it is entered."""
+
+        def __init__(self) -> None:
+            self._entered: list[Any] = []
+
+        def __enter__(self) -> None:
+            self._entered.append(torch.utils._python_dispatch._disable_current_modes())
+            self._entered[-1].__enter__()
+
+        def __exit__(self, *exception: Any) -> None:
+            self._entered.pop().__exit__(*exception)
+
+    lock = ShardingPropagator._fake_mode_lock
+    ShardingPropagator._fake_mode_lock = Outside()
+    try:
+        yield
+    finally:
+        ShardingPropagator._fake_mode_lock = lock
+
+
+@contextlib.contextmanager
+def _storages_emptied(recorder: Recorder) -> Iterator[None]:
+    """FSDP2 gives the bytes of gathered parameters back by making their storage empty, which is no operator."""
+    import torch.distributed.fsdp._fully_shard._fsdp_param as parameters
+    import torch.distributed.fsdp._fully_shard._fsdp_param_group as groups
+
+    fill, empty = parameters.alloc_storage, parameters.free_storage
+
+    def filled(tensor: torch.Tensor) -> None:
+        was_empty = tensor.untyped_storage().size() == 0
+        fill(tensor)
+        if was_empty and tensor.untyped_storage().size():
+            recorder.filled(tensor.untyped_storage())
+
+    def emptied(tensor: torch.Tensor) -> None:
+        if tensor.untyped_storage().size():
+            recorder.emptied(tensor.untyped_storage())
+        empty(tensor)
+
+    parameters.alloc_storage = groups.alloc_storage = filled
+    parameters.free_storage = emptied
+    try:
+        yield
+    finally:
+        parameters.alloc_storage = groups.alloc_storage = fill
+        parameters.free_storage = empty
+
+
+@contextlib.contextmanager
+def _gradients_averaged(recorder: Recorder) -> Iterator[None]:
+    """DDP compares and sends weights as it begins, in C++ that reads them; its buckets come back as they are."""
+    import torch.nn.parallel.distributed as parallel
+
+    compare, send = parallel._verify_param_shape_across_processes, parallel._sync_module_states
+    make = parallel.DistributedDataParallel.__init__
+
+    def averaged(state: Any, bucket: Any) -> Any:
+        recorder.exchanged(2 * bucket.buffer().nbytes)
+        sent: Any = torch.futures.Future()
+        sent.set_result(bucket.buffer())
+        return sent
+
+    averaged.__annotations__.clear()  # DDP compares them with its own types, and ours are strings
+
+    def made(model: Any, *args: Any, **kwargs: Any) -> None:
+        make(model, *args, **kwargs)
+        model.register_comm_hook(None, averaged)
+
+    parallel._verify_param_shape_across_processes = parallel._sync_module_states = lambda *args, **kwargs: None
+    parallel.DistributedDataParallel.__init__ = made
+    try:
+        yield
+    finally:
+        parallel._verify_param_shape_across_processes, parallel._sync_module_states = compare, send
+        parallel.DistributedDataParallel.__init__ = make
