@@ -175,7 +175,7 @@ def search(
                 began=began,
                 deadline=deadline,
                 seed=seed,
-                predict=predict and processes == 1,
+                predict=predict,
                 sampler=sampler,
             )
             own = None if baseline is None else read_baseline(baseline, situation)

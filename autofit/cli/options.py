@@ -44,6 +44,13 @@ def add_job_options(made: argparse.ArgumentParser) -> None:
         help="samples per optimizer step; kept exactly",
     )
     job.add_argument(
+        "--processes",
+        type=whole_number,
+        default=1,
+        metavar="N",
+        help="train in N processes together, each on a GPU of its own (default: 1)",
+    )
+    job.add_argument(
         "--seq-len",
         type=whole_number,
         metavar="N",
@@ -80,7 +87,7 @@ def job_of(options: argparse.Namespace) -> dict[str, Any]:
 
 _JOB = (
     "effective_batch", "seq_len", "data", "text_field", "lengths", "max_length", "tokens_per_word", "task", "method",
-    "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "frozen_dtype", "trust_remote_code",
+    "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "frozen_dtype", "processes", "trust_remote_code",
 )  # fmt: skip
 
 

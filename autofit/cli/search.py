@@ -61,7 +61,6 @@ def main(words: list[str]) -> int:
             options.model,
             **job_of(options),
             **search_of(options),
-            processes=options.processes,
             run=run_of(options),
             predict=not options.no_prediction,
             baseline=options.baseline,
@@ -84,13 +83,6 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--version", action="version", version=f"autofit {__version__}")
     add_job_options(made)
     add_place_options(made)
-    made.add_argument(
-        "--processes",
-        type=whole_number,
-        default=1,
-        metavar="N",
-        help="train in N processes together, each on a GPU of its own (default: 1)",
-    )
     search = made.add_argument_group("the search")
     add_search_options(search)
     search.add_argument(

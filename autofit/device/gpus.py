@@ -23,6 +23,10 @@ from autofit.units import MIB
 SEEN_BY_TORCH = 0.977
 """Of what the driver reports, the least that torch was seen to have, where its own figure is not known
 (RTX 4070: 12,002 of 12,282 MiB; most cards 0.98 to 0.99)."""
+PCIE_BYTES_PER_LANE = {"3.0": 0.985e9, "4.0": 1.969e9, "5.0": 3.938e9}
+"""A second, in each direction, by PCI Express's own coding."""
+LEAST_NVLINK_OF_ALL = 300
+"""GB/s, both directions together, from which on NVLink joins all cards of a host; bridges join two."""
 LAUNCH_SECONDS = 6e-6
 """Between two operators, where neither card nor Python is slower: an estimate (5 to 8 us)."""
 POWER_LIMITED_UP_TO = 75
@@ -117,6 +121,16 @@ def _gpu(entry: dict[str, Any]) -> Gpu:
             flops_tf32=(entry["tf32_tflops"] or 0.0) * 1e12,
             bytes_per_second=entry["memory_bandwidth_gb_s"] * 1e9,
             launch_seconds=LAUNCH_SECONDS,
+            link_bytes_per_second=_link(entry),
         ),
         is_power_limited=(entry["tdp_w"] or math.inf) <= POWER_LIMITED_UP_TO,
     )
+
+
+def _link(entry: dict[str, Any]) -> float | None:
+    """Bytes a second to any other card of the host: NVLink where it joins them all, else PCI Express."""
+    has_slot = re.search(r"pcie|nvl$", entry["name"], re.IGNORECASE)
+    if not has_slot and (entry["nvlink_gb_s"] or 0) >= LEAST_NVLINK_OF_ALL:
+        return float(entry["nvlink_gb_s"]) * 1e9 / 2
+    found = re.match(r"PCIe (\d\.\d) x(\d+)", entry["host_link"] or "")
+    return None if found is None else PCIE_BYTES_PER_LANE[found[1]] * int(found[2])

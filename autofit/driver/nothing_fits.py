@@ -8,10 +8,9 @@ from typing import Protocol
 from autofit.driver.history import History
 from autofit.driver.starts import leanest_configs
 from autofit.job.situation import Situation
-from autofit.knobs import knob
-from autofit.knobs.precision import PURE_BF16
 from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import SearchSpace
+from autofit.knobs.static_bytes import static_bytes
 from autofit.knobs.train_config import TrainConfig
 from autofit.study.evidence import NO_EVIDENCE
 from autofit.study.outcome import Outcome
@@ -64,7 +63,7 @@ def least_need(
             f"or with {shorter} or a smaller model."
         )
     return (
-        f"{opening} Weights, gradients and optimizer state alone take {format_bytes(_static_bytes(situation, lean))} "
+        f"{opening} Weights, gradients and optimizer state alone take {format_bytes(static_bytes(situation, lean))} "
         f"(computed, not measured); try {shorter}, --numerics aggressive, a smaller model or a larger device."
     )
 
@@ -96,15 +95,3 @@ def _measured_need(source: RunnerSource, situation: Situation, lean: TrainConfig
     runner = source.runner(situation.without_limit())
     result = runner.run(recipe_for(lean, situation), plan, "smallest-need")
     return None if result.measurement is None else result.measurement.memory.needed
-
-
-def _static_bytes(situation: Situation, config: TrainConfig) -> int:
-    """Weights and gradients of 4 bytes each in fp32 and 2 in pure bf16, and the optimizer's state; less if frozen."""
-    precision = knob("precision").choice(config["precision"])
-    state = knob("optimizer").choice(config["optimizer"]).state_bytes
-    model = situation.model
-    if situation.workload.method == "full":
-        share = 0.5 if config["precision"] == PURE_BF16 else 1.0
-        return round(model.num_parameters * (8 * share + (state * share if state == 8 else state)))
-    frozen = 0.5 if situation.workload.method == "qlora" else 4.0 if precision.frozen_dtype == "float32" else 2.0
-    return round(model.num_parameters * frozen + model.trainable_parameters * (8 + state))

@@ -44,6 +44,7 @@ class JobKeywords(TypedDict, total=False):
     lora_targets: str
     lora_dropout: float
     frozen_dtype: str
+    processes: int
     seed: int
     trust_remote_code: bool
 

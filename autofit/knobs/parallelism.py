@@ -11,6 +11,7 @@ from autofit.knobs.knob import PROGRAMS_OWN, Choice, Knob, always_available
 
 NAME = "parallelism"
 DDP = "ddp"
+OFFLOADED = "fsdp2_offload"
 
 
 def is_sharded(value: object) -> bool:
@@ -18,7 +19,12 @@ def is_sharded(value: object) -> bool:
     return value not in (DDP, PROGRAMS_OWN)
 
 
-def _fsdp2(value: str, title: str, *, rung: int | None, **settings: object) -> Choice:
+def is_offloaded(value: object) -> bool:
+    """True for a value under which parameters lie in the host's memory while they are not used."""
+    return value == OFFLOADED
+
+
+def _fsdp2(value: str, title: str, *, rung: int | None, planned: int | None = None, **settings: object) -> Choice:
     offloads = settings.get("cpu_offload")
     return Choice(
         value=value,
@@ -26,6 +32,8 @@ def _fsdp2(value: str, title: str, *, rung: int | None, **settings: object) -> C
         training_arguments={"fsdp": True, "fsdp_config": {"version": 2, **settings}},
         unavailable=needs_cuda("offloading parameters to the host") if offloads else always_available,
         rung=rung,
+        planned=planned,
+        not_traced="what is offloaded is counted as if it were not" if offloads else "",
     )
 
 
@@ -36,21 +44,23 @@ PARALLELISM = Knob(
     reference=DDP,
     is_of_processes=True,
     choices=(
-        Choice(value=DDP, title="each process holds the whole model; gradients are averaged", rung=0),
+        Choice(value=DDP, title="each process holds the whole model; gradients are averaged", rung=0, planned=0),
         _fsdp2(
             "fsdp2",
             "each holds a part; parameters are gathered for forward and again for backward",
             rung=1,
+            planned=1,
             reshard_after_forward=True,
         ),
         _fsdp2(
             "fsdp2_kept",
             "each holds a part; parameters stay gathered from forward to backward",
             rung=None,
+            planned=2,
             reshard_after_forward=False,
         ),
         _fsdp2(
-            "fsdp2_offload",
+            OFFLOADED,
             "each holds a part, in the host's memory while it is not used",
             rung=None,
             reshard_after_forward=True,

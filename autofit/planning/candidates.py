@@ -11,6 +11,8 @@ from autofit.knobs.attention import VARLEN
 from autofit.knobs.batch_layout import FLATTENED
 from autofit.knobs.numerics import Numerics
 from autofit.knobs.optimizer import SMALLER_STATE
+from autofit.knobs.parallelism import NAME as PARALLELISM
+from autofit.knobs.parallelism import is_sharded
 from autofit.knobs.precision import PURE_BF16
 from autofit.knobs.space import SearchSpace
 from autofit.knobs.train_config import KnobValue, TrainConfig
@@ -61,12 +63,20 @@ def reference_of(space: SearchSpace) -> TrainConfig:
     return max(near or candidates[:1], key=lambda config: config.micro_batch_size)
 
 
-def leanest_of(space: SearchSpace) -> TrainConfig:
-    """The least of memory that is planned: smallest micro-batch, every layer checkpointed, smallest state."""
+def leanest_of(space: SearchSpace) -> list[TrainConfig]:
+    """The least of memory that is planned: smallest micro-batch, every layer checkpointed, cut into parts, least state.
+
+    Where weights are cut into parts, also without accumulation, which keeps whole gradients until its last micro-step.
+    """
     lean = candidates_of(space, FIRST_RUNGS[1:]) or candidates_of(space, FIRST_RUNGS[:1])
     smallest = {"precision": PURE_BF16, "optimizer": SMALLER_STATE}
 
     def size(config: TrainConfig) -> tuple[int, ...]:
-        return (config.micro_batch_size, *(config[name] != value for name, value in smallest.items()))
+        others = (config[name] != value for name, value in smallest.items())
+        return (config.micro_batch_size, not is_sharded(config[PARALLELISM]), *others)
 
-    return min(lean, key=size)
+    found = [min(lean, key=size)]
+    if is_sharded(found[0][PARALLELISM]):
+        same = (each for each in lean if each.accumulation_steps == 1 and each.combination() == found[0].combination())
+        found += [each for each in same if each not in found]
+    return found

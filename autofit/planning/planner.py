@@ -23,6 +23,7 @@ from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
 from autofit.knobs.allocator import EXPANDABLE
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.knobs.space import SearchSpace, SpaceRequest
+from autofit.knobs.static_bytes import static_bytes
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.planning.candidates import (
     FIRST_RUNGS,
@@ -218,7 +219,8 @@ class _Planner:
         for number in numbers:
             space = spaces[number][1]
             assert space is not None
-            candidates = candidates_of(space, rungs)
+            usable = space.situation.limits.usable_bytes
+            candidates = [each for each in candidates_of(space, rungs) if static_bytes(space.situation, each) <= usable]
             wanted[number] = [each for each in candidates if each.micro_batch_size in sizes] or candidates
         by_kind: dict[Needs, list[TrainConfig]] = defaultdict(list)
         for number, configs in wanted.items():
@@ -279,7 +281,7 @@ class _Planner:
             if sum(each.prediction.verdict is Verdict.FITS for each in chosen) == SHOWN:
                 break
         chosen.sort(key=lambda each: each.prediction.verdict is not Verdict.FITS)
-        nothing_known = refusal if unpredictable == len(candidates) else ""
+        nothing_known = refusal if candidates and unpredictable == len(candidates) else ""
         return CardPlan(card=card, configs=tuple(chosen[:SHOWN]), refusal=nothing_known)
 
     def _planned(self, predictor: Predictor, space: SearchSpace, config: TrainConfig, card: Card) -> PlannedConfig:
@@ -293,10 +295,11 @@ class _Planner:
                 planner = self._with(words, changes)
                 situation = planner._situation(card)
                 space = SearchSpace(situation, replace(request, numerics=numerics or request.numerics))
-                config = leanest_of(space)
-                prediction = planner._predictor(card, situation).predict(config)
+                predictor = planner._predictor(card, situation)
+                found = [predictor.predict(config) for config in leanest_of(space)]
             except (UserError, CannotPredictError):
                 continue
+            prediction = min(found, key=lambda each: each.total_bytes)
             helps.append(Help(words=words, needs_bytes=prediction.total_bytes, fits=prediction.verdict is Verdict.FITS))
         return tuple(helps)
 
@@ -385,6 +388,8 @@ def _may_be_better(plan_: CardPlan) -> bool:
 
 
 def _first_words(plan_: CardPlan) -> str:
+    if plan_.refusal:
+        return f"{plan_.card.key}: not predicted"
     if not plan_.configs:
         return f"{plan_.card.key}: two samples at a time do not fit"
     config = plan_.configs[0].config

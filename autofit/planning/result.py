@@ -57,7 +57,7 @@ class PlannedConfig:
         fast, slow = seconds
         cost = None
         if card.price_per_hour is not None:
-            each = card.price_per_hour / 3600 / tokens * 1e6
+            each = workload.processes * card.price_per_hour / 3600 / tokens * 1e6
             cost = (fast * each, slow * each)
         return cls(
             config=config,

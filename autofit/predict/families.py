@@ -153,6 +153,11 @@ class Family:
         shares: Floats = np.array(self._shorter.sizes, dtype=float) / np.maximum(longer, 1.0)
         return np.where(longer > 0, shares, 1.0)
 
+    def exchanged_bytes(self, accumulation: int) -> int:
+        """Bytes that all processes together have of what they gather and reduce in a step; the same for all rows."""
+        first, *last = self._few.exchanged
+        return first if not last else (accumulation - 1) * first + last[0]
+
     def work(self, rows: float) -> Work:
         """Work of the operators."""
         few, many = self._few.operators, None if self._many is None else self._many.operators

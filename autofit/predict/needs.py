@@ -145,6 +145,7 @@ class Needs:
             sizes=sizes_of(worst),
             accumulation=accumulation,
             course=course,
+            exchanged_bytes=family.exchanged_bytes(accumulation),
         )
 
     def _family(self, config: TrainConfig) -> Family:
@@ -276,7 +277,9 @@ class Needs:
         fills_rows = recipe.collator == "PadRight" and (self._situation.workload.lengths.all_equal or is_alone)
         program = self._situation.program
         fills_rows = fills_rows and (program is None or not program.shares_rows)
-        return self._request(recipe, (length,) * rows, truth=fills_rows)
+        # The gradients of several processes are put together in the last micro-step, which is like no other.
+        micro_steps = min(2, config.accumulation_steps) if recipe.processes > 1 else 1
+        return self._request(recipe, (length,) * rows, truth=fills_rows, micro_steps=micro_steps)
 
     def _update_request(self, config: TrainConfig) -> TraceRequest:
         attention = PLAIN if PLAIN in self._situation.model.attention else PLAINEST
@@ -290,7 +293,9 @@ class Needs:
         length = min(UPDATE_LENGTH, self._situation.workload.lengths.longest)
         return self._request(recipe, (length,), truth=True)
 
-    def _request(self, recipe: Recipe, micro_batch: tuple[int, ...], *, truth: bool) -> TraceRequest:
+    def _request(
+        self, recipe: Recipe, micro_batch: tuple[int, ...], *, truth: bool, micro_steps: int = 1
+    ) -> TraceRequest:
         device, workload = self._situation.device, self._situation.workload
         plain = replace(workload, lengths=SampleLengths.fixed(max(micro_batch)), effective_batch=1, processes=1)
         return TraceRequest(
@@ -300,6 +305,7 @@ class Needs:
             micro_batch=micro_batch,
             path="",
             truth=truth,
+            micro_steps=micro_steps,
             target=self._kind.traced_as,
             compute_capability=device.compute_capability or (8, 0),
             trust_remote_code=self._trust_remote_code,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterable
 
 from autofit.device.kinds import kind_of
@@ -18,12 +19,15 @@ from autofit.predict.calibration import Calibration
 from autofit.predict.micro_batches import CannotPredictError
 from autofit.predict.needs import Needs
 from autofit.predict.step_need import Need, Reserved
-from autofit.predict.step_time import OF_MEASURED_RATES, Efficiency, StepClock
+from autofit.predict.step_time import OF_MEASURED_RATES, Efficiency, StepClock, exchange_seconds
 from autofit.study.prediction import Prediction, StepWork, Verdict
+from autofit.units import MIB
 
 CHECKPOINTING = knob("activation_checkpointing")
 FITS_UP_TO = 0.97
 """What certainly must be there is borderline above this share of the limit: the allocator is only simulated."""
+COMMUNICATOR_BYTES = 688 * MIB
+"""NCCL's own buffers, outside the allocator: what others saw it take on 4 A100s (github.com/NVIDIA/nccl/issues/964)."""
 HEAP_OVERHEAD = 0.15
 """On a host a process's own pages exceed its tensors by up to this share: the heap, threads, libraries' buffers."""
 
@@ -52,6 +56,8 @@ class Predictor:
         self._efficiency = efficiency
         self._peaks = peaks
         self._context = self._kind.context_bytes(situation.device)
+        if self._workload.processes > 1 and not self._kind.is_host:
+            self._context += COMMUNICATOR_BYTES
         self.calibration = Calibration()
 
     def prepare(self, configs: Iterable[TrainConfig]) -> None:
@@ -139,9 +145,17 @@ class Predictor:
         clock = self._clock(config, need, self._rates)
         likely = clock.step(need.work, self._efficiency, config.accumulation_steps)
         factor = self.calibration.time_factor(config)
+        # What processes exchange is hidden behind what they compute, or it is not.
+        exchange = self._exchange_seconds(need)
+        fast, slow = max(likely, exchange), likely + exchange
         if factor is None:
-            return likely / self._efficiency.spread, likely * self._efficiency.spread
-        return likely * factor, likely * factor
+            return fast / self._efficiency.spread, slow * self._efficiency.spread
+        middle = math.sqrt(fast * slow) * factor
+        return middle, middle
+
+    def _exchange_seconds(self, need: Need) -> float:
+        link = None if self._rates is None else (self._peaks or self._rates).link_bytes_per_second
+        return 0.0 if link is None else exchange_seconds(need.exchanged_bytes, self._workload.processes, link)
 
     def _step_work(self, config: TrainConfig, need: Need) -> StepWork | None:
         """The work of a step against the peak rates; None where no rates are known."""

@@ -39,7 +39,8 @@ class Reserved:
 class Need:
     """One configuration's. ``bytes_by_category`` is what is alive at the peak on the device, and adds up to
     ``live_bytes``; ``paged_bytes`` is optimizer state that may leave the device and is part of neither. ``sizes`` are
-    the blocks' of the worst micro-batch, ``course`` gives those of one optimizer step's micro-batches after another."""
+    the blocks' of the worst micro-batch, ``course`` gives those of one optimizer step's micro-batches after another.
+    ``exchanged_bytes`` are what several processes together have of what they gather and reduce in a step."""
 
     bytes_by_category: dict[Category, int]
     paged_bytes: int
@@ -49,6 +50,7 @@ class Need:
     sizes: Integers
     accumulation: int
     course: Callable[[], Iterator[list[Integers]]]
+    exchanged_bytes: int = 0
 
     @property
     def live_bytes(self) -> int:

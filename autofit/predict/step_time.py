@@ -44,6 +44,8 @@ OF_POWER_LIMITED_CARDS = Efficiency(products=0.42, attention=0.23, traffic=0.6, 
 """The same for cards of at most 75 W, which cannot keep up their clocks: fitted to 37 published steps on a T4."""
 OF_MEASURED_RATES = Efficiency(products=0.8, attention=0.8, traffic=0.8)
 """Of what plain work reached on this very device: a start, which the first trial replaces by its own figure."""
+LINK_SHARE = 0.8
+"""Of a link's rate in one direction, what exchanges among processes reach: an assumption."""
 CAUSAL = 0.5
 """Flash kernels skip what a causal mask hides; torch's formulas count the whole square."""
 COMPILED_TRAFFIC = 0.6
@@ -93,6 +95,11 @@ class Amounts(NamedTuple):
     moved_bytes: float
     arithmetic_seconds: float
     traffic_seconds: float
+
+
+def exchange_seconds(exchanged_bytes: int, processes: int, link_bytes_per_second: float) -> float:
+    """Seconds in which each process gets the others' parts, one after another in a ring, at what a link really gives."""
+    return exchanged_bytes * (processes - 1) / processes / (LINK_SHARE * link_bytes_per_second)
 
 
 class StepClock:

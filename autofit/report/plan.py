@@ -26,6 +26,7 @@ BAR_LETTERS = {
     "logits_and_loss": "L",
     "inputs": "i",
     "temporaries": "t",
+    "gathered": "p",
     "allocator_slack": "s",
     "workspaces": "w",
     "context": "x",
@@ -97,7 +98,9 @@ def _heading(workload: Workload, config: TrainConfig) -> Text:
     line.append(workload.model, style="bold")
     line.append(f"  {_job(workload)}\n")
     settings = ", ".join(
-        f"{row.name}={config[row.name]}" for row in KNOBS if not (row.is_of_programs or row.is_of_processes)
+        f"{row.name}={config[row.name]}"
+        for row in KNOBS
+        if not row.is_of_programs and (workload.processes > 1 or not row.is_of_processes)
     )
     line.append(f"{config.split}, {settings}\n")
     return line
@@ -106,7 +109,8 @@ def _heading(workload: Workload, config: TrainConfig) -> Text:
 def _job(workload: Workload) -> str:
     lengths = f"sequence {workload.sequence_length}" if workload.lengths.all_equal else workload.lengths.describe()
     method = "" if workload.method == "full" else f", {workload.method}"
-    return f"{workload.task}{method}, effective batch {workload.effective_batch}, {lengths}"
+    place = "" if workload.processes == 1 else f", {workload.processes} processes on a card each"
+    return f"{workload.task}{method}, effective batch {workload.effective_batch}{place}, {lengths}"
 
 
 def _card_details(card: CardPlan, plan: Plan, width: int) -> list[RenderableType]:

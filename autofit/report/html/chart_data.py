@@ -27,6 +27,7 @@ CATEGORIES = (
     "logits_and_loss",
     "autocast_copies",
     "temporaries",
+    "gathered",
     "allocator_slack",
     "workspaces",
     "context",
