@@ -14,7 +14,6 @@ from autofit.cli.options import (
     add_search_options,
     job_of,
     search_of,
-    whole_number,
 )
 from autofit.cli.reporting import report, run_of
 from autofit.version import __version__

@@ -12,8 +12,7 @@ from typing import Any, Unpack
 
 import msgspec
 
-from autofit.device.device import Device
-from autofit.device.gpus import all_gpus, find_gpu
+from autofit.device.gpus import find_gpu
 from autofit.device.kinds import kind_of
 from autofit.errors import UserError
 from autofit.job.record import StudyRecord, home
@@ -32,6 +31,7 @@ from autofit.planning.candidates import (
     leanest_of,
     reference_of,
 )
+from autofit.planning.cards import cards_of
 from autofit.planning.progress import Progress
 from autofit.planning.result import Card, CardPlan, Estimate, Help, Plan, PlannedConfig, keep_plan, read_plan
 from autofit.predict.micro_batches import FORMAT as BATCHES_FORMAT
@@ -45,7 +45,7 @@ from autofit.study.prediction import Verdict
 from autofit.trial.protocol import read_document, write_document
 from autofit.trial.traces import TraceKeeper
 from autofit.trial.workshop import Workshop, probe
-from autofit.units import parse_bytes, share_of
+from autofit.units import share_of
 from autofit.version import __version__
 
 FORMATS = (TRACE_FORMAT, BATCHES_FORMAT)
@@ -79,7 +79,7 @@ def plan(
     Raises UserError for a request that cannot be carried out.
     """
     began = time.monotonic()
-    cards = _cards(gpus, memory, prices or {})
+    cards = cards_of(gpus, memory, prices or {})
     request = SpaceRequest.of(numerics, fix, allow, forbid)
     share = share_of(headroom)
     planner = _Planner(
@@ -120,7 +120,7 @@ def estimate(
 
     Raises UserError where the configuration is not valid or cannot be predicted.
     """
-    (card,) = _cards((gpu,) if gpu else (), memory, {})
+    (card,) = cards_of((gpu,) if gpu else (), memory, {})
     share = share_of(headroom)
     planner = _Planner(
         JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress or Progress()
@@ -129,29 +129,6 @@ def estimate(
         return planner.estimate(card, {name: str(value) for name, value in (fix or {}).items()})
     finally:
         planner.close()
-
-
-def _cards(gpus: Sequence[str], memory: str | int | None, prices: Mapping[str, float]) -> list[Card]:
-    if not gpus and memory is None:
-        raise UserError("Say for which card: --gpu rtx-4090 (or all), or --memory 24GiB for one that is not listed.")
-    found = list(all_gpus()) if "all" in gpus else [find_gpu(name) for name in gpus]
-    priced = {find_gpu(name).name: price for name, price in prices.items()}
-    cards = [
-        Card(
-            key=gpu.key,
-            device=gpu.device(),
-            rates=gpu.rates,
-            price_per_hour=priced.get(gpu.name),
-            is_power_limited=gpu.is_power_limited,
-        )
-        for gpu in found
-    ]
-    if memory is not None:
-        size = parse_bytes(memory) if isinstance(memory, str) else memory
-        # Any card of today's: what torch chooses is the same from compute capability 8.0 on.
-        device = Device(kind="cuda", name="another card", memory_bytes=size, compute_capability=(8, 0))
-        cards.append(Card(key=f"{memory}", device=device, rates=None))
-    return cards
 
 
 class _Planner:

@@ -50,7 +50,8 @@ class Course:
             # The last step's list of micro-batches is there until this one's is.
             for number in (*self._inputs[1 - parity].values(), self._others[1 - parity]):
                 self._allocator.free(number)
-        for place, own in enumerate(sizes):
+        # Those between the first and the last of several processes' micro-steps need no more than the last.
+        for place, own in enumerate([sizes[0], sizes[-1]] if parts.has_last else sizes):
             for block in parts.left_over:
                 # Of the micro-step before, if there was one.
                 self._allocator.free(block)

@@ -98,7 +98,7 @@ class Amounts(NamedTuple):
 
 
 def exchange_seconds(exchanged_bytes: int, processes: int, link_bytes_per_second: float) -> float:
-    """Seconds in which each process gets the others' parts, one after another in a ring, at what a link really gives."""
+    """Seconds in which each process gets the others' parts in a ring, at what a link really gives."""
     return exchanged_bytes * (processes - 1) / processes / (LINK_SHARE * link_bytes_per_second)
 
 

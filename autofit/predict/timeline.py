@@ -76,7 +76,8 @@ class StepParts:
     """Events of the parts of a step, and the blocks that need a word: what stays (``state``), what every micro-batch
     has of its own (``inputs``), what a micro-step leaves behind that is no gradient (``left_over``), and the gradients
     that an ``accumulating`` backward pass adds to those that are there (``incoming``, by the gradients' own numbers).
-    ``products`` are outputs of matrix products.
+    ``products`` are outputs of matrix products. ``has_last`` says that ``accumulating`` is of a step's last micro-step,
+    which several processes end together, and that no other was traced but the first.
     """
 
     before: tuple[int, ...]
@@ -92,6 +93,7 @@ class StepParts:
     left_over: tuple[int, ...]
     incoming: tuple[int, ...]
     products: frozenset[int]
+    has_last: bool
 
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_grouped_mm")
@@ -156,22 +158,26 @@ class StepBuilder:
         self._templates: dict[tuple[bool, bool], _Template] = {}
         ends = trace.phase_ends
         events = trace.events
+        inputs = [block for block in range(len(trace.sizes)) if trace.categories[block] == Category.INPUTS]
+        # Inputs of a second micro-batch are like those of the first, and come and go with all others'.
+        self._inputs = inputs[: len(inputs) // (2 if trace.again else 1)]
+        further = set(inputs) - set(self._inputs)
         self._resident = [event - 1 for event in events[: ends[Phase.BEFORE]]]
-        self._fetched = list(events[ends[Phase.BEFORE] : ends[Phase.FETCH]])
+        self._fetched = [
+            each for each in events[ends[Phase.BEFORE] : ends[Phase.FETCH]] if abs(each) - 1 not in further
+        ]
         self._forward = list(events[ends[Phase.FETCH] : ends[Phase.FORWARD]])
         begin_again, middle, end = (*trace.again, ends[Phase.BACKWARD]) if trace.again else (ends[Phase.BACKWARD],) * 3
         self._backward = list(events[ends[Phase.FORWARD] : begin_again])
         self._forward_again = list(events[begin_again:middle])
         self._backward_again = list(events[middle:end])
-        self._update = list(events[ends[Phase.BACKWARD] : ends[Phase.UPDATE]])
-        self._evaluation = list(events[ends[Phase.UPDATE] : ends[Phase.EVALUATION]])
+        update = events[ends[Phase.BACKWARD] : ends[Phase.UPDATE]]
+        self._update = [event for event in update if abs(event) - 1 not in further]
+        evaluation = events[ends[Phase.UPDATE] : ends[Phase.EVALUATION]]
+        self._evaluation = [event for event in evaluation if abs(event) - 1 not in further]
         taken = {event - 1 for event in self._update if event > 0}
         freed = {-event - 1 for event in self._update if event < 0}
         self._state = sorted(taken - freed)
-        inputs = sorted(block for block in range(len(trace.sizes)) if trace.categories[block] == Category.INPUTS)
-        # Those of the first micro-batch: a second one's are like them.
-        self._micro_steps = 2 if trace.again else 1
-        self._inputs = inputs[: len(inputs) // self._micro_steps]
 
     def first_step(self, accumulation: int, sizes: Integers | None = None) -> Timeline:
         """The first optimizer step after the model was built: its update makes the optimizer's state."""
@@ -184,7 +190,7 @@ class StepBuilder:
     @cached_property
     def parts(self) -> StepParts:
         """The step taken apart, to be put together with other sizes for each micro-batch."""
-        incoming = self._incoming()
+        incoming = [] if self._backward_again else self._incoming()
         return StepParts(
             before=tuple(block + 1 for block in self._resident),
             fetched=tuple(self._fetched),
@@ -200,6 +206,7 @@ class StepBuilder:
             inputs=tuple(self._inputs),
             left_over=() if self._backward_again else tuple(self._left_over()),
             incoming=tuple(incoming),
+            has_last=bool(self._backward_again),
             products=frozenset(block for block, maker in enumerate(self.trace.makers) if maker in _PRODUCTS),
         )
 
@@ -211,7 +218,7 @@ class StepBuilder:
         template = self._template(accumulation > 1, has_state)
         own = self._sizes if sizes is None else sizes
         # All further micro-batches' inputs are one block here: they come and go together.
-        times = np.array([self._inputs_ahead, accumulation - self._micro_steps, accumulation, 1], dtype=np.int64)
+        times = np.array([self._inputs_ahead, accumulation - 1, accumulation, 1], dtype=np.int64)
         return Timeline(
             events=template.events,
             phases=template.phases,

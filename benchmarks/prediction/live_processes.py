@@ -13,10 +13,11 @@ import json
 import os
 import socket
 import statistics
+import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -142,7 +143,7 @@ def _run_one(shared: Shared, request: TraceRequest, recipe: Recipe, file: Path) 
             )
         file.write_text(json.dumps({phase.name: size for phase, size in peaks.items()}))
         code = 0
-    except BaseException:  # nothing may return into what the parent does
+    except BaseException:  # noqa: BLE001 - nothing may return into what the parent does
         traceback.print_exc()
     finally:
         os._exit(code)
@@ -172,17 +173,23 @@ def _exchanges_settle() -> Iterator[None]:
             setattr(torch.distributed, name, exchange)
 
 
-def run() -> dict[str, Any]:
-    """Compare every case; print a line for each, and the summary."""
+def compare_all(cases: Iterable[Shared]) -> list[dict[str, Any]]:
+    """Compare these cases, and print a line for each. Processes are forked: no thread may run beside."""
     transformers.logging.set_verbosity_error()
     torch.set_num_threads(1)
     rows = []
-    for shared in all_cases():
+    for shared in cases:
         with quiet():
             row = compare(shared)
         rows.append(row)
         worst = max((abs(error) for error in row.get("errors", {}).values()), default=float("nan"))
         print(f"{worst:9.4%}  {shared.name}  {row.get('refusal', '')}", flush=True)
+    return rows
+
+
+def run() -> dict[str, Any]:
+    """Compare every case, and print the summary, too."""
+    rows = compare_all(all_cases())
     errors = [abs(error) for row in rows for error in row.get("errors", {}).values()]
     summary = {
         "cases": len(rows),
@@ -192,3 +199,10 @@ def run() -> dict[str, Any]:
     }
     print(summary)
     return {"summary": summary, "rows": rows}
+
+
+if __name__ == "__main__":
+    # Cases in, rows out: for whoever runs threads and so may not fork.
+    Path(sys.argv[2]).write_bytes(
+        msgspec.json.encode(compare_all(msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=list[Shared])))
+    )

@@ -106,8 +106,9 @@ def _first_buckets(trainer: Any) -> int:
     model = trainer.model_wrapped
     if not isinstance(model, torch.nn.parallel.DistributedDataParallel):
         return 0
-    told = model._get_ddp_logging_data()
-    return 0 if told["has_rebuilt_buckets"] else sum(int(size) for size in told["bucket_sizes"].split(","))
+    if not model.find_unused_parameters:
+        return 0
+    return sum(int(size) for size in model._get_ddp_logging_data()["bucket_sizes"].split(","))
 
 
 def _bytes(tensors: Any) -> int:

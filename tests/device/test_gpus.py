@@ -32,6 +32,17 @@ def test_a_card_is_found_by_what_people_and_drivers_call_it(
     assert gpu.compute_capability == capability
 
 
+@pytest.mark.parametrize(
+    ("name", "gigabytes"),
+    [("h100", 450), ("a100-80gb", 300), ("A100 80GB PCIe", 31.5), ("rtx-4090", 31.5), ("rtx-3090", 31.5), ("t4", 15.8)],
+)
+def test_cards_of_a_host_are_joined_by_nvlink_where_it_joins_them_all_and_else_by_pci_express(
+    name: str, gigabytes: float
+) -> None:
+    link = find_gpu(name).rates.link_bytes_per_second
+    assert link is not None and link / 1e9 == pytest.approx(gigabytes, rel=0.01)
+
+
 def test_an_unknown_card_is_refused_with_near_names_and_the_way_out() -> None:
     with pytest.raises(UserError, match=r"Did you mean .*rtx-409.* --memory 24GiB"):
         find_gpu("rtx-4091")

@@ -10,7 +10,7 @@ import pytest
 import autofit
 from autofit.cli.main import main
 from autofit.errors import UserError
-from autofit.study.prediction import Verdict
+from autofit.study.prediction import Prediction, Verdict
 from autofit.units import GIB, MIB
 
 GPT = {"model_type": "gpt2", "n_embd": 64, "n_layer": 4, "n_head": 4, "vocab_size": 512, "n_positions": 256}
@@ -162,3 +162,31 @@ def test_one_file_serves_every_card_of_the_catalogue(model: str) -> None:
     plan = autofit.plan(model, effective_batch=8, seq_len=64, gpus=["all"])
     assert len(plan.cards) == 59 and all(card.fits for card in plan.cards)
     assert Path(model).is_dir()
+
+
+def test_an_estimate_of_several_processes_says_what_each_needs_and_counts_what_they_exchange(model: str) -> None:
+    def estimated(parallelism: str, processes: int = 4) -> Prediction:
+        found = autofit.estimate(
+            model, effective_batch=32, seq_len=64, gpu="h100", processes=processes, fix={"parallelism": parallelism}
+        )
+        assert found.workload.processes == processes and found.config["parallelism"] == parallelism
+        assert found.config.micro_batch_size * found.config.accumulation_steps * processes == 32
+        return found.prediction
+
+    whole, part, alone = estimated("ddp"), estimated("fsdp2"), estimated("ddp", processes=1)
+    state = "optimizer_state"
+    assert part.bytes_by_category[state] == pytest.approx(whole.bytes_by_category[state] / 4, rel=0.05)
+    assert whole.bytes_by_category["context"] > alone.bytes_by_category["context"]
+
+    def spread(prediction: Prediction) -> float:
+        assert prediction.step_seconds is not None
+        return prediction.step_seconds[1] / prediction.step_seconds[0]
+
+    assert spread(whole) > spread(alone)
+
+
+def test_what_is_far_too_large_is_not_traced(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autofit.planning.planner.static_bytes", lambda situation, config: 10**15)
+    monkeypatch.setattr("autofit.planning.planner._Planner._helps", lambda planner, card, request: ())
+    made = autofit.plan(model, effective_batch=24, seq_len=96, gpus=["h100"])
+    assert made.cards[0].configs == () and made.cards[0].refusal == ""

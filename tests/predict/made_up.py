@@ -64,3 +64,32 @@ def with_other_state(trace: StepTrace, state: int) -> StepTrace:
     sizes = list(trace.sizes)
     sizes[STATE] = state
     return replace(trace, sizes=tuple(sizes))
+
+
+def of_several_processes() -> StepTrace:
+    """Two micro-steps: the first leaves a whole gradient, the last adds its own to it and cuts it to a half."""
+    first = made_up_trace()
+    further, second, loss, scratch, part = range(len(first.sizes), len(first.sizes) + 5)
+    return replace(
+        first,
+        sizes=(*first.sizes, 16, 200, 4, 1000, 500),
+        categories=(
+            *first.categories,
+            *(first.categories[each] for each in (INPUT, ACTIVATION, LOSS, SCRATCH, GRADIENT)),
+        ),
+        makers=(*first.makers, *(first.makers[each] for each in (INPUT, ACTIVATION, LOSS, SCRATCH, GRADIENT))),
+        events=(
+            *(WEIGHT + 1,),
+            *(INPUT + 1, further + 1),
+            *(ACTIVATION + 1, LOSS + 1),
+            *(SCRATCH + 1, GRADIENT + 1, -(SCRATCH + 1), -(ACTIVATION + 1)),
+            *(-(LOSS + 1), second + 1, loss + 1),
+            *(scratch + 1, -(scratch + 1), part + 1, -(GRADIENT + 1), -(second + 1)),
+            *(-(loss + 1), STATE + 1, TEMPORARY + 1, -(TEMPORARY + 1), -(part + 1)),
+        ),
+        phase_ends=(1, 3, 5, 17, 22, 22),
+        again=(9, 12),
+        exchanged=(100, 150),
+        gradient_events={},
+        gradient_of={0: part},
+    )

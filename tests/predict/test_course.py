@@ -12,7 +12,7 @@ from autofit.predict.course import Course
 from autofit.predict.timeline import Integers, StepBuilder
 from autofit.predict.trace import Phase
 from autofit.units import MIB
-from tests.predict.made_up import LOSS, made_up_trace
+from tests.predict.made_up import LOSS, made_up_trace, of_several_processes
 
 
 def sizes_of(rows: int) -> Integers:
@@ -92,3 +92,15 @@ def test_an_evaluation_comes_after_the_last_step_and_leaves_nothing() -> None:
     course.evaluation(sizes)
     assert allocator.allocated == before
     assert allocator.peaks.allocated == before + 9000 * MIB
+
+
+def test_of_several_processes_the_first_and_the_last_micro_step_are_played() -> None:
+    trace = of_several_processes()
+    sizes = np.array(trace.sizes) * MIB
+    for accumulation in (2, 5):
+        allocator = CachingAllocator()
+        course = Course(StepBuilder(trace), allocator, sizes, is_paged=False)
+        for _ in range(3):
+            course.step([sizes] * accumulation)
+        assert allocator.peaks.allocated == StepBuilder(trace).steady_step(accumulation).peak_bytes * MIB
+        assert allocator.allocated == (1000 + 2000 + accumulation * 16) * MIB

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 
 from autofit.device.rates import Rates
-from autofit.predict.step_time import Efficiency, StepClock, Work, WorkShares
+from autofit.predict.families import Family
+from autofit.predict.step_time import Efficiency, StepClock, Work, WorkShares, exchange_seconds
+from tests.predict.made_up import made_up_trace, of_several_processes
 
 RATES = Rates(flops_16=1000.0, flops_32=100.0, flops_tf32=500.0, bytes_per_second=10.0, launch_seconds=0.0)
 ALL = Efficiency(products=1.0, attention=1.0, traffic=1.0)
@@ -94,3 +96,14 @@ def test_work_of_a_step_counts_every_micro_step_and_one_update() -> None:
     assert amounts.moved_bytes == 4 * 31.0 + 50.0
     assert amounts.arithmetic_seconds == 4 * 2.0
     assert amounts.traffic_seconds == pytest.approx(17.4)
+
+
+def test_an_exchange_brings_each_process_the_parts_of_the_others() -> None:
+    assert exchange_seconds(8 * 10**9, 8, 100e9) == pytest.approx(7e9 / 80e9)
+    assert exchange_seconds(8 * 10**9, 1, 100e9) == 0
+
+
+def test_what_processes_exchange_is_gathered_in_every_micro_step_and_reduced_in_the_last() -> None:
+    family = Family(of_several_processes(), None, inputs_ahead=0)
+    assert [family.exchanged_bytes(accumulation) for accumulation in (2, 4)] == [250, 450]
+    assert Family(made_up_trace(), None, inputs_ahead=0).exchanged_bytes(4) == 0

@@ -6,7 +6,7 @@ import numpy as np
 
 from autofit.predict.timeline import StepBuilder
 from autofit.predict.trace import Category, Phase
-from tests.predict.made_up import made_up_trace
+from tests.predict.made_up import made_up_trace, of_several_processes
 
 
 def test_without_accumulation_the_first_step_is_what_was_traced() -> None:
@@ -64,3 +64,12 @@ def test_other_sizes_make_another_step_of_the_same_events() -> None:
     builder = StepBuilder(trace)
     larger = builder.steady_step(2, np.array(made_up_trace(4).sizes))
     assert larger.peak_bytes == StepBuilder(made_up_trace(4)).steady_step(2).peak_bytes
+
+
+def test_a_last_micro_step_of_several_processes_is_the_traced_one() -> None:
+    peaks = StepBuilder(of_several_processes()).steady_step(2).phase_peaks()
+    inputs = 2 * 16
+    assert peaks[Phase.FORWARD] == 1000 + 2000 + inputs + 1000 + 200 + 4
+    assert peaks[Phase.BACKWARD] == 1000 + 2000 + inputs + 1000 + 200 + 4 + 1000
+    assert peaks[Phase.UPDATE] == 1000 + 2000 + inputs + 500 + 4 + 300 - 4
+    assert StepBuilder(of_several_processes()).steady_step(5).peak_bytes - 3 * 16 == peaks[Phase.BACKWARD]

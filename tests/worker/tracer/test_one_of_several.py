@@ -1,0 +1,67 @@
+"""Traces of one process of several against real ones, and what they leave behind in the process that traces."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+
+from autofit.worker.tracer.batch import trace_request
+from benchmarks.prediction.live_bytes import Case, request_of
+from benchmarks.prediction.live_processes import Shared
+
+CASES = (
+    Shared(case=Case(architecture="llama", accumulation=3), parallelism="ddp"),
+    Shared(case=Case(architecture="llama", accumulation=1, checkpointing="every_layer"), parallelism="ddp"),
+    Shared(case=Case(architecture="qwen3", accumulation=1, precision="bf16"), parallelism="fsdp2"),
+    Shared(case=Case(architecture="llama", accumulation=3, precision="pure_bf16"), parallelism="fsdp2"),
+    Shared(case=Case(architecture="gpt2", optimizer="adamw_torch"), parallelism="fsdp2_kept"),
+    Shared(case=Case(architecture="llama", method="lora", precision="bf16"), parallelism="fsdp2", processes=4),
+)
+
+
+def test_bytes_alive_in_a_process_are_within_half_a_percent_in_every_phase(tmp_path: Path) -> None:
+    # In a process that may be forked: pytest has threads of its own.
+    cases, rows = tmp_path / "cases.json", tmp_path / "rows.json"
+    cases.write_bytes(msgspec.json.encode(CASES))
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.prediction.live_processes", cases, rows],
+        check=True,
+        timeout=300,
+        cwd=Path(__file__).parents[3],
+    )
+    found = json.loads(rows.read_text())
+    assert [row["case"] for row in found] == [shared.name for shared in CASES]
+    for row in found:
+        assert "refusal" not in row, row
+        assert all(abs(error) <= 0.005 for error in row["errors"].values()), row
+
+
+def test_afterwards_the_process_is_alone_again() -> None:
+    request, _ = request_of(Case(architecture="llama"))
+    before, environment = trace_request(request).trace, dict(os.environ)
+    shared = Shared(case=Case(architecture="llama"), parallelism="fsdp2")
+    assert trace_request(msgspec.structs.replace(request, recipe=shared.shared(request.recipe))).trace != before
+    assert not torch.distributed.is_initialized()
+    assert dict(os.environ) == environment
+    assert trace_request(request).trace == before
+
+
+def test_each_process_takes_less_the_more_there_are_and_gathers_the_same() -> None:
+    case = Case(architecture="llama", accumulation=1)
+    request, _ = request_of(case)
+    traces = []
+    for processes in (2, 8):
+        recipe = Shared(case=case, parallelism="fsdp2", processes=processes).shared(request.recipe)
+        trace = trace_request(msgspec.structs.replace(request, recipe=recipe)).trace
+        assert trace is not None
+        traces.append(trace)
+    few, many = (sum(trace.sizes[block] for block in trace.gradient_of.values()) for trace in traces)
+    assert few == pytest.approx(4 * many, rel=0.01)
+    assert traces[0].exchanged == pytest.approx(traces[1].exchanged, rel=0.01)
