@@ -37,7 +37,7 @@ def main() -> None:
         seed=1,
     )
     tokenizer = ByT5Tokenizer()
-    samples = exported.samples_of(options.text.read_text(encoding="utf-8"), tokenizer)
+    samples = exported.samples_of(exported.texts_of(options.text, "text"), tokenizer)
     # There are no weights to start from here; with some, this would be exported.load_model().
     model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(exported.MODEL), **exported.MODEL_KWARGS)
     collator = exported.data_collator(tokenizer)

@@ -35,6 +35,8 @@ def test_exported_arguments_train_a_model_on_real_text(tmp_path: Path) -> None:
     assert found is not None, output
     micro, accumulation, first, last = (float(group) for group in found.groups())
     assert micro * accumulation == 16
+    characters = len((ROOT / "examples" / "genesis.txt").read_bytes())
+    assert abs(int(output.split(" samples")[0].rsplit(None, 1)[-1]) - characters // 128) < 10
     assert last < first - 1.0, "the loss must fall from that of a fresh model"
 
 

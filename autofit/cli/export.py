@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def main(words: list[str]) -> int:
     """Write the exports; the exit code."""
-    from autofit.export import EXPORTERS, parse_export, write_export
+    from autofit.export import EXPORTERS, parse_exports, write_export
 
     parser = Parser(prog="autofit export", description="Write what a stored study recommends.")
     parser.add_argument(
@@ -35,7 +35,7 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     if not options.exports and options.into is None:
         parser.error("give FORMAT=PATH, or --into FILE")
-    exports = [parse_export(text, force=options.force) for text in options.exports]
+    exports = parse_exports(options.exports, force=options.force)
     from autofit.api import load
 
     result = dataclasses.replace(load(options.study, storage=options.storage), rank=options.rank)

@@ -30,9 +30,9 @@ def report(search: Callable[[Observer], SearchResult], options: argparse.Namespa
     """Search, print the result and write the exports; the exit code. ``command`` is what was typed."""
     if options.price is not None and options.samples is None:
         raise UserError("--price needs --samples: how many samples the run has.")
-    from autofit.export import parse_export, write_export
+    from autofit.export import parse_exports, write_export
 
-    exports = [parse_export(text, force=options.force) for text in options.export]
+    exports = parse_exports(options.export, force=options.force)
     from autofit.cli.show import print_result
     from autofit.report.live import watch
 

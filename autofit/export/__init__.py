@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from autofit.errors import UserError
@@ -43,6 +44,8 @@ EXPORTERS: dict[str, Callable[[Result], Exported]] = {
     "csv": csv_table.serialize,
 }
 """Format -> a function from a result to a file's text. It opens no file."""
+IMPORTED = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
+"""Packages that exported Python files import, and that a file of such a name in the same folder would hide."""
 BY_SUFFIX = {
     ".py": "training-arguments",
     ".yaml": "yaml",
@@ -63,10 +66,31 @@ def parse_export(text: str, *, force: bool = False) -> tuple[str, Path]:
     name, separator, path_text = text.partition("=")
     if not separator and Path(text).suffix in BY_SUFFIX:
         name, separator, path_text = BY_SUFFIX[Path(text).suffix], "=", text
-    if name not in EXPORTERS or not separator or not path_text:
-        raise UserError(f"--export takes FORMAT=PATH with a format of {', '.join(EXPORTERS)}; not '{text}'.")
+    if not separator and name not in EXPORTERS:
+        raise UserError(
+            f"'{text}' does not say in which format: write FORMAT={text}, with a format of {', '.join(EXPORTERS)}, or "
+            f"a path that ends in {', '.join(BY_SUFFIX)}."
+        )
+    if name not in EXPORTERS:
+        near = difflib.get_close_matches(name, EXPORTERS, n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"There is no export format '{name}'.{hint} The formats are {', '.join(EXPORTERS)}.")
+    if not path_text:
+        raise UserError(f"'{text}' names no file; write {name}=PATH.")
     path = Path(path_text).expanduser()
-    return name, check_path(path, f"--export {name}", force=force)
+    if path.suffix == ".py" and path.stem in IMPORTED:
+        raise UserError(f"A file named {path.name} would be imported in place of {path.stem}; choose another name.")
+    return name, check_path(path, f"The export {name}", force=force)
+
+
+def parse_exports(texts: Sequence[str], *, force: bool = False) -> list[tuple[str, Path]]:
+    """Several at once. Raises UserError as ``parse_export`` does, and where two are one file."""
+    exports = [parse_export(text, force=force) for text in texts]
+    paths = [path.resolve() for _, path in exports]
+    twice = next((path for path in paths if path.is_file() is path.exists() and paths.count(path) > 1), None)
+    if twice is not None:
+        raise UserError(f"Two exports would be written to '{twice.name}'; give each a path of its own.")
+    return exports
 
 
 def write_export(result: Result, name: str, path: Path) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.device.kinds import kind_of
-from autofit.export.exported import Exported, as_yaml, command, header, of_causal_model
+from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.knobs.allocator import VARIABLE as ALLOCATOR_VARIABLE
 from autofit.knobs.attention import TORCH_VARLEN
@@ -47,7 +47,7 @@ def serialize(result: Result) -> Exported:
     _, recommendation = of_causal_model(result, "axolotl")
     arguments = dict(recommendation.training_arguments)
     document: dict[str, Any] = {
-        "base_model": result.record.workload.model,
+        "base_model": model_name(result),
         **({"trust_remote_code": True} if result.record.trust_remote_code else {}),
         "sequence_len": result.record.workload.sequence_length,
     }

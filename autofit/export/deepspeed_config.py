@@ -34,7 +34,11 @@ def serialize(result: Result) -> Exported:
         *not_arguments(result),
     )
     document: dict[str, Any] = {
-        "_comment": header(result, left_out, "Use: TrainingArguments(deepspeed=FILE)."),
+        "_comment": header(
+            result,
+            left_out,
+            "Use: TrainingArguments(deepspeed=FILE), in a program that deepspeed, torchrun or accelerate starts.",
+        ),
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.accumulation_steps,
         "train_batch_size": workload.effective_batch,

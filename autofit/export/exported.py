@@ -50,6 +50,12 @@ def of_causal_model(result: Result, trainer: str) -> tuple[Ranked, Recommendatio
     return found
 
 
+def model_name(result: Result) -> str:
+    """The model by its hub name, or its folder wherever the file is used."""
+    source = result.record.model
+    return source.path if source.origin == "folder" and source.path is not None else result.record.workload.model
+
+
 def all_arguments(result: Result) -> dict[str, Any]:
     """TrainingArguments that are known: the recommended ones, of a program over those that it has itself."""
     _, recommendation = recommended(result)

@@ -6,7 +6,7 @@ from typing import Any
 
 from autofit.device.kinds import kind_of
 from autofit.export.arguments import checkpointing_of, known_and_others
-from autofit.export.exported import Exported, as_yaml, command, header, of_causal_model
+from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
@@ -36,7 +36,7 @@ def serialize(result: Result) -> Exported:
     taken, others = known_and_others(arguments, (*_KNOWN, "use_liger_kernel"))
     left_out = [*checkpointing.others, *others]
     document: dict[str, Any] = {
-        "model_name_or_path": result.record.workload.model,
+        "model_name_or_path": model_name(result),
         **({"trust_remote_code": True} if result.record.trust_remote_code else {}),
         "stage": "sft",
         "do_train": True,

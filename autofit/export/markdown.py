@@ -23,7 +23,7 @@ def _table(result: Result) -> list[str]:
     titles, *rows = plain_rows(result, most_rows=MOST_ROWS)
     for row, each in zip(rows, result.ranking.ranked, strict=False):
         if each is result.ranking.best:
-            row[:] = [f"**{cell}**" for cell in row]
+            row[:] = [f"**{cell.lstrip('*')}**" for cell in row]
     lines = [titles, ["---"] * len(titles), *rows]
     return [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in lines]
 

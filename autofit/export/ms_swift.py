@@ -1,4 +1,4 @@
-"""``ms-swift``: a file for ``swift sft --config`` (ms-swift 4.6, ``swift/arguments``).
+"""``ms-swift``: a file for ``swift sft FILE`` (ms-swift 4.6, ``swift/arguments``).
 
 Written out are its own defaults that differ from TrainingArguments': checkpointing is on, a loader has a worker, and
 without a word on precision float32 weights are trained in fp16.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.export.arguments import checkpointing_of, known_and_others
-from autofit.export.exported import Exported, as_yaml, command, header, of_causal_model
+from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
@@ -40,7 +40,7 @@ def serialize(result: Result) -> Exported:
     taken, others = known_and_others(arguments, (*_KNOWN, *_WRITTEN))
     left_out = [*checkpointing.others, *others]
     document: dict[str, Any] = {
-        "model": result.record.workload.model,
+        "model": model_name(result),
         "use_hf": True,
         **_adapter(recommendation),
         "torch_dtype": recommendation.model_kwargs.get("dtype", "float32"),
@@ -63,8 +63,8 @@ def serialize(result: Result) -> Exported:
         left_out.append("flattened micro-batches, for which ms-swift wants FlashAttention")
     if padded_length(recommendation) is not None:
         left_out.append("rows that are all padded to the longest sample")
-    use = "Add dataset and learning_rate, then:"
-    lines = header(result, tuple(left_out), use, command(result, "swift sft --config FILE"))
+    use = "Add dataset and learning_rate, and model_type and template where ms-swift cannot tell them, then:"
+    lines = header(result, tuple(left_out), use, command(result, "swift sft FILE"))
     return Exported(text=as_yaml(document, lines), left_out=tuple(left_out))
 
 

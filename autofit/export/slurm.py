@@ -71,7 +71,12 @@ def _command(result: Result) -> tuple[str, tuple[str, ...]]:
     launcher = "python" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes}"
     if task_named(result.record.workload.task).labels in ("tokens", "masked"):
         words_of_file = 'train_args.py --text "${TEXT:?a file of text}" --output-dir "${OUTPUT:-output}"'
-        return f"# train_args.py is the export training-arguments.\n{_SRUN} {launcher} {words_of_file}", ()
+        rank = "" if result.rank is None else f" --rank {result.rank}"
+        made = f"autofit export training-arguments=train_args.py --study {result.study}{rank}"
+        return (
+            f"# TEXT is your data, and train_args.py what this writes: {made}\n{_SRUN} {launcher} {words_of_file}",
+            (),
+        )
     return f"# train.py is a program of yours that imports train_args.py.\n{_SRUN} {launcher} train.py", ()
 
 

@@ -7,9 +7,9 @@ import textwrap
 from autofit.device.device import Device
 from autofit.device.kinds import kind_of
 from autofit.export import program_settings
-from autofit.export.exported import Exported, recommended
+from autofit.export.exported import Exported, model_name, recommended
 from autofit.export.measured_code import collator_source, varlen_attention_source
-from autofit.export.template import filled, in_docstring, literal
+from autofit.export.template import CHECK_EFFECTIVE_BATCH, filled, in_docstring, literal
 from autofit.job.tasks import Task, task_named
 from autofit.job.workload import Workload
 from autofit.knobs.attention import TORCH_VARLEN
@@ -49,20 +49,7 @@ def training_arguments(output_dir: str, **others) -> TrainingArguments:
     return arguments
 
 
-def check_effective_batch(arguments: TrainingArguments) -> None:
-    """A plain script on several GPUs becomes DataParallel, which multiplies the batch by their number."""
-    effective_batch = (
-        arguments.per_device_train_batch_size
-        * max(1, arguments.n_gpu)
-        * arguments.gradient_accumulation_steps
-        * arguments.world_size
-    )
-    if effective_batch != EFFECTIVE_BATCH:
-        raise SystemExit(
-            f"These settings would train at an effective batch of {effective_batch} here, not {EFFECTIVE_BATCH}; "
-            "launch with: @LAUNCH@"
-        )
-
+@CHECK_EFFECTIVE_BATCH@
 
 def load_model(name: str = MODEL):
     """The model with its weights, in the dtype and with the attention that were measured."""
@@ -76,7 +63,7 @@ def data_collator(tokenizer=None):
 
 _RUN = """, or run it as it is:
 
-    @LAUNCHED@ train_args.py --text my.txt --output-dir output
+    @LAUNCHED@ FILE --text my.txt --output-dir output
 """
 
 _SHARDED_ON_HOST = """
@@ -108,6 +95,9 @@ def main() -> None:
     parser.add_argument("--output-dir", default="output")
     parser.add_argument("--max-steps", type=int, default=-1, help="stop after this many optimizer steps")
     options = parser.parse_args()
+    folder = Path(options.model)
+    if (folder.is_dir() or folder.is_absolute()) and not [*folder.glob("*.safetensors"), *folder.glob("*.bin")]:
+        raise SystemExit(f"{folder} has no weights: give --model a folder or hub name that has them.")
     arguments = training_arguments(options.output_dir, max_steps=options.max_steps)
     tokenizer = AutoTokenizer.from_pretrained(options.model@TRUST@)
     samples = samples_of(texts_of(options.text, options.field), tokenizer)
@@ -148,6 +138,8 @@ def serialize(result: Result) -> Exported:
     task = task_named(workload.task)
     runs = task.labels in ("tokens", "masked")
     values = {
+        "CHECK_EFFECTIVE_BATCH": CHECK_EFFECTIVE_BATCH,
+        "PROCESSES": str(workload.processes),
         "MAIN": _main(task, workload, trust_remote_code=result.record.trust_remote_code) if runs else "",
         "OR_RUN": filled(_RUN, {"LAUNCHED": _launcher(workload.processes)}) if runs else ".",
         "SHARDED_ON_HOST": _SHARDED_ON_HOST if _is_sharded_on_host(recommendation, device) else "",
@@ -168,13 +160,13 @@ def serialize(result: Result) -> Exported:
             trust_remote_code=result.record.trust_remote_code,
         ),
         "DATA_COLLATOR": _data_collator(task, recommendation),
-        "MODEL_REPR": repr(workload.model),
+        "MODEL_REPR": repr(model_name(result)),
         "MAX_LENGTH": str(workload.sequence_length),
         "EFFECTIVE_BATCH": str(workload.effective_batch),
         "MODEL_KWARGS": literal(recommendation.model_kwargs),
         "METHOD_KWARGS": _method_kwargs(recommendation),
         "TRAINING_ARGUMENTS": literal(recommendation.training_arguments),
-        "LAUNCH": _launch_command(workload.processes, device),
+        "LAUNCH": launch_command(workload.processes, device),
     }
     return Exported(text=filled(_TEMPLATE, values))
 
@@ -295,7 +287,10 @@ def _launcher(processes: int) -> str:
     return "python" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes}"
 
 
-def _launch_command(processes: int, device: Device) -> str:
+def launch_command(processes: int, device: Device) -> str:
+    """The start of a command that trains on as many devices as were measured."""
+    if processes == 1 and kind_of(device).is_host:
+        return "CUDA_VISIBLE_DEVICES= python"
     if processes == 1:
         # Numbers are the driver's, which CUDA counts by only where it is told to.
         order = "CUDA_DEVICE_ORDER=PCI_BUS_ID " if device.index else ""

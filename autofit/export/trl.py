@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.device.kinds import kind_of
-from autofit.export.exported import Exported, as_yaml, header, of_causal_model
+from autofit.export.exported import Exported, as_yaml, header, model_name, of_causal_model
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
@@ -42,7 +42,7 @@ def settings(result: Result) -> tuple[dict[str, Any], tuple[str, ...]]:
     arguments = dict(recommendation.training_arguments)
     length = result.record.workload.sequence_length
     document: dict[str, Any] = {
-        "model_name_or_path": result.record.workload.model,
+        "model_name_or_path": model_name(result),
         **({"trust_remote_code": True} if result.record.trust_remote_code else {}),
         **model,
         **_adapter(recommendation),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from autofit.device.kinds import kind_of
+from typing import Any
+
 from autofit.export import trl
-from autofit.export.exported import Exported, header, of_causal_model
-from autofit.export.template import filled, in_docstring, literal
+from autofit.export.exported import Exported, header, model_name, of_causal_model
+from autofit.export.template import CHECK_EFFECTIVE_BATCH, filled, in_docstring, literal
+from autofit.export.training_arguments import launch_command
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.result import Result
 
@@ -21,22 +23,28 @@ os.environ.update(@ENVIRONMENT@)  # torch reads these when it is imported
 
 MODEL = @MODEL@
 MODEL_KWARGS = @MODEL_KWARGS@
+EFFECTIVE_BATCH = @EFFECTIVE_BATCH@  # samples per optimizer step, over all devices
 @METHOD_KWARGS@SFT_ARGUMENTS = @SFT_ARGUMENTS@
 
 
 def sft_config(output_dir: str, **others) -> SFTConfig:
-    """The measured settings, and what you add to them."""
-    return SFTConfig(output_dir=output_dir, **{**SFT_ARGUMENTS, **others})
+    """The measured settings, and what you add to them; stops where they would change the effective batch."""
+    config = SFTConfig(output_dir=output_dir, **{**SFT_ARGUMENTS, **others})
+    check_effective_batch(config)
+    return config
 
+
+@CHECK_EFFECTIVE_BATCH@
 
 def load_model(name: str = MODEL):
     """The model with its weights, in the dtype and with the attention that were measured."""
     return AutoModelForCausalLM.from_pretrained(name, **MODEL_KWARGS@MODEL_OTHERS@)
 
 
-def trainer(train_dataset, config: SFTConfig, **others) -> SFTTrainer:
-    """TRL's trainer with all of it. On a machine of several GPUs show it one: CUDA_VISIBLE_DEVICES=@DEVICE@."""
-    return SFTTrainer(model=load_model(), args=config, train_dataset=train_dataset@ADAPTER@, **others)
+def trainer(train_dataset, config: SFTConfig, model=None, **others) -> SFTTrainer:
+    """TRL's trainer with all of it; of MODEL, where no other model is given."""
+    model = load_model() if model is None else model
+    return SFTTrainer(model=model, args=config, train_dataset=train_dataset@ADAPTER@, **others)
 '''
 _OF_MODEL = ("model_name_or_path", "dtype", "attn_implementation", "trust_remote_code", "load_in_4bit", "use_peft")
 _OF_LAUNCH = ("num_processes", "gpu_ids", "env")
@@ -70,17 +78,23 @@ def serialize(result: Result) -> Exported:
         method += f"LORA = {literal(recommendation.adapter)}\n"
     imports.append("from trl import SFTConfig, SFTTrainer  # noqa: E402")
     values = {
-        "HEADER": "\n".join(
-            map(in_docstring, header(result, left_out, trl.limit_of_samples(result, document).strip()))
-        ),
+        "HEADER": "\n".join(map(in_docstring, header(result, left_out, _use(result, document)))),
         "ENVIRONMENT": literal(recommendation.environment),
         "IMPORTS": "\n".join(imports),
-        "MODEL": repr(result.record.workload.model),
+        "MODEL": repr(model_name(result)),
         "MODEL_KWARGS": literal(model),
         "METHOD_KWARGS": method,
         "SFT_ARGUMENTS": literal(arguments),
         "MODEL_OTHERS": others,
-        "DEVICE": kind_of(device).visible(device.index) or "''",
+        "CHECK_EFFECTIVE_BATCH": CHECK_EFFECTIVE_BATCH.replace("TrainingArguments", "SFTConfig"),
+        "EFFECTIVE_BATCH": str(result.record.workload.effective_batch),
+        "PROCESSES": str(result.record.workload.processes),
+        "LAUNCH": launch_command(result.record.workload.processes, device),
         "ADAPTER": "" if recommendation.adapter is None else ", peft_config=LoraConfig(**LORA)",
     }
     return Exported(text=filled(_TEMPLATE, values), left_out=left_out)
+
+
+def _use(result: Result, document: dict[str, Any]) -> str:
+    limit = trl.limit_of_samples(result, document).strip()
+    return f"{limit} Import it: trainer(train_dataset, sft_config('output', learning_rate=...)).train().".strip()

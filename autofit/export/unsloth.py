@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.export.arguments import checkpointing_of, known_and_others
-from autofit.export.exported import Exported, as_yaml, command, header, of_causal_model
+from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
@@ -27,7 +27,7 @@ def serialize(result: Result) -> Exported:
     checkpointing = checkpointing_of(arguments)
     adapter = recommendation.adapter
     document: dict[str, Any] = {
-        "model": result.record.workload.model,
+        "model": model_name(result),
         "training": {
             "training_type": "full" if adapter is None else "lora",
             "load_in_4bit": recommendation.quantization is not None,

@@ -40,7 +40,8 @@ def beside_the_calls(result: Result) -> tuple[str, ...]:
         if value is not None:
             parts.append(f"{name}({_keywords(value)})")
     if recommendation.collator:
-        parts.append(f"the data collator {recommendation.collator}({_keywords(recommendation.collator_kwargs)})")
+        collator = f"{recommendation.collator}({_keywords(recommendation.collator_kwargs)})"
+        parts.append(f"the data collator {collator}, which the export training-arguments has")
     return (*parts, *variables)
 
 

@@ -261,10 +261,16 @@ class Measurement:
 
     @property
     def round_spread(self) -> float:
-        """Half of what the rounds differ by, as a share of a step; there have to be rounds."""
+        """Half of what the compared rounds differ by, as a share of a step; there have to be rounds."""
         by_round = dict(zip(self.rounds, self.round_seconds, strict=True))
-        counted = [by_round[number] for number in self.undisturbed_rounds or by_round]
-        return (max(counted) - min(counted)) / 2 / self.step_seconds
+        seconds = [by_round[number] for number in self.compared_rounds]
+        return (max(seconds) - min(seconds)) / 2 / self.step_seconds
+
+    @property
+    def compared_rounds(self) -> set[int]:
+        """Undisturbed rounds; all where there are not two of them, as a single one differs from nothing."""
+        undisturbed = self.undisturbed_rounds
+        return undisturbed if len(undisturbed) > 1 else set(self.rounds)
 
     @property
     def starting_seconds(self) -> float:

@@ -271,7 +271,7 @@ def _measuring_reason(best: Ranked, trials: Sequence[Trial]) -> list[str]:
             f"{'lower' if difference < 0 else 'higher'}"
         )
     reasons.extend(best.trial.notes)
-    rounds = len(measurement.rounds)
+    rounds = len(measurement.compared_rounds)
     if rounds > 1:
         reasons.append(f"its {rounds} interleaved rounds differ by ±{measurement.round_spread:.1%}")
     if measurement.is_disturbed:
@@ -304,7 +304,9 @@ def _unconfirmed(best: Ranked, *, is_chosen: bool) -> str:
 def _maybe_faster(best: Ranked, ranking: Ranking) -> list[str]:
     """Configurations that only a short trial says are faster."""
     if ranking.chosen is not None:
-        return [] if best.rank == 1 else [f"{best.rank - 1} of the measured configurations rank before it"]
+        before = best.rank - 1
+        ranks = "ranks" if before == 1 else "rank"
+        return [f"{before} of the measured configurations {ranks} before it"] if before else []
     faster = [each for each in ranking.ranked[: best.rank - 1] if not each.trial.is_outside]
     if not faster:
         return []

@@ -216,7 +216,7 @@ def _why_no_flash_attention() -> str:
     try:
         version = importlib.metadata.version("flash-attn")
     except importlib.metadata.PackageNotFoundError:
-        return "flash-attn is not installed (pip install 'autofit-train[flash]')"
+        return "flash-attn is not installed (pip install flash-attn --no-build-isolation)"
     if torch.version.cuda is None:
         return f"flash-attn {version} needs a torch that is built for CUDA"
     return f"flash-attn {version} is too old; transformers takes 2.3.3 or newer"

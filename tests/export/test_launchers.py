@@ -180,6 +180,8 @@ def test_trls_python_trains_a_model_at_the_measured_batch(tmp_path: Path, kept_e
     names["trainer"].__globals__["load_model"] = lambda: AutoModelForCausalLM.from_pretrained(
         tmp_path / "model", **names["MODEL_KWARGS"]
     )
+    with pytest.raises(SystemExit, match="effective batch of 8 here, not 32"):
+        names["sft_config"](str(tmp_path), per_device_train_batch_size=1)
     samples = datasets.Dataset.from_dict({"input_ids": [[1, 1, 1, 1]] * 64, "attention_mask": [[1] * 4] * 64})
     trainer = names["trainer"](
         samples,

@@ -19,7 +19,7 @@ from transformers import AutoTokenizer, Trainer
 from autofit.device.device import Device
 from autofit.errors import UserError
 from autofit.export import EXPORTERS, parse_export, training_arguments, write_export
-from autofit.export.training_arguments import _launch_command
+from autofit.export.training_arguments import launch_command
 from autofit.job.lengths import SampleLengths
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result
@@ -172,8 +172,8 @@ def test_the_library_gives_the_collator_that_was_measured() -> None:
 
 def test_a_card_that_is_not_the_first_is_named_by_the_drivers_number() -> None:
     device = Device(kind="cuda", name="RTX 4090", memory_bytes=2**34, index=1)
-    assert _launch_command(1, device) == "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1 python"
-    assert _launch_command(1, dataclasses.replace(device, index=0)) == "CUDA_VISIBLE_DEVICES=0 python"
+    assert launch_command(1, device) == "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1 python"
+    assert launch_command(1, dataclasses.replace(device, index=0)) == "CUDA_VISIBLE_DEVICES=0 python"
 
 
 def test_more_devices_than_were_meant_stop_it_with_one_sentence(tmp_path: Path) -> None:
@@ -188,10 +188,29 @@ def test_more_devices_than_were_meant_stop_it_with_one_sentence(tmp_path: Path) 
         world_size = 1
         n_gpu = 4
 
-    with pytest.raises(SystemExit, match=r"effective batch of 128 here, not 32; launch with: CUDA_VISIBLE_DEVICES=0"):
+    with pytest.raises(SystemExit, match=r"effective batch of 128 here, not 32; launch with: CUDA_VISIBLE_DEVICES= "):
         module.check_effective_batch(FourCards())
-    with pytest.raises(SystemExit, match="effective batch of 64 here"):
+    with pytest.raises(SystemExit, match="effective batch of 64 here, not 32; leave the batch size and the accum"):
         module.training_arguments(str(tmp_path), gradient_accumulation_steps=8)
+
+
+def test_a_model_without_weights_is_said_in_one_sentence_wherever_the_file_is_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(TINY_LLAMA))
+    made = make_result(make_trial())
+    source = dataclasses.replace(made.record.model, name="model", origin="folder", path=str(folder))
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(dataclasses.replace(made, record=msgspec.structs.replace(made.record, model=source))))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr("sys.argv", [str(script), "--text", "verses.txt"])
+    module = load(script)
+    assert str(folder) == module.MODEL
+    with pytest.raises(SystemExit, match="has no weights: give --model"):
+        module.main()
 
 
 def test_what_is_the_users_is_not_set_and_can_be_added(tmp_path: Path) -> None:

@@ -55,3 +55,10 @@ def test_a_disturbed_round_counts_only_where_there_is_no_other() -> None:
     assert first.undisturbed_rounds == {0, 2}
     assert compare(first, second).ratio == pytest.approx(1.0) and compare(first, second).rounds == 2
     assert compare(rounds_of({1: 3.0}, cores_taken={1: 1.5}), second).ratio == pytest.approx(3.0)
+
+
+def test_rounds_differ_by_what_all_of_them_do_where_only_one_was_undisturbed() -> None:
+    disturbed_ones = rounds_of({0: 1.0, 1: 1.2}, cores_taken={1: 1.5})
+    assert disturbed_ones.compared_rounds == {0, 1}
+    assert disturbed_ones.round_spread == pytest.approx(0.1 / disturbed_ones.step_seconds)
+    assert disturbed_ones.uncertainty >= disturbed_ones.round_spread

@@ -181,7 +181,7 @@ def test_a_chosen_rank_takes_the_place_of_the_recommendation_with_its_own_settin
     assert chosen.recommendation.model_kwargs["attn_implementation"] == "eager"
     assert result.recommendation.is_confirmed and not chosen.recommendation.is_confirmed
     said = " ".join([*chosen.recommendation.reasons, chosen.recommendation.warning])
-    assert "1 of the measured configurations rank before it" in said
+    assert "1 of the measured configurations ranks before it" in said
     assert "may be faster" not in said and "is recommended" not in said and "--budget" not in said
     with pytest.raises(UserError, match="it has ranks 1 to 2"):
         _ = dataclasses.replace(result, rank=3).ranking

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from autofit.driver.explanation import Explanation
 
-NEEDS = "Charts need Altair, vl-convert and Jinja2: pip install 'autofit-train[report]'."
+NEEDS = "Charts need Altair, vl-convert and Jinja2: pip install altair vl-convert-python jinja2."
 GREY = "#8a97a6"
 MOST_PERCENT = 150
 KINDS = {"recommended": "#d1495b", "reference": "#edae49", "ran whole": "#2e6fb7", "short trial": GREY}
