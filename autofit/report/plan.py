@@ -32,6 +32,8 @@ BAR_LETTERS = {
     "context": "x",
     "calibration": "c",
 }
+LEAST_SHOWN = 0.01
+"""Share of a bar from which on its letter is explained."""
 BAR_STYLES = {"W": "blue", "G": "cyan", "O": "magenta", "C": "bright_blue", "A": "green", "L": "yellow", "s": "dim"}
 
 
@@ -217,7 +219,14 @@ def _bar(prediction: Prediction, usable: int, width: int) -> Text:
 
 
 def _about(plan: Plan) -> str:
-    letters = ", ".join(f"{letter} {_words(name)}" for name, letter in BAR_LETTERS.items() if letter in "WGOCALs")
+    predictions = [each.prediction for card in plan.cards for each in card.configs]
+    shown = {
+        name
+        for prediction in predictions
+        for name, size in prediction.bytes_by_category.items()
+        if size >= LEAST_SHOWN * prediction.total_bytes
+    }
+    letters = ", ".join(f"{letter} {_words(name)}" for name, letter in BAR_LETTERS.items() if name in shown)
     bars = f" Bars: {letters}, dots free." if len(plan.cards) == 1 and plan.cards[0].configs else ""
     costs = " Costs are in the currency of --price." if _is_priced(plan) else ""
     return (

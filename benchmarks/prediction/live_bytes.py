@@ -199,6 +199,11 @@ def run(only: str = "") -> dict[str, Any]:
         rows.append(row)
         worst = max((abs(error) for error in row.get("errors", {}).values()), default=float("nan"))
         print(f"{worst:9.4%}  {case.name}  {row.get('refusal', '')}", flush=True)
+    return with_summary(rows)
+
+
+def with_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The rows of a comparison behind their median and largest error, which are printed."""
     errors = [abs(error) for row in rows for error in row.get("errors", {}).values()]
     summary = {
         "cases": len(rows),

@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import socket
-import statistics
 import sys
 import tempfile
 import time
@@ -34,7 +33,7 @@ from autofit.predict.trace import Phase
 from autofit.predict.trace_request import TraceRequest
 from autofit.worker.build import build_trial_model
 from autofit.worker.tracer.batch import trace_request
-from benchmarks.prediction.live_bytes import Case, quiet, request_of
+from benchmarks.prediction.live_bytes import Case, quiet, request_of, with_summary
 from benchmarks.prediction.real_step import real_phase_peaks
 
 PHASES = (Phase.FORWARD, Phase.BACKWARD, Phase.UPDATE)
@@ -190,15 +189,7 @@ def compare_all(cases: Iterable[Shared]) -> list[dict[str, Any]]:
 def run() -> dict[str, Any]:
     """Compare every case, and print the summary, too."""
     rows = compare_all(all_cases())
-    errors = [abs(error) for row in rows for error in row.get("errors", {}).values()]
-    summary = {
-        "cases": len(rows),
-        "refused": sum("refusal" in row for row in rows),
-        "median_error": statistics.median(errors) if errors else None,
-        "largest_error": max(errors, default=None),
-    }
-    print(summary)
-    return {"summary": summary, "rows": rows}
+    return with_summary(rows)
 
 
 if __name__ == "__main__":
