@@ -57,7 +57,7 @@ def serialize(result: Result) -> Exported:
 
 def _command(result: Result) -> tuple[str, tuple[str, ...]]:
     """The line that trains, and what it leaves out."""
-    program, processes = result.situation.program, result.record.workload.processes
+    program = result.situation.program
     if program is not None:
         changes = recommended_changes(result)
         command = changed_command(program, changes)
@@ -68,7 +68,7 @@ def _command(result: Result) -> tuple[str, tuple[str, ...]]:
         is_complete = command is not None or not changes
         left_out = () if is_complete else (f"changes in the program itself: {changes_in_a_line(result)}",)
         return f"{_SRUN} {shlex.join(words)}", left_out
-    launcher = "python" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes}"
+    launcher = result.record.workload.launcher
     if task_named(result.record.workload.task).labels in ("tokens", "masked"):
         words_of_file = 'train_args.py --text "${TEXT:?a file of text}" --output-dir "${OUTPUT:-output}"'
         rank = "" if result.rank is None else f" --rank {result.rank}"

@@ -141,7 +141,7 @@ def serialize(result: Result) -> Exported:
         "CHECK_EFFECTIVE_BATCH": CHECK_EFFECTIVE_BATCH,
         "PROCESSES": str(workload.processes),
         "MAIN": _main(task, workload, trust_remote_code=result.record.trust_remote_code) if runs else "",
-        "OR_RUN": filled(_RUN, {"LAUNCHED": _launcher(workload.processes)}) if runs else ".",
+        "OR_RUN": filled(_RUN, {"LAUNCHED": workload.launcher}) if runs else ".",
         "SHARDED_ON_HOST": _SHARDED_ON_HOST if _is_sharded_on_host(recommendation, device) else "",
         "OWN_CODE": _own_code(task, recommendation),
         "MODEL": in_docstring(workload.model),
@@ -166,7 +166,7 @@ def serialize(result: Result) -> Exported:
         "MODEL_KWARGS": literal(recommendation.model_kwargs),
         "METHOD_KWARGS": _method_kwargs(recommendation),
         "TRAINING_ARGUMENTS": literal(recommendation.training_arguments),
-        "LAUNCH": launch_command(workload.processes, device),
+        "LAUNCH": launch_command(workload, device),
     }
     return Exported(text=filled(_TEMPLATE, values))
 
@@ -283,16 +283,12 @@ def _is_sharded_on_host(recommendation: Recommendation, device: Device) -> bool:
     return kind_of(device).is_host and bool(recommendation.training_arguments.get("fsdp"))
 
 
-def _launcher(processes: int) -> str:
-    return "python" if processes == 1 else f"torchrun --standalone --nproc-per-node {processes}"
-
-
-def launch_command(processes: int, device: Device) -> str:
+def launch_command(workload: Workload, device: Device) -> str:
     """The start of a command that trains on as many devices as were measured."""
-    if processes == 1 and kind_of(device).is_host:
+    if workload.processes == 1 and kind_of(device).is_host:
         return "CUDA_VISIBLE_DEVICES= python"
-    if processes == 1:
+    if workload.processes == 1:
         # Numbers are the driver's, which CUDA counts by only where it is told to.
         order = "CUDA_DEVICE_ORDER=PCI_BUS_ID " if device.index else ""
         return f"{order}CUDA_VISIBLE_DEVICES={device.index} python"
-    return _launcher(processes)
+    return workload.launcher

@@ -89,7 +89,7 @@ def serialize(result: Result) -> Exported:
         "CHECK_EFFECTIVE_BATCH": CHECK_EFFECTIVE_BATCH.replace("TrainingArguments", "SFTConfig"),
         "EFFECTIVE_BATCH": str(result.record.workload.effective_batch),
         "PROCESSES": str(result.record.workload.processes),
-        "LAUNCH": launch_command(result.record.workload.processes, device),
+        "LAUNCH": launch_command(result.record.workload, device),
         "ADAPTER": "" if recommendation.adapter is None else ", peft_config=LoraConfig(**LORA)",
     }
     return Exported(text=filled(_TEMPLATE, values), left_out=left_out)

@@ -60,6 +60,11 @@ class Workload:
         """Samples that one process sees in one optimizer step."""
         return self.effective_batch // self.processes
 
+    @property
+    def launcher(self) -> str:
+        """Start of the command that trains in as many processes, of one host."""
+        return "python" if self.processes == 1 else f"torchrun --standalone --nproc-per-node {self.processes}"
+
     def batch_pairs(self) -> tuple[tuple[int, int], ...]:
         """Every exact (micro-batch, accumulation steps), smallest micro-batch first."""
         total = self.samples_per_process

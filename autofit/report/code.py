@@ -21,6 +21,7 @@ def usage_code(result: Result) -> str:
             training_arguments_call(recommendation.training_arguments, output_dir="output"),
             model_call(record.workload, recommendation, trust_remote_code=record.trust_remote_code),
             *method_lines(recommendation),
+            *([f"# start it with: {record.workload.launcher} train.py"] if record.workload.processes > 1 else []),
         ]
     )
 
