@@ -133,7 +133,7 @@ def search(
     ``baseline`` is a file of the TrainingArguments that are used now (``baseline.py``): what is compared with.
     ``gpus`` runs one trial on each of several GPUs, side by side: ``all``, or such as ``"0,1"``; or ``none``, so that
     only workers that join run any (``autofit worker``). ``processes`` train together, each on a GPU of its own: the
-    effective batch is that of all of them; nothing is predicted then.
+    effective batch is that of all of them.
 
     Returns the result; after Ctrl-C too, with ``interrupted`` set and everything measured in it.
     Raises UserError for a request that cannot be carried out, NothingFitsError where every

@@ -108,11 +108,11 @@ def format_seconds(seconds: float) -> str:
 
 def format_roughly(seconds: float) -> str:
     """A duration that is only guessed at, upwards: ``10 s``, ``50 s``, ``3 min``, ``2 h``."""
-    if seconds <= 55:
+    if seconds <= 50:
         return f"{max(1, math.ceil(seconds / 10)) * 10} s"
     if seconds <= 95 * 60:
-        return f"{max(1, round(seconds / 60))} min"
-    return f"{round(seconds / 3600)} h"
+        return f"{math.ceil(seconds / 60)} min"
+    return f"{math.ceil(seconds / 3600)} h"
 
 
 def counted(number: int, noun: str) -> str:

@@ -80,6 +80,7 @@ class Everything:
     """A strategy that runs the whole space, whatever is known to run out of memory."""
 
     conclusion = "everything was run"
+    trials_to_come = None
 
     def propose(self, history: History) -> TrainConfig | None:
         tried = {trial.config for trial in history.trials}

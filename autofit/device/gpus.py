@@ -129,8 +129,10 @@ def _gpu(entry: dict[str, Any]) -> Gpu:
 
 def _link(entry: dict[str, Any]) -> float | None:
     """Bytes a second to any other card of the host: NVLink where it joins them all, else PCI Express."""
-    has_slot = re.search(r"pcie|nvl$", entry["name"], re.IGNORECASE)
+    has_slot = re.search(r"pcie|nvl$|mi210$", entry["name"], re.IGNORECASE)
     if not has_slot and (entry["nvlink_gb_s"] or 0) >= LEAST_NVLINK_OF_ALL:
         return float(entry["nvlink_gb_s"]) * 1e9 / 2
     found = re.match(r"PCIe (\d\.\d) x(\d+)", entry["host_link"] or "")
-    return None if found is None else PCIE_BYTES_PER_LANE[found[1]] * int(found[2])
+    sharing = re.search(r"shared by its (\d+) GPUs", entry["host_link"] or "")
+    lanes = 0.0 if found is None else int(found[2]) / (int(sharing[1]) if sharing else 1)
+    return None if found is None else PCIE_BYTES_PER_LANE[found[1]] * lanes

@@ -84,6 +84,10 @@ class Budget:
         kept = min(wanted, CONFIRMING_SHARE * self.seconds)
         return spent_seconds + _usual_seconds(trials) + kept <= self.seconds
 
+    def trials_left(self, trials: Sequence[Trial]) -> float:
+        """Number of trials that ``--max-trials`` leaves; infinite without it."""
+        return math.inf if self.trials is None else max(0, self.trials - num_counted(trials))
+
     def allows_compiling(self, spent_seconds: float, trials: Sequence[Trial]) -> bool:
         """True if a trial that compiles first may start: as long as such trials took so far, or a guess."""
         if self.seconds is None:

@@ -203,8 +203,8 @@ def _estimated_neighbour(
             more_bytes=round(best.measurement.memory.needed * (math.exp(more) - 1)),
         )
     expected, expected_best = (estimates.predicted.get(each) for each in (config, best.trial.config))
-    # Traces do not tell what loading costs, nor what processes tell each other.
-    tells_nothing = any(row.name == knob and (row.is_of_programs or row.is_of_processes) for row in KNOBS)
+    # Traces do not tell what loading costs.
+    tells_nothing = any(row.name == knob and row.is_of_programs for row in KNOBS)
     if expected is None or expected_best is None or tells_nothing:
         return Neighbour(knob=knob, value=value, basis="unknown", reason="the trials so far do not tell")
     return Neighbour(

@@ -340,9 +340,11 @@ class Search:
         self._running[number] = config
         whole = assignment.plan.whole
         self._observer.begun(number, config, whole=whole)
-        trials_to_come = 0.0 if whole else self._strategy.trials_to_come
+        trials_to_come = self._strategy.trials_to_come
         if trials_to_come is not None:
             compared = self._compared()
+            # What runs alone comes after them.
+            trials_to_come = 0.0 if alone else min(trials_to_come, self._budget.trials_left(compared))
             rounds = rounds_to_come(compared, self._kind)
             one_after_the_other = trials_to_come / len(self._running)
             self._observer.expects(seconds_to_come(one_after_the_other, compared, rounds, self._whole_run))

@@ -62,8 +62,11 @@ def least_need(
             f"measured without the limit; it fits from --memory-limit {-(-int(wanted) // 2**20)}MiB on, "
             f"or with {shorter} or a smaller model."
         )
+    alone = format_bytes(static_bytes(situation, lean))
+    if situation.workload.processes > 1:
+        alone += " in each process"
     return (
-        f"{opening} Weights, gradients and optimizer state alone take {format_bytes(static_bytes(situation, lean))} "
+        f"{opening} Weights, gradients and optimizer state alone take {alone} "
         f"(computed, not measured); try {shorter}, --numerics aggressive, a smaller model or a larger device."
     )
 

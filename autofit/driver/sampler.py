@@ -149,7 +149,7 @@ class AutofitSampler(BaseSampler):
             if not self._prior.predict(promising.tolist()):
                 break
         largest = float(gain.max())
-        self.trials_to_come = TRIALS_FOR_EACH_E * max(0.0, math.log(max(largest, WORTHWHILE) / WORTHWHILE))
+        self.trials_to_come = max(1.0, TRIALS_FOR_EACH_E * math.log(max(largest, WORTHWHILE) / WORTHWHILE))
         if largest < WORTHWHILE:
             whole = self._whole_batch_at_once(observations, untried)
             if whole is not None:

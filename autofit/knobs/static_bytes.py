@@ -1,4 +1,4 @@
-"""What a training holds for certain, told without a trace: weights, gradients and the optimizer's state."""
+"""Bytes that a training holds for certain, told without a trace: weights, gradients and the optimizer's state."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ QUANTIZED_BYTES = 0.5
 
 
 def static_bytes(situation: Situation, config: TrainConfig) -> int:
-    """Bytes that an update has on each device at least: weights, their gradients, and state that is not paged.
+    """Bytes of weights, their gradients and the optimizer's state in each process, wherever they lie.
 
     Weights and gradients take 4 bytes each where they are trained, and 2 in pure bf16; frozen ones what they are stored
-    in, without gradients. Of what is cut into parts each process has one; of what is offloaded nothing is certain.
+    in, without gradients. Of what is cut into parts each process has one.
     """
-    model, workload = situation.model, situation.workload
+    return _bytes(situation, config, knob("optimizer").choice(config["optimizer"]).state_bytes)
+
+
+def surely_needs(situation: Situation, config: TrainConfig) -> int:
+    """The part of ``static_bytes`` that is on each device at once for certain, where every weight gets a gradient.
+
+    Paged state may leave it, factored state is less than its figure, and of what is offloaded nothing is certain.
+    """
+    if is_offloaded(config[PARALLELISM]):
+        return 0
     optimizer = knob("optimizer").choice(config["optimizer"])
-    state = 0.0 if optimizer.paged_state else optimizer.state_bytes
+    is_certain = optimizer.state_bytes >= 1 and not optimizer.paged_state
+    return _bytes(situation, config, optimizer.state_bytes if is_certain else 0.0)
+
+
+def _bytes(situation: Situation, config: TrainConfig, state: float) -> int:
+    model, workload = situation.model, situation.workload
     if workload.method == "full":
         share = 0.5 if config["precision"] == PURE_BF16 else 1.0
         whole = model.num_parameters * (8 * share + (state * share if state == 8 else state))
     else:
         whole = model.num_parameters * _frozen_bytes(situation, config) + model.trainable_parameters * (8 + state)
-    if is_offloaded(config[PARALLELISM]):
-        return 0
     return round(whole / workload.processes if is_sharded(config[PARALLELISM]) else whole)
 
 

@@ -75,6 +75,8 @@ def leanest_of(space: SearchSpace) -> list[TrainConfig]:
         others = (config[name] != value for name, value in smallest.items())
         return (config.micro_batch_size, not is_sharded(config[PARALLELISM]), *others)
 
+    if not lean:
+        return []
     found = [min(lean, key=size)]
     if is_sharded(found[0][PARALLELISM]):
         same = (each for each in lean if each.accumulation_steps == 1 and each.combination() == found[0].combination())

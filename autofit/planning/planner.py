@@ -22,7 +22,7 @@ from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
 from autofit.knobs.allocator import EXPANDABLE
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.knobs.space import SearchSpace, SpaceRequest
-from autofit.knobs.static_bytes import static_bytes
+from autofit.knobs.static_bytes import surely_needs
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.planning.candidates import (
     FIRST_RUNGS,
@@ -153,6 +153,11 @@ class _Planner:
             else shared._keeper
         )
 
+    @property
+    def _all_is_trained(self) -> bool:
+        """False for models of several parts, of which a task may leave some without a gradient."""
+        return not any(name in self.record.model.config for name in ("vision_config", "audio_config"))
+
     def close(self) -> None:
         if self._open is not None:
             self._open.close()
@@ -193,12 +198,17 @@ class _Planner:
     ) -> dict[int, CardPlan]:
         """The plans of some cards, with these rungs of the ladder and micro-batches of these sizes."""
         wanted: dict[int, list[TrainConfig]] = {}
+        too_large: dict[int, bool] = {}
         for number in numbers:
             space = spaces[number][1]
             assert space is not None
             usable = space.situation.limits.usable_bytes
-            candidates = [each for each in candidates_of(space, rungs) if static_bytes(space.situation, each) <= usable]
-            wanted[number] = [each for each in candidates if each.micro_batch_size in sizes] or candidates
+            candidates = candidates_of(space, rungs)
+            possible = [
+                each for each in candidates if not self._all_is_trained or surely_needs(space.situation, each) <= usable
+            ]
+            too_large[number] = len(possible) < len(candidates)
+            wanted[number] = [each for each in possible if each.micro_batch_size in sizes] or possible
         by_kind: dict[Needs, list[TrainConfig]] = defaultdict(list)
         for number, configs in wanted.items():
             space = spaces[number][1]
@@ -210,7 +220,7 @@ class _Planner:
         for number, configs in wanted.items():
             card, space, _ = spaces[number]
             assert space is not None
-            found[number] = self._of(card, space, configs)
+            found[number] = self._of(card, space, configs, is_known=too_large[number])
         return found
 
     def estimate(self, card: Card, fix: dict[str, str]) -> Estimate:
@@ -233,8 +243,8 @@ class _Planner:
             phase_peaks=need.phase_peaks(),
         )
 
-    def _of(self, card: Card, space: SearchSpace, candidates: Sequence[TrainConfig]) -> CardPlan:
-        """The fastest candidates that fit this card."""
+    def _of(self, card: Card, space: SearchSpace, candidates: Sequence[TrainConfig], *, is_known: bool) -> CardPlan:
+        """The fastest candidates that fit this card; ``is_known`` says that others are known to be too large."""
         predictor = self._predictor(card, space.situation)
         possible: list[tuple[float, TrainConfig]] = []
         unpredictable, refusal = 0, "no configuration is left that could be planned"
@@ -258,7 +268,7 @@ class _Planner:
             if sum(each.prediction.verdict is Verdict.FITS for each in chosen) == SHOWN:
                 break
         chosen.sort(key=lambda each: each.prediction.verdict is not Verdict.FITS)
-        nothing_known = refusal if candidates and unpredictable == len(candidates) else ""
+        nothing_known = refusal if unpredictable == len(candidates) and not is_known else ""
         return CardPlan(card=card, configs=tuple(chosen[:SHOWN]), refusal=nothing_known)
 
     def _planned(self, predictor: Predictor, space: SearchSpace, config: TrainConfig, card: Card) -> PlannedConfig:
@@ -275,6 +285,8 @@ class _Planner:
                 predictor = planner._predictor(card, situation)
                 found = [predictor.predict(config) for config in leanest_of(space)]
             except (UserError, CannotPredictError):
+                continue
+            if not found:
                 continue
             prediction = min(found, key=lambda each: each.total_bytes)
             helps.append(Help(words=words, needs_bytes=prediction.total_bytes, fits=prediction.verdict is Verdict.FITS))

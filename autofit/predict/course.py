@@ -50,13 +50,14 @@ class Course:
             # The last step's list of micro-batches is there until this one's is.
             for number in (*self._inputs[1 - parity].values(), self._others[1 - parity]):
                 self._allocator.free(number)
-        # Those between the first and the last of several processes' micro-steps need no more than the last.
-        for place, own in enumerate([sizes[0], sizes[-1]] if parts.has_last else sizes):
+        for place, own in enumerate(sizes):
             for block in parts.left_over:
                 # Of the micro-step before, if there was one.
                 self._allocator.free(block)
-            if place:
-                self._play((*parts.forward_again, *parts.accumulating), own, {**numbers, **self._incoming})
+            if place and parts.last:
+                self._play(self._further(place, len(sizes)), own, numbers)
+            elif place:
+                self._play((*parts.forward, *parts.accumulating), own, {**numbers, **self._incoming})
             elif self._steps:
                 self._play((*parts.forward, *parts.backward), own, numbers)
             else:
@@ -64,6 +65,19 @@ class Course:
                 self._play_first(parts.backward, own, numbers, thread=1)
         self._update(sizes[-1], numbers)
         self._steps += 1
+
+    def _further(self, place: int, number: int) -> Sequence[int]:
+        """Events of a further micro-step of several processes: the last of ``number``, or one before it.
+
+        What outlives the first one in between is there when the next begins: each of these leaves what it found.
+        """
+        if place == number - 1:
+            return self._parts.last
+        if place == 1:
+            return self._parts.between
+        taken = {event - 1 for event in self._parts.between if event > 0}
+        freed = {-event - 1 for event in self._parts.between if event < 0}
+        return [event for event in self._parts.between if abs(event) - 1 in taken & freed]
 
     def evaluation(self, sizes: Integers) -> None:
         """One evaluation batch after the last step."""

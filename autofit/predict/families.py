@@ -72,6 +72,9 @@ def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
     arguments = {name: value for name, value in recipe.training_arguments.items() if name not in _LEFT_OUT}
     if recipe.training_arguments.get("fp16"):
         arguments["bf16"] = True
+    if "fsdp_config" in arguments:
+        # Pinning takes data.
+        arguments["fsdp_config"] = {k: v for k, v in arguments["fsdp_config"].items() if k != "cpu_offload"}
     arguments |= {
         "use_cpu": True,
         "optim": optimizer,
@@ -155,8 +158,11 @@ class Family:
 
     def exchanged_bytes(self, accumulation: int) -> int:
         """Bytes that all processes together have of what they gather and reduce in a step; the same for all rows."""
-        first, *last = self._few.exchanged
-        return first if not last else (accumulation - 1) * first + last[0]
+        first, *others = self._few.exchanged
+        if not others:
+            return first
+        between = others[0] if len(others) > 1 else first
+        return first + (accumulation - 2) * between + others[-1]
 
     def work(self, rows: float) -> Work:
         """Work of the operators."""

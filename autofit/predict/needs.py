@@ -41,6 +41,8 @@ TOKENS_OF_AN_IMAGE = 197
 """A vision transformer's at 224 x 224 pixels in patches of 16 x 16, for choosing how many rows are traced."""
 UPDATE_LENGTH = 8
 """Tokens of the one sample with which an optimizer's update is traced."""
+MOST_MICRO_STEPS = 3
+"""Of several processes: the first, one that is like all between, and the last."""
 _UNTRACED = {row.name for row in KNOBS if not row.is_traced}
 """Knobs in which configurations differ that need the same."""
 
@@ -278,7 +280,7 @@ class Needs:
         program = self._situation.program
         fills_rows = fills_rows and (program is None or not program.shares_rows)
         # The gradients of several processes are put together in the last micro-step, which is like no other.
-        micro_steps = min(2, config.accumulation_steps) if recipe.processes > 1 else 1
+        micro_steps = min(MOST_MICRO_STEPS, config.accumulation_steps) if recipe.processes > 1 else 1
         return self._request(recipe, (length,) * rows, truth=fills_rows, micro_steps=micro_steps)
 
     def _update_request(self, config: TrainConfig) -> TraceRequest:

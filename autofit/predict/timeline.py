@@ -12,6 +12,7 @@ follows from it:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,16 +77,17 @@ class StepParts:
     """Events of the parts of a step, and the blocks that need a word: what stays (``state``), what every micro-batch
     has of its own (``inputs``), what a micro-step leaves behind that is no gradient (``left_over``), and the gradients
     that an ``accumulating`` backward pass adds to those that are there (``incoming``, by the gradients' own numbers).
-    ``products`` are outputs of matrix products. ``has_last`` says that ``accumulating`` is of a step's last micro-step,
-    which several processes end together, and that no other was traced but the first.
+    ``products`` are outputs of matrix products. Several processes end a step together: their ``last`` micro-step is
+    like no other, and those ``between`` it and the first are alike; each is forward and backward.
     """
 
     before: tuple[int, ...]
     fetched: tuple[int, ...]
     forward: tuple[int, ...]
     backward: tuple[int, ...]
-    forward_again: tuple[int, ...]
     accumulating: tuple[int, ...]
+    between: tuple[int, ...]
+    last: tuple[int, ...]
     update: tuple[int, ...]
     evaluation: tuple[int, ...]
     state: frozenset[int]
@@ -93,7 +95,6 @@ class StepParts:
     left_over: tuple[int, ...]
     incoming: tuple[int, ...]
     products: frozenset[int]
-    has_last: bool
 
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_grouped_mm")
@@ -160,17 +161,17 @@ class StepBuilder:
         events = trace.events
         inputs = [block for block in range(len(trace.sizes)) if trace.categories[block] == Category.INPUTS]
         # Inputs of a second micro-batch are like those of the first, and come and go with all others'.
-        self._inputs = inputs[: len(inputs) // (2 if trace.again else 1)]
+        self._inputs = inputs[: len(inputs) // (1 + len(trace.again) // 2)]
         further = set(inputs) - set(self._inputs)
         self._resident = [event - 1 for event in events[: ends[Phase.BEFORE]]]
         self._fetched = [
             each for each in events[ends[Phase.BEFORE] : ends[Phase.FETCH]] if abs(each) - 1 not in further
         ]
         self._forward = list(events[ends[Phase.FETCH] : ends[Phase.FORWARD]])
-        begin_again, middle, end = (*trace.again, ends[Phase.BACKWARD]) if trace.again else (ends[Phase.BACKWARD],) * 3
-        self._backward = list(events[ends[Phase.FORWARD] : begin_again])
-        self._forward_again = list(events[begin_again:middle])
-        self._backward_again = list(events[middle:end])
+        bounds = (*trace.again, ends[Phase.BACKWARD])
+        self._backward = list(events[ends[Phase.FORWARD] : bounds[0]])
+        self._further = [list(events[begin:end]) for begin, end in itertools.pairwise(bounds)]
+        """Forward and backward pass of one micro-step in between, where there is one, and of the last."""
         update = events[ends[Phase.BACKWARD] : ends[Phase.UPDATE]]
         self._update = [event for event in update if abs(event) - 1 not in further]
         evaluation = events[ends[Phase.UPDATE] : ends[Phase.EVALUATION]]
@@ -190,23 +191,21 @@ class StepBuilder:
     @cached_property
     def parts(self) -> StepParts:
         """The step taken apart, to be put together with other sizes for each micro-batch."""
-        incoming = [] if self._backward_again else self._incoming()
+        incoming = [] if self._further else self._incoming()
         return StepParts(
             before=tuple(block + 1 for block in self._resident),
             fetched=tuple(self._fetched),
             forward=tuple(self._forward),
             backward=tuple(self._backward),
-            forward_again=tuple(self._forward_again or self._forward),
-            accumulating=tuple(
-                self._backward_again or self._accumulating_backward({block: block for block in incoming})
-            ),
+            accumulating=tuple(self._accumulating_backward({block: block for block in incoming})),
+            between=tuple(itertools.chain.from_iterable(self._further[:-2])),
+            last=tuple(itertools.chain.from_iterable(self._further[-2:])),
             update=tuple(self._update),
             evaluation=tuple(self._evaluation),
             state=frozenset(self._state),
             inputs=tuple(self._inputs),
-            left_over=() if self._backward_again else tuple(self._left_over()),
+            left_over=() if self._further else tuple(self._left_over()),
             incoming=tuple(incoming),
-            has_last=bool(self._backward_again),
             products=frozenset(block for block, maker in enumerate(self.trace.makers) if maker in _PRODUCTS),
         )
 
@@ -247,10 +246,9 @@ class StepBuilder:
         script.play(self._forward, Phase.FORWARD)
         script.play(self._backward, Phase.BACKWARD)
         first_incoming = number_incoming = 0
-        if self._backward_again:
-            script.play(self._forward_again, Phase.FORWARD)
-            script.play(self._backward_again, Phase.BACKWARD)
-        elif accumulates:
+        for place, part in enumerate(self._further):
+            script.play(part, Phase.BACKWARD if place % 2 else Phase.FORWARD)
+        if accumulates and not self._further:
             # Of any number of further micro-steps the second is as good as all: it finds what each finds.
             script.free(self._left_over(), Phase.FORWARD)
             incoming = self._incoming()

@@ -73,10 +73,10 @@ class StepTrace:
     number of events when it became ``.grad``;
     ``cloned_gradients`` are those that were copied for that instead of handed over.
 
-    ``again`` says after how many events the forward and the backward pass of a second micro-step began, within the
-    backward phase; it is empty where there was one micro-step. ``exchanged`` are the bytes that all processes together
-    have of what they gather and reduce in the first micro-step, and in the second; a sum counts twice, as it is
-    gathered again.
+    ``again`` says after how many events the forward and the backward pass of each further micro-step began, within the
+    backward phase: of the last one, or of one in between and the last; it is empty where there was one micro-step.
+    ``exchanged`` are the bytes that all processes together have of what they gather and reduce in each traced
+    micro-step; a sum counts twice, as it is gathered again.
     """
 
     rows: int

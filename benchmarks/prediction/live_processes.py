@@ -28,6 +28,7 @@ import transformers
 from autofit.job.tasks import task_named
 from autofit.knobs import knob
 from autofit.knobs.recipe import Recipe
+from autofit.predict.needs import MOST_MICRO_STEPS
 from autofit.predict.timeline import StepBuilder
 from autofit.predict.trace import Phase
 from autofit.predict.trace_request import TraceRequest
@@ -76,6 +77,7 @@ def all_cases() -> Iterator[Shared]:
         Case(architecture="llama", method="lora", precision="bf16"),
         Case(architecture="llama", lengths=(64, 50, 40, 33)),
         Case(architecture="gpt2", precision="bf16"),
+        Case(architecture="gpt2", accumulation=4, checkpointing="every_layer", lengths=(16,)),
     ]
     for case, parallelism in itertools.product(cases, KINDS):
         yield Shared(case=case, parallelism=parallelism)
@@ -88,7 +90,9 @@ def compare(shared: Shared) -> dict[str, Any]:
     case = shared.case
     request, recipe = request_of(case)
     document = trace_request(
-        msgspec.structs.replace(request, recipe=shared.shared(request.recipe), micro_steps=min(2, case.accumulation))
+        msgspec.structs.replace(
+            request, recipe=shared.shared(request.recipe), micro_steps=min(MOST_MICRO_STEPS, case.accumulation)
+        )
     )
     if document.trace is None:
         return {"case": shared.name, "refusal": document.refusal}

@@ -47,6 +47,7 @@ class LadderStrategy:
     """See the module."""
 
     conclusion = "no configuration next to the best one is untried"
+    trials_to_come = None
 
     def propose(self, history: History) -> TrainConfig | None:
         return next(

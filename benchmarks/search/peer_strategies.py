@@ -19,6 +19,7 @@ class Peer:
 
     name = ""
     conclusion = "its rules are at their end"
+    trials_to_come = None
 
     def propose(self, history: History) -> TrainConfig | None:
         return next((config for config in self.steps(history) if history.outcome(config) is None), None)

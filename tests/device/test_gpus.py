@@ -34,7 +34,16 @@ def test_a_card_is_found_by_what_people_and_drivers_call_it(
 
 @pytest.mark.parametrize(
     ("name", "gigabytes"),
-    [("h100", 450), ("a100-80gb", 300), ("A100 80GB PCIe", 31.5), ("rtx-4090", 31.5), ("rtx-3090", 31.5), ("t4", 15.8)],
+    [
+        ("h100", 450),
+        ("a100-80gb", 300),
+        ("A100 80GB PCIe", 31.5),
+        ("rtx-4090", 31.5),
+        ("rtx-3090", 31.5),
+        ("t4", 15.8),
+        ("a16", 7.9),
+        ("mi210", 31.5),
+    ],
 )
 def test_cards_of_a_host_are_joined_by_nvlink_where_it_joins_them_all_and_else_by_pci_express(
     name: str, gigabytes: float

@@ -58,6 +58,7 @@ class InOrder:
     """Proposes whatever is neither measured nor ruled out, in the order of the space, and at no cost."""
 
     conclusion = "everything was tried"
+    trials_to_come = None
 
     def propose(self, history: History) -> TrainConfig | None:
         return next((config for config in history.space.configs if history.outcome(config) is None), None)

@@ -25,7 +25,7 @@ def test_the_library_call_has_the_fields_of_both_requests_with_their_defaults() 
 
 
 def test_a_plan_takes_all_of_a_job_but_what_it_has_keywords_or_no_use_for() -> None:
-    own = inspect.signature(autofit.plan).parameters.keys() | {"device", "memory_limit", "processes"}
+    own = inspect.signature(autofit.plan).parameters.keys() | {"device", "memory_limit"}
     assert JobKeywords.__annotations__.keys() == {field.name for field in dataclasses.fields(JobRequest)} - own
 
 

@@ -201,9 +201,10 @@ def test_markdown_has_the_table_the_code_and_the_reasons() -> None:
 )
 def test_the_suffix_says_the_format_where_none_is_named(path: str, format_name: str, tmp_path: Path) -> None:
     assert parse_export(str(tmp_path / path)) == (format_name, tmp_path / path)
-    for unknown in (str(tmp_path / "out.txt"), f"axolot={tmp_path / 'axo.yaml'}"):
-        with pytest.raises(UserError, match="FORMAT=PATH"):
-            parse_export(unknown)
+    with pytest.raises(UserError, match=r"does not say in which format: write FORMAT=.*out\.txt"):
+        parse_export(str(tmp_path / "out.txt"))
+    with pytest.raises(UserError, match=r"no export format 'axolot'\. Did you mean axolotl\?"):
+        parse_export(f"axolot={tmp_path / 'axo.yaml'}")
 
 
 def test_a_setting_that_moves_the_numbers_is_written_out_in_every_trainers_file() -> None:

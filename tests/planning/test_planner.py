@@ -10,6 +10,7 @@ import pytest
 import autofit
 from autofit.cli.main import main
 from autofit.errors import UserError
+from autofit.knobs.train_config import TrainConfig
 from autofit.study.prediction import Prediction, Verdict
 from autofit.units import GIB, MIB
 
@@ -186,7 +187,15 @@ def test_an_estimate_of_several_processes_says_what_each_needs_and_counts_what_t
 
 
 def test_what_is_far_too_large_is_not_traced(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("autofit.planning.planner.static_bytes", lambda situation, config: 10**15)
+    monkeypatch.setattr("autofit.planning.planner.surely_needs", lambda situation, config: 10**15)
     monkeypatch.setattr("autofit.planning.planner._Planner._helps", lambda planner, card, request: ())
+    prepared: list[TrainConfig] = []
+    monkeypatch.setattr("autofit.predict.needs.Needs.prepare", lambda needs, configs: prepared.extend(configs))
     made = autofit.plan(model, effective_batch=24, seq_len=96, gpus=["h100"])
-    assert made.cards[0].configs == () and made.cards[0].refusal == ""
+    assert made.cards[0].configs == () and made.cards[0].refusal == "" and prepared == []
+
+
+def test_a_plan_without_a_valid_configuration_says_so(model: str) -> None:
+    fix = {"optimizer": "adamw_8bit", "parallelism": "fsdp2"}
+    made = autofit.plan(model, effective_batch=32, seq_len=64, gpus=["h100"], processes=4, fix=fix)
+    assert made.cards[0].configs == () and "no configuration is left" in made.cards[0].refusal

@@ -93,3 +93,28 @@ def of_several_processes() -> StepTrace:
         gradient_events={},
         gradient_of={0: part},
     )
+
+
+def with_one_between() -> StepTrace:
+    """The same with a third micro-step between: it adds its gradient to the whole one and leaves that."""
+    whole = of_several_processes()
+    names = (INPUT, ACTIVATION, LOSS, SCRATCH)
+    further, second, loss, scratch = range(len(whole.sizes), len(whole.sizes) + len(names))
+    begin = whole.again[0]
+    return replace(
+        whole,
+        sizes=(*whole.sizes, 16, 200, 4, 1000),
+        categories=(*whole.categories, *(whole.categories[each] for each in names)),
+        makers=(*whole.makers, *(whole.makers[each] for each in names)),
+        events=(
+            *whole.events[:3],
+            further + 1,
+            *whole.events[3:begin],
+            *(-(LOSS + 1), second + 1, loss + 1),
+            *(scratch + 1, -(scratch + 1), -(second + 1)),
+            *(-(loss + 1) if event == -(LOSS + 1) else event for event in whole.events[begin:]),
+        ),
+        phase_ends=(1, 4, 6, 24, 29, 29),
+        again=(10, 13, 16, 19),
+        exchanged=(100, 100, 150),
+    )

@@ -12,7 +12,7 @@ from autofit.predict.course import Course
 from autofit.predict.timeline import Integers, StepBuilder
 from autofit.predict.trace import Phase
 from autofit.units import MIB
-from tests.predict.made_up import LOSS, made_up_trace, of_several_processes
+from tests.predict.made_up import LOSS, made_up_trace, of_several_processes, with_one_between
 
 
 def sizes_of(rows: int) -> Integers:
@@ -94,10 +94,9 @@ def test_an_evaluation_comes_after_the_last_step_and_leaves_nothing() -> None:
     assert allocator.peaks.allocated == before + 9000 * MIB
 
 
-def test_of_several_processes_the_first_and_the_last_micro_step_are_played() -> None:
-    trace = of_several_processes()
-    sizes = np.array(trace.sizes) * MIB
-    for accumulation in (2, 5):
+def test_of_several_processes_the_first_micro_step_those_between_and_the_last_are_played() -> None:
+    for accumulation, trace in ((2, of_several_processes()), (3, with_one_between()), (5, with_one_between())):
+        sizes = np.array(trace.sizes) * MIB
         allocator = CachingAllocator()
         course = Course(StepBuilder(trace), allocator, sizes, is_paged=False)
         for _ in range(3):

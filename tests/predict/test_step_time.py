@@ -10,7 +10,7 @@ import pytest
 from autofit.device.rates import Rates
 from autofit.predict.families import Family
 from autofit.predict.step_time import Efficiency, StepClock, Work, WorkShares, exchange_seconds
-from tests.predict.made_up import made_up_trace, of_several_processes
+from tests.predict.made_up import made_up_trace, of_several_processes, with_one_between
 
 RATES = Rates(flops_16=1000.0, flops_32=100.0, flops_tf32=500.0, bytes_per_second=10.0, launch_seconds=0.0)
 ALL = Efficiency(products=1.0, attention=1.0, traffic=1.0)
@@ -105,5 +105,7 @@ def test_an_exchange_brings_each_process_the_parts_of_the_others() -> None:
 
 def test_what_processes_exchange_is_gathered_in_every_micro_step_and_reduced_in_the_last() -> None:
     family = Family(of_several_processes(), None, inputs_ahead=0)
-    assert [family.exchanged_bytes(accumulation) for accumulation in (2, 4)] == [250, 450]
+    assert family.exchanged_bytes(2) == 250
+    longer = Family(with_one_between(), None, inputs_ahead=0)
+    assert [longer.exchanged_bytes(accumulation) for accumulation in (3, 5)] == [350, 550]
     assert Family(made_up_trace(), None, inputs_ahead=0).exchanged_bytes(4) == 0

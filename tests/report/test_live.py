@@ -27,7 +27,7 @@ def test_the_panel_says_what_earlier_runs_left_of_the_budget(seconds_left: float
 @pytest.mark.parametrize(
     ("seconds_left", "expected", "words"),
     [
-        (600.0, 130.0, "about 2 min, at most 9 min [45]. s left"),
+        (600.0, 110.0, "about 2 min, at most 9 min [45]. s left"),
         (600.0, 33.0, "about 40 s, at most 9 min [45]. s left"),
         (None, 33.0, "about 40 s left"),
         (90.0, 600.0, " at most [78].* s left"),

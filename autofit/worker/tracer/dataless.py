@@ -51,7 +51,7 @@ class DatalessTensor(torch.Tensor):  # type: ignore[misc]
 
     def data_ptr(self) -> int:
         """A number that no other storage's tensors have: libraries tell tensors apart by their address."""
-        place: int = self.untyped_storage()._cdata + self.storage_offset() * self.element_size()
+        place: int = (self.untyped_storage()._cdata << 48) + self.storage_offset() * self.element_size()
         return place
 
     @classmethod

@@ -27,18 +27,19 @@ def one_of(processes: int, recorder: Recorder) -> Iterator[None]:
 
     environment = dict(os.environ)
     number = str(processes)
-    os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE=number, LOCAL_WORLD_SIZE=number)
-    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
-    _forget_processes()
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
     try:
+        os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE=number, LOCAL_WORLD_SIZE=number)
+        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+        _forget_processes()
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
         with _mesh_of_numbers(), _shapes_told_outside(), _storages_emptied(recorder), _gradients_averaged(recorder):
             yield
     finally:
-        torch.distributed.destroy_process_group()
-        _forget_processes()
         os.environ.clear()
         os.environ.update(environment)
+        _forget_processes()
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def _forget_processes() -> None:
@@ -71,7 +72,7 @@ def _shapes_told_outside() -> Iterator[None]:
     from torch.distributed.tensor._sharding_prop import ShardingPropagator
 
     class Outside:
-        """What may be entered again and again, while it is entered."""
+        """A context that may be entered again while it is entered."""
 
         def __init__(self) -> None:
             self._entered: list[Any] = []

@@ -37,7 +37,7 @@ class Recorder:
         self._cloned: list[int] = []
         self._emptied: set[int] = set()
         self._again: list[int] = []
-        self._exchanged = [0, 0]
+        self._exchanged = [0]
         self._operators: list[tuple[str, int, int, int, int, bool]] = []
         self.kernel_temporaries: dict[Any, Callable[[tuple[Any, ...]], list[int]]] = {}
 
@@ -64,7 +64,7 @@ class Recorder:
             if func.namespace == "c10d":
                 self.exchanged(max((each.nbytes for each in tensors), default=0))
             return
-        # What a second micro-step computes is what the first one did.
+        # What a further micro-step computes is what the first one did.
         is_counted = self._phase not in (Phase.BEFORE, Phase.EVALUATION) and not self._again
         if not is_counted or not (makes or func._schema.is_mutable):
             return
@@ -106,10 +106,12 @@ class Recorder:
                     self._take(storage._cdata, storage, _COLLATED, category)
 
     def begin(self, phase: Phase) -> None:
-        """The phase before it has ended. FORWARD and BACKWARD begin again where there is a second micro-step."""
+        """The phase before it has ended. FORWARD and BACKWARD begin again with each further micro-step."""
         if phase in (Phase.FORWARD, Phase.BACKWARD) and (self._again or self._phase > phase):
             if not self._again:
                 self._name_unnamed(self._alive_since(Phase.BACKWARD), Category.GRADIENTS)
+            if phase is Phase.FORWARD:
+                self._exchanged.append(0)
             self._again.append(len(self._events))
             self._phase = phase
             return
@@ -132,7 +134,7 @@ class Recorder:
     def exchanged(self, size: int) -> None:
         """Processes gave each other their parts of so many bytes."""
         if self._phase in (Phase.FORWARD, Phase.BACKWARD):
-            self._exchanged[bool(self._again)] += size
+            self._exchanged[-1] += size
 
     def emptied(self, storage: Any) -> None:
         """A storage's bytes were given back, and it may be filled again: it holds parameters of all processes."""
@@ -208,7 +210,7 @@ class Recorder:
             events=tuple(events),
             phase_ends=tuple(end + shift for end in self._ends),
             again=tuple(begin + shift for begin in self._again),
-            exchanged=tuple(self._exchanged[: 2 if self._again else 1]),
+            exchanged=tuple(self._exchanged),
             gradient_events={renumbered[old]: at + shift for old, at in self._gradient_events.items()},
             gradient_of={weight: renumbered[old] for weight, old in self._gradient_of.items()},
             cloned_gradients=tuple(renumbered[old] for old in self._cloned),

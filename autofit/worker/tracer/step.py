@@ -86,7 +86,7 @@ def trace_step(
     micro_steps: int = 1,
     seed: int = 0,
 ) -> StepTrace:
-    """Trace one optimizer step of one micro-batch, or of two that are alike.
+    """Trace one optimizer step of one micro-batch, or of two or three that are alike.
 
     ``build`` makes the model; it is called within the mode. ``micro_batch`` holds the lengths of its samples;
     ``truth`` says whether they fill their rows, one in each. ``recipe`` is one that ``target`` finds traceable.
