@@ -32,6 +32,9 @@ class Course:
         self._inputs = tuple({block: next(numbers) for block in self._parts.inputs} for _ in range(2))
         self._others = (next(numbers), next(numbers))
         self._workspace_numbers = (next(numbers), next(numbers))
+        between = self._parts.between
+        own = {event - 1 for event in between if event > 0} & {-event - 1 for event in between if event < 0}
+        self._repeated = [event for event in between if abs(event) - 1 in own]
         self._play(self._parts.before, sizes.tolist(), {})
 
     def step(self, micro_batches: Sequence[Integers], *, accumulation: int | None = None) -> None:
@@ -75,9 +78,7 @@ class Course:
             return self._parts.last
         if place == 1:
             return self._parts.between
-        taken = {event - 1 for event in self._parts.between if event > 0}
-        freed = {-event - 1 for event in self._parts.between if event < 0}
-        return [event for event in self._parts.between if abs(event) - 1 in taken & freed]
+        return self._repeated
 
     def evaluation(self, sizes: Integers) -> None:
         """One evaluation batch after the last step."""
