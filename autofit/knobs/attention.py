@@ -11,8 +11,8 @@ from autofit.knobs.batch_layout import BATCH_LAYOUT, FLATTENED
 from autofit.knobs.knob import Choice, Knob, Unavailable
 
 FLASH = ("flash_attention_2", "flash_attention_3", "flash_attention_4")
-PLAIN, PLAINEST, TORCH_VARLEN = "sdpa", "eager", "torch_varlen"
-VARLEN = (*FLASH, TORCH_VARLEN, "flex_attention")
+PLAIN, PLAINEST, TORCH_VARLEN, FLEX = "sdpa", "eager", "torch_varlen", "flex_attention"
+VARLEN = (*FLASH, TORCH_VARLEN, FLEX)
 """Implementations that compute nothing for pairs of tokens of different documents in a flattened batch."""
 
 
@@ -68,7 +68,7 @@ ATTENTION = Knob(
         _choice("flash_attention_3", "the flash-attn-3 package", _between_ampere_and_hopper),
         _choice("flash_attention_4", "the flash-attn-4 package", needs_cuda("flash_attention_4", (9, 0))),
         _choice(TORCH_VARLEN, "torch's variable-length flash attention", _nothing_is_flattened, _old_card),
-        _choice("flex_attention", "torch's flex_attention, compiled", _flex_unavailable, is_compiled=True),
+        _choice(FLEX, "torch's flex_attention, compiled", _flex_unavailable, is_compiled=True),
         _choice(PLAINEST, "plain matrix products", planned=2),
     ),
 )

@@ -35,8 +35,7 @@ class Choice:
     marks what is compiled in its first step. ``not_traced`` says how a prediction counts what a trace does not show of
     this choice; it then needs at most what is predicted. ``planned`` is its place among the values worth planning; None
     for what is as fast at best and needs as much, or is not predicted. ``traced_as`` names the optimizer whose update
-    stands for this one's, and ``state_by_formula`` says that its state is then scaled to ``state_bytes``. Its first use
-    imports ``package``. ``steps_parts`` says that an optimizer steps parameters of which each process holds a part.
+    stands for this one's. Its first use imports ``package``. ``steps_parts`` says that an optimizer steps parameters of which each process holds a part.
     ``tolerances`` are a precision's: largest relative differences of the loss and of the gradient norm between two
     orders of the same sums. A choice on a higher ``rung`` certainly needs no more memory than one on a lower, all else
     equal; None where nothing is certain.
@@ -59,7 +58,6 @@ class Choice:
     not_traced: str = ""
     planned: int | None = None
     traced_as: str = ""
-    state_by_formula: bool = False
     package: str = ""
     steps_parts: bool = True
     tolerances: tuple[float, float] = (0.0, 0.0)

@@ -1,7 +1,7 @@
 """The optimizer: its algorithm, its implementation, and the bits its state is kept in.
 
 State in bytes per parameter: two fp32 moments are 8; bitsandbytes keeps one byte a moment and a float per
-block of 256 (2.03), torchao the same per block of 256 (8 bit) or half a byte and a float per block of 128 (4 bit).
+block of 256 (2.03), torchao the same (8 bit) or half a byte and a float per block of 256 (4 bit, as transformers asks).
 """
 
 from __future__ import annotations
@@ -56,9 +56,7 @@ def _choice(
 
 
 _8BIT = 2 + 2 * 4 / 256
-_4BIT = 1 + 2 * 4 / 128
-_OF_TORCHAO: dict[str, Any] = {"traced_as": REFERENCE, "state_by_formula": True}
-"""Its state are tensor subclasses, which are not traced."""
+_4BIT = 1 + 2 * 4 / 256
 
 OPTIMIZER = Knob(
     name="optimizer",
@@ -93,7 +91,6 @@ OPTIMIZER = Knob(
             _8BIT,
             Numerics.QUANTIZED_STATE,
             "torchao",
-            **_OF_TORCHAO,
         ),
         _choice(
             "adamw_torch_4bit",
@@ -101,7 +98,6 @@ OPTIMIZER = Knob(
             _4BIT,
             Numerics.QUANTIZED_STATE,
             "torchao",
-            **_OF_TORCHAO,
         ),
         _choice("adafactor", "factored second moment, no first one", 0.1, Numerics.OTHER_ALGORITHM, planned=3),
         _choice(

@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
 
-import numpy as np
-
 from autofit.device.kinds import kind_of
 from autofit.job.lengths import SampleLengths
 from autofit.job.models import ModelSource
@@ -19,7 +17,6 @@ from autofit.job.workload import Workload
 from autofit.knobs import KNOBS, knob
 from autofit.knobs.attention import PLAIN, PLAINEST
 from autofit.knobs.optimizer import REFERENCE as REFERENCE_OPTIMIZER
-from autofit.knobs.precision import PURE_BF16
 from autofit.knobs.recipe import Recipe, recipe_for
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.predict.families import (
@@ -113,14 +110,9 @@ class Needs:
         family = self._family(config)
         choice = knob("optimizer").choice(config["optimizer"])
         accumulation = config.accumulation_steps
-        is_state = family.builder.categories == Category.OPTIMIZER_STATE
-        traced = 4 if config["precision"] == PURE_BF16 else 8  # bytes a parameter, of fused AdamW
 
         def sizes_of(shape: BatchShape) -> Integers:
-            sizes = family.sizes(*self._in_family(family, config, shape))
-            if choice.state_by_formula:
-                sizes = np.where(is_state, np.rint(sizes * choice.state_bytes / traced).astype(np.int64), sizes)
-            return sizes
+            return family.sizes(*self._in_family(family, config, shape))
 
         def course() -> Iterator[list[Integers]]:
             known = {shape: sizes_of(shape) for shape in set(itertools.chain.from_iterable(shapes.in_order))}

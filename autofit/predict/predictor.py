@@ -91,7 +91,7 @@ class Predictor:
             step_seconds=self._step_seconds(config, need),
             paged_bytes=need.paged_bytes,
             is_calibrated=self.calibration.num_trials > 0,
-            notes=tuple(_notes(config)),
+            notes=tuple(_not_traced(config)),
             work=self._step_work(config, need) if with_work else None,
         )
 
@@ -205,8 +205,3 @@ def _not_traced(config: TrainConfig) -> list[str]:
     """Choices that a configuration's trace does not show: it needs less than the trace says."""
     said = [row.choice(config[row.name]).not_traced for row in KNOBS]
     return [sentence for sentence in said if sentence]
-
-
-def _notes(config: TrainConfig) -> list[str]:
-    by_formula = knob("optimizer").choice(config["optimizer"]).state_by_formula
-    return [*_not_traced(config), *(["the optimizer's state is computed by formula"] if by_formula else [])]

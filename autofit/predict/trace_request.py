@@ -11,7 +11,7 @@ from autofit.job.workload import Workload
 from autofit.knobs.recipe import Recipe
 from autofit.predict.trace import StepTrace
 
-FORMAT = 5
+FORMAT = 6
 """Counts up where a trace's meaning or making changes, so that older ones on the disk are not taken for new."""
 
 

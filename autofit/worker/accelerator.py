@@ -90,6 +90,9 @@ class Accelerator(Protocol):
     def forget_peak(self) -> None:
         """After an allocation that failed: give cached memory back, and measure peaks from now on."""
 
+    def forget_drawing(self) -> None:
+        """After weights were drawn on the device: a training loads them on the host, and takes only what they fill."""
+
 
 def accelerator_for(torch_device: str) -> Accelerator:
     """The row for a torch device. Raises ValueError for a kind that is not here."""
@@ -261,6 +264,9 @@ class Processor:
         if self._segment.available:
             self._segment.reset_peak()
 
+    def forget_drawing(self) -> None:
+        return None
+
 
 def _start_threads() -> None:
     """Start torch's pool of threads: their stacks are the process's, not the training's."""
@@ -378,6 +384,9 @@ class CudaCard:
     def forget_peak(self) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._index)
+
+    def forget_drawing(self) -> None:
+        self.forget_peak()
 
 
 ACCELERATORS: dict[str, Callable[[int], Accelerator]] = {"cpu": lambda number: Processor(), "cuda": CudaCard}

@@ -44,6 +44,9 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         _meet(job, accelerator)
     accelerator.open(job.memory, reserved_for_paging=job.expected_paged_bytes)
     model = build_trial_model(job)
+    if job.recipe.quantization is None:
+        # Quantized weights are made on the device in a training, too.
+        accelerator.forget_drawing()
     accelerator.synchronize()
     build_seconds = time.perf_counter() - began
 

@@ -35,6 +35,9 @@ def peaks_of(job: StepJob) -> dict[str, int]:
     last = [batches.worst[0]] * min(2, len(steps[-1])) + list(steps[-1][2:])
     micro_batches = [list(each) for each in itertools.chain.from_iterable([*steps, last])]
     model = build_trial_model(job)
+    # What drawing weights on the device left over is not there where they come from a file.
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
     samples = SamplesByLength(task_named(job.workload.task), model.config, job.workload.lengths.longest, job.seed)
 
     class InOrder(Trainer):  # type: ignore[misc]

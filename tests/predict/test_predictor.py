@@ -178,12 +178,6 @@ def test_a_paged_optimizers_state_is_no_part_of_what_must_be_there() -> None:
     assert paged.live_bytes == plain.live_bytes - paged.paged_bytes
 
 
-def test_torchao_state_is_computed_by_formula_and_says_so() -> None:
-    prediction = predictor_of(card(80), MadeUpTraces()).predict(make_config(optimizer="adamw_torch_4bit"))
-    assert prediction.bytes_by_category["optimizer_state"] < 2000 * MIB / 4
-    assert "by formula" in " ".join(prediction.notes)
-
-
 def test_times_are_a_range_until_a_trial_says_which() -> None:
     predictor = predictor_of(card(80), MadeUpTraces())
     before = predictor.predict(make_config()).step_seconds

@@ -16,19 +16,21 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv
 
 from autofit.predict.trace_request import has_flash_attention
 from autofit.worker.tracer.recorder import Recorder
 
 aten = torch.ops.aten
-NAME = "autofit_traced"
+NAME, FLEX = "autofit_traced", "autofit_traced_flex"
+"""Of what stands for flash attention's kernels, and for flex_attention's."""
 _HALF = (torch.bfloat16, torch.float16)
 _EFFICIENT_TAKES_SHARED_HEADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
 
 
 @contextlib.contextmanager
 def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
-    """Within it, scaled_dot_product_attention takes CUDA's kernels; ``NAME`` is flash attention to transformers."""
+    """Within it, scaled_dot_product_attention takes CUDA's kernels, and transformers knows ``NAME`` and ``FLEX``."""
     functional = torch.nn.functional
     original = functional.scaled_dot_product_attention
 
@@ -57,6 +59,7 @@ def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
 
     functional.scaled_dot_product_attention = chosen
     AttentionInterface.register(NAME, _flash_attention)
+    AttentionInterface.register(FLEX, _flex_attention)
     recorder.kernel_temporaries[aten._scaled_dot_product_flash_attention_backward.default] = _flash_backward_blocks
     efficient = functools.partial(_efficient_backward_blocks, capability)
     recorder.kernel_temporaries[aten._scaled_dot_product_efficient_attention_backward.default] = efficient
@@ -121,6 +124,17 @@ def _flash_attention(
     query, key, value = query.to(dtype), key.to(dtype), value.to(dtype)
     causal = bool(getattr(module, "is_causal", True))
     return _flash(query, key, value, dropout, causal, scaling).transpose(1, 2), None
+
+
+def _flex_attention(
+    module: torch.nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
+) -> tuple[torch.Tensor, None]:
+    """flex_attention: keeps what flash attention keeps, and heads that are no power of two share no keys and values
+    (transformers/integrations/flex_attention.py)."""
+    heads = query.shape[1]
+    if heads & (heads - 1):
+        key, value = (repeat_kv(each, heads // each.shape[1]) for each in (key, value))
+    return _flash_attention(module, query, key, value, *args, **kwargs)
 
 
 def _flash_backward_blocks(args: tuple[Any, ...]) -> list[int]:

@@ -1,6 +1,7 @@
 """Operators that CUDA computes with other kernels than a CPU, where that changes what is kept or taken.
 
-* Dropout keeps a mask of one byte an element (``native_dropout``); a CPU keeps the noise in the input's type.
+* Dropout keeps a mask of one byte an element (``native_dropout``), taken before its output (native/cuda/Dropout.cu); a
+  CPU keeps the noise in the input's type.
 * softmax of float16 into float32 converts inside its kernel (aten/src/ATen/native/SoftMax.cpp).
 * The backward pass of softmax takes the product of gradient and output first (``softmax_backward_cuda_out`` in
   native/cuda/SoftMax.cu). Published peaks of eager attention on a T4 hold exactly this one matrix more.
@@ -50,6 +51,7 @@ def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
         return softmax(input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
 
     of_torch.dropout, of_torch.softmax = fused_dropout, fused_softmax
+    recorder.last_outputs_first.add(aten.native_dropout.default)
     recorder.kernel_temporaries[aten._softmax_backward_data.default] = _softmax_backward_blocks
     recorder.kernel_temporaries[aten.embedding_dense_backward.default] = _embedding_backward_blocks
     resident_threads = processors_of(capability) * (2048 if capability >= (8, 0) else 1024)

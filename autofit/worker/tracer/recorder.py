@@ -40,6 +40,8 @@ class Recorder:
         self._exchanged = [0]
         self._operators: list[tuple[str, int, int, int, int, bool]] = []
         self.kernel_temporaries: dict[Any, Callable[[tuple[Any, ...]], list[int]]] = {}
+        self.last_outputs_first: set[Any] = set()
+        """Operators whose kernels take their outputs from the last to the first."""
 
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         if self._phase is Phase.FETCH:
@@ -49,7 +51,7 @@ class Recorder:
         )
         inputs: list[torch.Tensor] | None = None
         makes = False
-        for tensor in outputs:
+        for tensor in reversed(outputs) if func in self.last_outputs_first else outputs:
             storage = tensor.untyped_storage()
             key = storage._cdata
             if key in self._numbers:

@@ -19,9 +19,9 @@ import torch.utils._python_dispatch
 from torch.utils import _foreach_utils
 from transformers import modeling_utils
 
-from autofit.knobs.attention import VARLEN
+from autofit.knobs.attention import FLEX, VARLEN
 from autofit.knobs.recipe import Recipe
-from autofit.worker.tracer import cuda_attention, cuda_autocast, cuda_kernels, liger
+from autofit.worker.tracer import cuda_attention, cuda_autocast, cuda_kernels, liger, torchao_update
 from autofit.worker.tracer.dataless import Dataless, DatalessTensor
 from autofit.worker.tracer.recorder import Recorder
 
@@ -38,9 +38,11 @@ class Target:
 
     def traceable(self, recipe: Recipe) -> Recipe:
         """The recipe, with the attention that stands for those which a CPU cannot run."""
-        if self.kind == "cpu" or recipe.model_kwargs.get("attn_implementation") not in VARLEN:
+        attention = recipe.model_kwargs.get("attn_implementation")
+        if self.kind == "cpu" or attention not in VARLEN:
             return recipe
-        return replace(recipe, model_kwargs={**recipe.model_kwargs, "attn_implementation": cuda_attention.NAME})
+        stands_for_it = cuda_attention.FLEX if attention == FLEX else cuda_attention.NAME
+        return replace(recipe, model_kwargs={**recipe.model_kwargs, "attn_implementation": stands_for_it})
 
     @contextlib.contextmanager
     def rules(self, mode: Dataless, recorder: Recorder) -> Iterator[None]:
@@ -61,6 +63,7 @@ class Target:
                 stack.enter_context(cuda_attention.rules(self.compute_capability, recorder))
                 stack.enter_context(cuda_kernels.rules(self.compute_capability, recorder))
                 stack.enter_context(liger.rules(self.compute_capability, recorder))
+                stack.enter_context(torchao_update.rules(recorder))
             yield
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
+import msgspec
 import pytest
 
 from autofit.predict.timeline import StepBuilder
@@ -28,18 +31,17 @@ def test_a_smaller_card_splits_a_wide_sum_less() -> None:
     assert on_t4 < on_a100
 
 
-def traced(name: str, *, rows: int, **arguments: object) -> StepTrace:
+def traced(name: str, *, rows: int, attention: str = "sdpa", **arguments: object) -> StepTrace:
     request = request_for(name, rows=rows)
-    recipe = replace(request.recipe, training_arguments={**request.recipe.training_arguments, **arguments})
-    document = trace_request(replace_request(request, recipe))
+    kept = request.recipe
+    recipe = replace(
+        kept,
+        training_arguments={**kept.training_arguments, **arguments},
+        model_kwargs={**kept.model_kwargs, "attn_implementation": attention},
+    )
+    document = trace_request(msgspec.structs.replace(request, recipe=recipe))
     assert document.trace is not None, document.refusal
     return document.trace
-
-
-def replace_request(request, recipe):  # type: ignore[no-untyped-def]
-    import msgspec
-
-    return msgspec.structs.replace(request, recipe=recipe)
 
 
 def test_the_gradient_of_a_bias_takes_the_buffer_in_the_backward_pass() -> None:
@@ -56,3 +58,25 @@ def test_activations_that_are_offloaded_leave_the_device_and_come_back(tiny_mode
 
     kept, offloaded = peak(use_reentrant=False), peak(use_reentrant=False, offload=True)
     assert offloaded < kept
+
+
+def test_a_dropouts_mask_is_taken_before_its_output() -> None:
+    trace = traced("google-t5/t5-small", rows=8)
+    taken = [event - 1 for event in trace.events if event > 0]
+    of_dropout = [trace.sizes[block] for block in taken if trace.makers[block] == "aten::native_dropout"]
+    masks, outputs = of_dropout[::2], of_dropout[1::2]
+    assert masks and all(output in (2 * mask, 4 * mask) for mask, output in zip(masks, outputs, strict=True))
+
+
+@pytest.mark.parametrize(("heads", "repeats"), [(6, True), (4, False)])
+def test_flex_attention_keeps_keys_for_every_head_where_heads_are_no_power_of_two(
+    heads: int, repeats: bool, tiny_model: Path, tmp_path: Path
+) -> None:
+    config = json.loads((tiny_model / "config.json").read_text())
+    config |= {"num_attention_heads": heads, "num_key_value_heads": heads // 2, "hidden_size": heads * 16}
+    (tmp_path / "config.json").write_text(json.dumps(config | {"head_dim": 16}))
+
+    def peak(attention: str) -> int:
+        return StepBuilder(traced(str(tmp_path), rows=64, attention=attention)).steady_step(1).peak_bytes
+
+    assert (peak("flex_attention") > peak("flash_attention_2")) is repeats
