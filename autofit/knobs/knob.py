@@ -28,17 +28,17 @@ class Choice:
     ``unavailable`` gives the sentence that says why not, or None. Knobs use what they need of the rest:
 
     ``collator`` names the data collator (a class of transformers or of ``runtime/collators.py``);
-    ``pads_to_longest_of_all`` gives it the workload's longest length. ``half_precision`` marks precisions
-    whose matrix inputs have 16 bits; ``frozen_dtype`` is what frozen weights are stored in with it.
-    ``state_bytes`` is the optimizer's state per parameter (float32 parameters; embeddings apart), and
-    ``paged_state`` says that it lies in managed memory, outside the allocator's sight. ``is_compiled``
-    marks what is compiled in its first step. ``not_traced`` says how a prediction counts what a trace does not show of
-    this choice; it then needs at most what is predicted. ``planned`` is its place among the values worth planning; None
-    for what is as fast at best and needs as much, or is not predicted. ``traced_as`` names the optimizer whose update
-    stands for this one's. Its first use imports ``package``. ``steps_parts`` says that an optimizer steps parameters of which each process holds a part.
+    ``pads_to_longest_of_all`` gives it the workload's longest length. ``half_precision`` marks precisions whose
+    matrix inputs have 16 bits; ``frozen_dtype`` is what frozen weights are stored in with it. ``state_bytes`` is the
+    optimizer's state per parameter (float32 parameters; embeddings apart), and ``paged_state`` says that it lies in
+    managed memory, outside the allocator's sight. ``is_compiled`` marks what is compiled in its first step.
+    ``not_traced`` says how a prediction counts what a trace does not show of this choice; it then needs at most what
+    is predicted. ``planned`` is its place among the values worth planning; None for what is as fast at best and needs
+    as much, or is not predicted. ``traced_as`` names the optimizer whose update stands for this one's. Its first use
+    imports ``package``. ``steps_parts`` says that an optimizer steps parameters of which each process holds a part.
     ``tolerances`` are a precision's: largest relative differences of the loss and of the gradient norm between two
-    orders of the same sums. A choice on a higher ``rung`` certainly needs no more memory than one on a lower, all else
-    equal; None where nothing is certain.
+    orders of the same sums. A choice on a higher ``rung`` certainly needs no more memory than one on a lower, all
+    else equal; None where nothing is certain.
     """
 
     value: KnobValue

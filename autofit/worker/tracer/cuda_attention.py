@@ -19,6 +19,7 @@ from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv
 
 from autofit.predict.trace_request import has_flash_attention
+from autofit.worker.tracer.patched import patched
 from autofit.worker.tracer.recorder import Recorder
 
 aten = torch.ops.aten
@@ -57,18 +58,17 @@ def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
             return original(query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=True)
         return efficient_attention(query, key, value, attn_mask, dropout_p, is_causal, scale)
 
-    functional.scaled_dot_product_attention = chosen
     AttentionInterface.register(NAME, _flash_attention)
     AttentionInterface.register(FLEX, _flex_attention)
     recorder.kernel_temporaries[aten._scaled_dot_product_flash_attention_backward.default] = _flash_backward_blocks
     efficient = functools.partial(_efficient_backward_blocks, capability)
     recorder.kernel_temporaries[aten._scaled_dot_product_efficient_attention_backward.default] = efficient
     # Without a choice of its own the CPU's kernel would be taken for what is left to torch.
-    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):
-        try:
-            yield
-        finally:
-            functional.scaled_dot_product_attention = original
+    with (
+        torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH),
+        patched(functional, scaled_dot_product_attention=chosen),
+    ):
+        yield
 
 
 def _as_autocast_has_it(tensor: torch.Tensor) -> torch.Tensor:

@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from autofit.worker.tracer.patched import patched
+
 _IN_FLOAT32 = (
     "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt", "pow.Tensor_Scalar", "pow.Tensor_Tensor",
     "pow.Scalar", "softplus", "layer_norm", "native_layer_norm", "group_norm", "cosine_similarity", "nll_loss",
@@ -39,12 +41,14 @@ def rules() -> Iterator[None]:
     is_enabled, dtype_of = torch.is_autocast_enabled, torch.get_autocast_dtype
     # Asked without a device, torch answers for CUDA. PEFT's 4-bit layers ask so, and would cast what is not to be cast.
     # Liger's loss asks for CUDA by name.
-    torch.is_autocast_enabled = lambda *device: is_enabled("cpu")
-    torch.get_autocast_dtype = lambda device: dtype_of("cpu")
+    of_the_host = {
+        "is_autocast_enabled": lambda *device: is_enabled("cpu"),
+        "get_autocast_dtype": lambda device: dtype_of("cpu"),
+    }
     try:
-        yield
+        with patched(torch, **of_the_host):
+            yield
     finally:
-        torch.is_autocast_enabled, torch.get_autocast_dtype = is_enabled, dtype_of
         library._destroy()
 
 

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 
 from autofit.predict.trace import SORTED_EMBEDDING_TOKENS
+from autofit.worker.tracer.patched import patched
 from autofit.worker.tracer.recorder import Recorder
 
 aten = torch.ops.aten
@@ -50,7 +51,6 @@ def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
             return torch._softmax(input, dim, True)
         return softmax(input, dim=dim, _stacklevel=_stacklevel, dtype=dtype)
 
-    of_torch.dropout, of_torch.softmax = fused_dropout, fused_softmax
     recorder.last_outputs_first.add(aten.native_dropout.default)
     recorder.kernel_temporaries[aten._softmax_backward_data.default] = _softmax_backward_blocks
     recorder.kernel_temporaries[aten.embedding_dense_backward.default] = _embedding_backward_blocks
@@ -58,10 +58,8 @@ def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
     recorder.kernel_temporaries[aten.sum.dim_IntList] = functools.partial(_sum_blocks, resident_threads)
     convolution = functools.partial(_convolution_backward_blocks, resident_threads)
     recorder.kernel_temporaries[aten.convolution_backward.default] = convolution
-    try:
+    with patched(of_torch, dropout=fused_dropout, softmax=fused_softmax):
         yield
-    finally:
-        of_torch.dropout, of_torch.softmax = dropout, softmax
 
 
 def processors_of(capability: tuple[int, int]) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.utils._python_dispatch
 
+from autofit.worker.tracer.patched import patched
 from autofit.worker.tracer.recorder import Recorder
 
 
@@ -59,11 +60,8 @@ def _mesh_of_numbers() -> Iterator[None]:
         with torch.utils._python_dispatch._disable_current_modes():
             return make(*args, **kwargs)
 
-    sharding._init_default_mesh = made_outside
-    try:
+    with patched(sharding, _init_default_mesh=made_outside):
         yield
-    finally:
-        sharding._init_default_mesh = make
 
 
 @contextlib.contextmanager
@@ -84,12 +82,8 @@ def _shapes_told_outside() -> Iterator[None]:
         def __exit__(self, *exception: Any) -> None:
             self._entered.pop().__exit__(*exception)
 
-    lock = ShardingPropagator._fake_mode_lock
-    ShardingPropagator._fake_mode_lock = Outside()
-    try:
+    with patched(ShardingPropagator, _fake_mode_lock=Outside()):
         yield
-    finally:
-        ShardingPropagator._fake_mode_lock = lock
 
 
 @contextlib.contextmanager
@@ -111,13 +105,8 @@ def _storages_emptied(recorder: Recorder) -> Iterator[None]:
             recorder.emptied(tensor.untyped_storage())
         empty(tensor)
 
-    parameters.alloc_storage = groups.alloc_storage = filled
-    parameters.free_storage = emptied
-    try:
+    with patched(parameters, alloc_storage=filled, free_storage=emptied), patched(groups, alloc_storage=filled):
         yield
-    finally:
-        parameters.alloc_storage = groups.alloc_storage = fill
-        parameters.free_storage = empty
 
 
 @contextlib.contextmanager
@@ -125,7 +114,6 @@ def _gradients_averaged(recorder: Recorder) -> Iterator[None]:
     """DDP compares and sends weights as it begins, in C++ that reads them; its buckets come back as they are."""
     import torch.nn.parallel.distributed as parallel
 
-    compare, send = parallel._verify_param_shape_across_processes, parallel._sync_module_states
     make = parallel.DistributedDataParallel.__init__
 
     def averaged(state: Any, bucket: Any) -> Any:
@@ -140,10 +128,11 @@ def _gradients_averaged(recorder: Recorder) -> Iterator[None]:
         make(model, *args, **kwargs)
         model.register_comm_hook(None, averaged)
 
-    parallel._verify_param_shape_across_processes = parallel._sync_module_states = lambda *args, **kwargs: None
-    parallel.DistributedDataParallel.__init__ = made
-    try:
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    with (
+        patched(parallel, _verify_param_shape_across_processes=nothing, _sync_module_states=nothing),
+        patched(parallel.DistributedDataParallel, __init__=made),
+    ):
         yield
-    finally:
-        parallel._verify_param_shape_across_processes, parallel._sync_module_states = compare, send
-        parallel.DistributedDataParallel.__init__ = make

@@ -8,6 +8,7 @@ are read in torch's sources, and what they take is held against torch's own allo
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ from autofit.knobs.attention import FLEX, VARLEN
 from autofit.knobs.recipe import Recipe
 from autofit.worker.tracer import cuda_attention, cuda_autocast, cuda_kernels, liger, torchao_update
 from autofit.worker.tracer.dataless import Dataless, DatalessTensor
+from autofit.worker.tracer.patched import patched
 from autofit.worker.tracer.recorder import Recorder
 
 # The package's attribute of this name is hidden behind its class Optimizer.
@@ -84,22 +86,16 @@ def _foreach_takes(kind: type) -> Iterator[None]:
 def _foreach_by_default() -> Iterator[None]:
     """On CUDA the optimizers that say neither fused nor foreach are foreach (torch/optim/optimizer.py)."""
     devices = _OPTIMIZER._get_foreach_kernels_supported_devices
-    _OPTIMIZER._get_foreach_kernels_supported_devices = lambda: [*devices(), "cpu"]
-    try:
+    with patched(_OPTIMIZER, _get_foreach_kernels_supported_devices=lambda: [*devices(), "cpu"]):
         yield
-    finally:
-        _OPTIMIZER._get_foreach_kernels_supported_devices = devices
 
 
 @contextlib.contextmanager
 def _offload_leaves_the_device() -> Iterator[None]:
     """Checkpointing's offloaded tensors leave the device, and come back as other blocks."""
-    save_on_cpu = modeling_utils.save_on_cpu
-    modeling_utils.save_on_cpu = lambda **settings: torch.autograd.graph.saved_tensors_hooks(_to_host, _from_host)
-    try:
+    hooks = functools.partial(torch.autograd.graph.saved_tensors_hooks, _to_host, _from_host)
+    with patched(modeling_utils, save_on_cpu=lambda **settings: hooks()):
         yield
-    finally:
-        modeling_utils.save_on_cpu = save_on_cpu
 
 
 def _to_host(tensor: torch.Tensor) -> Any:
@@ -129,11 +125,8 @@ def _real_quantization_maps() -> Iterator[None]:
             levels: torch.Tensor = make(*args, **kwargs)
             return levels
 
-    functional.create_dynamic_map = made_outside
-    try:
+    with patched(functional, create_dynamic_map=made_outside):
         yield
-    finally:
-        functional.create_dynamic_map = make
 
 
 def _updates_of_bitsandbytes_on_a_cpu() -> dict[Any, Callable[..., Any]]:

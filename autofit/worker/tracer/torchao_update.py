@@ -19,7 +19,7 @@ from autofit.worker.tracer.patched import patched
 from autofit.worker.tracer.recorder import Recorder
 
 _FEWEST_QUANTIZED = 4096
-"""Values; smaller weights, and those that are not whole blocks, have state of their own type (torchao/optim/adam.py)."""
+"""Values; smaller weights, and those that are no whole blocks, have state of their own type (torchao/optim/adam.py)."""
 
 
 class Quantized(NamedTuple):
@@ -40,7 +40,7 @@ def rules(recorder: Recorder) -> Iterator[None]:
 
     with contextlib.ExitStack() as stack:
         for kind, bits in ((AdamW8bit, 8), (AdamW4bit, 4)):
-            # Learning rates stay numbers: torchao's are tensors on the host, which accelerate copies where data must be.
+            # Learning rates stay numbers: torchao's are tensors on the host, of which accelerate copies the data.
             adding = torch.optim.Optimizer.add_param_group
             stack.enter_context(patched(kind, step=_step_of(bits, recorder), add_param_group=adding))
         yield
@@ -74,7 +74,8 @@ def _update(optimizer: Any, weight: Any, bits: int, recorder: Recorder) -> None:
 
 
 def _is_quantized(weight: torch.Tensor, block: int) -> bool:
-    return weight.numel() >= _FEWEST_QUANTIZED and weight.numel() % block == 0
+    number = int(weight.numel())
+    return number >= _FEWEST_QUANTIZED and number % block == 0
 
 
 def _moment(weight: torch.Tensor, bits: int, block: int) -> Quantized | torch.Tensor:
@@ -88,9 +89,9 @@ def _moment(weight: torch.Tensor, bits: int, block: int) -> Quantized | torch.Te
 def temporaries_of(weight: torch.Tensor, bits: int, block: int) -> list[torch.Tensor]:
     """The blocks of one weight's compiled update, in the order in which they are given back.
 
-    With 8 bits rows of whole blocks, and blocks of whole rows, are one kernel's work and take nothing. With 4 bits codes
-    are found as 64-bit numbers, which another kernel packs; maxima of parts of a block, of at most a thirty-second of
-    what the moments take, are left out.
+    With 8 bits rows of whole blocks, and blocks of whole rows, are one kernel's work and take nothing. With 4 bits
+    codes are found as 64-bit numbers, which another kernel packs; maxima of parts of a block, of at most a
+    thirty-second of what the moments take, are left out.
     """
     width, number = weight.shape[-1], weight.numel()
     is_aligned = width % block == 0 or block % width == 0
