@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
+import shlex
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ import autofit
 from autofit.errors import UserError
 from autofit.export import write_export
 from autofit.study.outcome import Outcome
+from autofit.study.result import RENDEZVOUS_PORT
 
 SETTING: dict[str, Any] = {
     "effective_batch": 8,
@@ -79,6 +84,26 @@ def test_the_exported_file_trains_in_as_many_processes(tiny_model: Path, tmp_pat
     assert f"2 processes, effective batch 8, 3 steps, {kind}" in ended.stdout
     alone = _run(tmp_path, [sys.executable], check)
     assert alone.returncode != 0 and "torchrun --standalone --nproc-per-node 2" in alone.stderr
+
+
+def test_the_file_for_two_nodes_trains_at_the_effective_batch_of_both(tiny_model: Path, tmp_path: Path) -> None:
+    """Two of torchrun's agents on this machine: what each would be on a node of its own."""
+    fix = {**PLAIN, "micro_batch_size": 2}
+    one = autofit.search(str(tiny_model), **{**SETTING, "processes": 1}, fix=fix, max_trials=1, predict=False)
+    result = dataclasses.replace(one, nodes=2)
+    write_export(result, "training-arguments", tmp_path / "train_args.py")
+    check = tmp_path / "check.py"
+    check.write_text(CHECK)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = shlex.split(result.launcher(head="127.0.0.1").replace(str(RENDEZVOUS_PORT), str(port)))
+    assert words.pop(0) == "torchrun"
+    agent = [sys.executable, "-m", "torch.distributed.run", *words]
+    with ThreadPoolExecutor(2) as pool:
+        ended = list(pool.map(lambda _: _run(tmp_path, agent, check), range(2)))
+    assert all(each.returncode == 0 for each in ended), [each.stderr[-2000:] for each in ended]
+    assert sum("2 processes, effective batch 8, 3 steps, Parameter" in each.stdout for each in ended) == 1
 
 
 CHECK = """

@@ -28,6 +28,13 @@ def main(words: list[str]) -> int:
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: the newest)")
     parser.add_argument("--rank", type=whole_number, metavar="K", help="configuration of this rank")
     parser.add_argument(
+        "--nodes",
+        type=whole_number,
+        default=1,
+        metavar="M",
+        help="for M hosts like the measured one, which share its accumulation steps",
+    )
+    parser.add_argument(
         "--into", metavar="FILE", help="an existing program to put the settings into; --force writes the changes"
     )
     parser.add_argument("--force", action="store_true", help="overwrite files that exist")
@@ -35,10 +42,12 @@ def main(words: list[str]) -> int:
     options = parser.parse_args(words)
     if not options.exports and options.into is None:
         parser.error("give FORMAT=PATH, or --into FILE")
+    if options.nodes > 1 and options.into is not None:
+        parser.error("--nodes goes with files that are written, not with --into")
     exports = parse_exports(options.exports, force=options.force)
     from autofit.api import load
 
-    result = dataclasses.replace(load(options.study, storage=options.storage), rank=options.rank)
+    result = dataclasses.replace(load(options.study, storage=options.storage), rank=options.rank, nodes=options.nodes)
     for name, path in exports:
         say_written(path, write_export(result, name, path))
     if options.into is not None:

@@ -44,6 +44,8 @@ EXPORTERS: dict[str, Callable[[Result], Exported]] = {
     "csv": csv_table.serialize,
 }
 """Format -> a function from a result to a file's text. It opens no file."""
+FOR_NODES = ("training-arguments", "yaml", "slurm")
+"""Formats that are written for several nodes, too."""
 IMPORTED = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 """Packages that exported Python files import, and that a file of such a name in the same folder would hide."""
 BY_SUFFIX = {
@@ -96,8 +98,12 @@ def parse_exports(texts: Sequence[str], *, force: bool = False) -> list[tuple[st
 def write_export(result: Result, name: str, path: Path) -> tuple[str, ...]:
     """Write one format; what it leaves out of the measured configuration.
 
-    Raises UserError where there is nothing to export, or the disk refuses.
+    Raises UserError where there is nothing to export, the format is for one node, or the disk refuses.
     """
+    if result.nodes > 1 and name not in FOR_NODES:
+        raise UserError(f"{name} is exported for one node; --nodes goes with {', '.join(FOR_NODES)}.")
+    if result.nodes > 1 and result.situation.program is not None:
+        raise UserError("--nodes is for models by name; a program's own launcher says on how many nodes it runs.")
     exported = EXPORTERS[name](result)
     write_file(path, exported.text)
     return exported.left_out

@@ -1,4 +1,4 @@
-"""``slurm``: a batch script for ``sbatch`` that trains with the measured settings on one node."""
+"""``slurm``: a batch script for ``sbatch`` that trains with the measured settings, on one node or on several."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from autofit.study.result import Result
 
 _SRUN = 'srun --cpus-per-task="$SLURM_CPUS_PER_TASK"'
 """Since Slurm 22.05 a step does not take over the number that its job asked for."""
+_HEAD = 'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
+"""The node on which the processes of all meet."""
 SPARE_SHARE, SPARE_SECONDS = 1.2, 600
 """Of the steps' time and beside it: loading, evaluation and saving are not in it."""
 
@@ -26,8 +28,9 @@ def serialize(result: Result) -> Exported:
     workers = int(all_arguments(result).get("dataloader_num_workers") or 0)
     options = {
         "job-name": "autofit",
-        "nodes": 1,
-        "ntasks": 1,
+        "nodes": result.nodes,
+        "ntasks": result.nodes,
+        **({"ntasks-per-node": 1} if result.nodes > 1 else {}),
         **({} if kind_of(device).is_host else {"gpus-per-node": workload.processes}),
         "cpus-per-task": workload.processes * max(workers + 2, _cores(device)),
     }
@@ -50,6 +53,7 @@ def serialize(result: Result) -> Exported:
         "",
         "set -euo pipefail",
         *exports,
+        *([_HEAD] if result.nodes > 1 else []),
         command,
     ]
     return Exported(text="\n".join(script) + "\n", left_out=left_out)
@@ -68,11 +72,12 @@ def _command(result: Result) -> tuple[str, tuple[str, ...]]:
         is_complete = command is not None or not changes
         left_out = () if is_complete else (f"changes in the program itself: {changes_in_a_line(result)}",)
         return f"{_SRUN} {shlex.join(words)}", left_out
-    launcher = result.record.workload.launcher
+    launcher = result.launcher(head="$HEAD")
     if task_named(result.record.workload.task).labels in ("tokens", "masked"):
         words_of_file = 'train_args.py --text "${TEXT:?a file of text}" --output-dir "${OUTPUT:-output}"'
         rank = "" if result.rank is None else f" --rank {result.rank}"
-        made = f"autofit export training-arguments=train_args.py --study {result.study}{rank}"
+        nodes = "" if result.nodes == 1 else f" --nodes {result.nodes}"
+        made = f"autofit export training-arguments=train_args.py --study {result.study}{rank}{nodes}"
         return (
             f"# TEXT is your data, and train_args.py what this writes: {made}\n{_SRUN} {launcher} {words_of_file}",
             (),

@@ -139,9 +139,9 @@ def serialize(result: Result) -> Exported:
     runs = task.labels in ("tokens", "masked")
     values = {
         "CHECK_EFFECTIVE_BATCH": CHECK_EFFECTIVE_BATCH,
-        "PROCESSES": str(workload.processes),
+        "PROCESSES": str(result.processes),
         "MAIN": _main(task, workload, trust_remote_code=result.record.trust_remote_code) if runs else "",
-        "OR_RUN": filled(_RUN, {"LAUNCHED": workload.launcher}) if runs else ".",
+        "OR_RUN": filled(_RUN, {"LAUNCHED": result.launcher()}) if runs else ".",
         "SHARDED_ON_HOST": _SHARDED_ON_HOST if _is_sharded_on_host(recommendation, device) else "",
         "OWN_CODE": _own_code(task, recommendation),
         "MODEL": in_docstring(workload.model),
@@ -166,7 +166,7 @@ def serialize(result: Result) -> Exported:
         "MODEL_KWARGS": literal(recommendation.model_kwargs),
         "METHOD_KWARGS": _method_kwargs(recommendation),
         "TRAINING_ARGUMENTS": literal(recommendation.training_arguments),
-        "LAUNCH": launch_command(workload, device),
+        "LAUNCH": launch_command(result),
     }
     return Exported(text=filled(_TEMPLATE, values))
 
@@ -283,12 +283,13 @@ def _is_sharded_on_host(recommendation: Recommendation, device: Device) -> bool:
     return kind_of(device).is_host and bool(recommendation.training_arguments.get("fsdp"))
 
 
-def launch_command(workload: Workload, device: Device) -> str:
-    """The start of a command that trains on as many devices as were measured."""
-    if workload.processes == 1 and kind_of(device).is_host:
+def launch_command(result: Result) -> str:
+    """The start of a command that trains on as many devices as the settings are for."""
+    device = result.situation.device
+    if result.processes == 1 and kind_of(device).is_host:
         return "CUDA_VISIBLE_DEVICES= python"
-    if workload.processes == 1:
+    if result.processes == 1:
         # Numbers are the driver's, which CUDA counts by only where it is told to.
         order = "CUDA_DEVICE_ORDER=PCI_BUS_ID " if device.index else ""
         return f"{order}CUDA_VISIBLE_DEVICES={device.index} python"
-    return workload.launcher
+    return result.launcher()

@@ -53,7 +53,6 @@ _OF_LAUNCH = ("num_processes", "gpu_ids", "env")
 def serialize(result: Result) -> Exported:
     """The file. Raises UserError where nothing was measured, or no causal language model."""
     _, recommendation = of_causal_model(result, "TRL")
-    device = result.situation.device
     document, left_out = trl.settings(result)
     # The command makes adapters and 4-bit weights of its own keys; in Python they are PEFT's and bitsandbytes' objects.
     arguments = {
@@ -89,7 +88,7 @@ def serialize(result: Result) -> Exported:
         "CHECK_EFFECTIVE_BATCH": CHECK_EFFECTIVE_BATCH.replace("TrainingArguments", "SFTConfig"),
         "EFFECTIVE_BATCH": str(result.record.workload.effective_batch),
         "PROCESSES": str(result.record.workload.processes),
-        "LAUNCH": launch_command(result.record.workload, device),
+        "LAUNCH": launch_command(result),
         "ADAPTER": "" if recommendation.adapter is None else ", peft_config=LoraConfig(**LORA)",
     }
     return Exported(text=filled(_TEMPLATE, values), left_out=left_out)

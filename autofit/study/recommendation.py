@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from autofit.errors import UserError
 from autofit.job.situation import Situation
 from autofit.knobs import KNOBS, numerics_of
 from autofit.knobs.numerics import Numerics
@@ -68,6 +69,31 @@ def recommend(ranking: Ranking, trials: Sequence[Trial], situation: Situation) -
         quantization=recipe.quantization,
         reasons=tuple(_reasons(best, ranking, trials, situation)),
         warning=_unconfirmed(best, is_chosen=ranking.chosen is not None),
+    )
+
+
+def on_nodes(recommendation: Recommendation, nodes: int) -> Recommendation:
+    """The same for several nodes like the measured one: each accumulates a share of what one did.
+
+    Raises UserError where accumulation steps cannot be shared evenly: the effective batch would be another.
+    """
+    arguments = recommendation.training_arguments
+    steps = arguments["gradient_accumulation_steps"]
+    if steps % nodes:
+        counted = "1 accumulation step" if steps == 1 else f"{steps} accumulation steps"
+        raise UserError(
+            f"{counted[0].upper()}{counted[1:]} cannot be shared evenly by {nodes} nodes; choose a configuration by "
+            f"--rank whose accumulation is a multiple of {nodes}."
+        )
+    shared = steps // nodes
+    sentence = (
+        f"NOT MEASURED ON {nodes} NODES: one node was, with {steps} accumulation steps; {nodes} of them have {shared} "
+        "each, and what they send each other takes time."
+    )
+    return replace(
+        recommendation,
+        training_arguments={**arguments, "gradient_accumulation_steps": shared},
+        warning=" ".join(filter(None, (recommendation.warning, sentence))),
     )
 
 

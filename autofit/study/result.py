@@ -13,11 +13,15 @@ from autofit.job.situation import Situation
 from autofit.job.tasks import task_named
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.ranking import Ranking, rank
-from autofit.study.recommendation import Recommendation, recommend
+from autofit.study.recommendation import Recommendation, on_nodes, recommend
 from autofit.study.trial import Trial
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
+
+
+RENDEZVOUS_PORT = 29500
+"""Where processes of several nodes meet: torchrun's own default."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +95,8 @@ class Best:
 class Result:
     """A study's content at one moment. ``stopped`` is why the search ended; ``interrupted`` whether by Ctrl-C.
 
-    With ``rank`` it is about the configuration of that rank, and not about the recommended one.
+    With ``rank`` it is about the configuration of that rank, and not about the recommended one; with ``nodes`` its
+    recommendation is for as many hosts like the measured one.
     """
 
     study: str
@@ -103,6 +108,7 @@ class Result:
     interrupted: bool = False
     run: Run | None = None
     rank: int | None = None
+    nodes: int = 1
 
     @cached_property
     def ranking(self) -> Ranking:
@@ -117,8 +123,28 @@ class Result:
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
-        """Settings to use, and the reasons; None where nothing was measured."""
-        return recommend(self.ranking, self.trials, self.situation)
+        """Settings to use, and the reasons; None where nothing was measured.
+
+        Raises UserError where accumulation cannot be shared by as many nodes.
+        """
+        recommendation = recommend(self.ranking, self.trials, self.situation)
+        if recommendation is None or self.nodes == 1:
+            return recommendation
+        return on_nodes(recommendation, self.nodes)
+
+    @property
+    def processes(self) -> int:
+        """Processes that train, on all nodes."""
+        return self.record.workload.processes * self.nodes
+
+    def launcher(self, head: str = "HEAD") -> str:
+        """Start of the command that trains in these processes; on each of several nodes, of which ``head`` is one."""
+        if self.nodes == 1:
+            return self.record.workload.launcher
+        return (
+            f"torchrun --nnodes {self.nodes} --nproc-per-node {self.record.workload.processes} --rdzv-backend c10d "
+            f"--rdzv-endpoint {head}:{RENDEZVOUS_PORT} --rdzv-id autofit"
+        )
 
     @property
     def best(self) -> Best:

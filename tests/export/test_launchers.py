@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from autofit.export import EXPORTERS
+from autofit.errors import UserError
+from autofit.export import EXPORTERS, write_export
 from autofit.export.slurm import _clock
 from autofit.job.lengths import SampleLengths
 from autofit.knobs.allocator import VARIABLE
@@ -214,3 +215,33 @@ def test_a_node_without_a_card_is_asked_for_the_cores_that_were_measured_with() 
     device = dataclasses.replace(result.situation.device, name="AMD EPYC (24 cores)")
     many = dataclasses.replace(result, situation=dataclasses.replace(result.situation, device=device))
     assert options_of(EXPORTERS["slurm"](many).text)["cpus-per-task"] == "24"
+
+
+def test_a_slurm_script_for_several_nodes_starts_one_launcher_on_each_and_shares_the_accumulation(
+    tmp_path: Path,
+) -> None:
+    result = dataclasses.replace(on_a_card(result_with(micro_batch_size=4, accumulation_steps=8)), nodes=2)
+    exported = EXPORTERS["slurm"](result)
+    options = options_of(exported.text)
+    assert (options["nodes"], options["ntasks"], options["ntasks-per-node"]) == ("2", "2", "1")
+    assert "NOT MEASURED ON 2 NODES" in exported.text and "--nodes 2" in exported.text
+    scontrol = tmp_path / "programs" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text('#!/bin/bash\necho "$3-first"; echo "$3-second"\n')
+    scontrol.chmod(0o755)
+    ran = run_script(exported.text, tmp_path, TEXT="my.txt", SLURM_JOB_NODELIST="rack")
+    assert ran.returncode == 0, ran.stderr
+    words = ran.stdout.splitlines()
+    assert words[1:4] == ["torchrun", "--nnodes", "2"] and "rack-first:29500" in words
+    assert result.recommendation is not None
+    assert result.recommendation.training_arguments["gradient_accumulation_steps"] == 4
+
+
+def test_what_cannot_be_written_for_several_nodes_is_refused(tmp_path: Path) -> None:
+    uneven = dataclasses.replace(result_with(micro_batch_size=32, accumulation_steps=1), nodes=2)
+    with pytest.raises(UserError, match="1 accumulation step cannot be shared evenly by 2 nodes"):
+        write_export(uneven, "yaml", tmp_path / "a.yaml")
+    with pytest.raises(UserError, match="markdown is exported for one node; --nodes goes with training-arguments"):
+        write_export(uneven, "markdown", tmp_path / "a.md")
+    with pytest.raises(UserError, match="a program's own launcher"):
+        write_export(dataclasses.replace(program_result(), nodes=2), "yaml", tmp_path / "b.yaml")
