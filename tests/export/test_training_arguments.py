@@ -171,10 +171,15 @@ def test_the_library_gives_the_collator_that_was_measured() -> None:
 
 
 def test_a_card_that_is_not_the_first_is_named_by_the_drivers_number() -> None:
-    device = Device(kind="cuda", name="RTX 4090", memory_bytes=2**34, index=1)
-    workload = make_result(make_trial()).record.workload
-    assert launch_command(workload, device) == "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1 python"
-    assert launch_command(workload, dataclasses.replace(device, index=0)) == "CUDA_VISIBLE_DEVICES=0 python"
+    result = make_result(make_trial())
+
+    def command_on(index: int) -> str:
+        device = Device(kind="cuda", name="RTX 4090", memory_bytes=2**34, index=index)
+        situation = dataclasses.replace(result.situation, device=device)
+        return launch_command(dataclasses.replace(result, situation=situation))
+
+    assert command_on(1) == "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=1 python"
+    assert command_on(0) == "CUDA_VISIBLE_DEVICES=0 python"
 
 
 def test_more_devices_than_were_meant_stop_it_with_one_sentence(tmp_path: Path) -> None:
