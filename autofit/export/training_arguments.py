@@ -61,7 +61,7 @@ def data_collator(tokenizer=None):
     @DATA_COLLATOR@
 @OWN_CODE@@MAIN@'''
 
-_RUN = """, or run it as it is:
+_RUN = """, or run it as it is@WHERE@:
 
     @LAUNCHED@ FILE --text my.txt --output-dir output
 """
@@ -137,11 +137,12 @@ def serialize(result: Result) -> Exported:
     workload, device = result.record.workload, result.situation.device
     task = task_named(workload.task)
     runs = task.labels in ("tokens", "masked")
+    where = "" if result.nodes == 1 else " on every node, with the name of one of them for HEAD"
     values = {
         "CHECK_EFFECTIVE_BATCH": CHECK_EFFECTIVE_BATCH,
         "PROCESSES": str(result.processes),
         "MAIN": _main(task, workload, trust_remote_code=result.record.trust_remote_code) if runs else "",
-        "OR_RUN": filled(_RUN, {"LAUNCHED": result.launcher()}) if runs else ".",
+        "OR_RUN": filled(_RUN, {"LAUNCHED": result.launcher(), "WHERE": where}) if runs else ".",
         "SHARDED_ON_HOST": _SHARDED_ON_HOST if _is_sharded_on_host(recommendation, device) else "",
         "OWN_CODE": _own_code(task, recommendation),
         "MODEL": in_docstring(workload.model),
