@@ -61,10 +61,10 @@ def data_collator(tokenizer=None):
     @DATA_COLLATOR@
 @OWN_CODE@@MAIN@'''
 
-_RUN = """, or run it as it is@WHERE@:
+_RUN = """, or run it as it is:
 
     @LAUNCHED@ FILE --text my.txt --output-dir output
-"""
+@WHERE@"""
 
 _SHARDED_ON_HOST = """
     # On a CPU accelerate would not cut the parameters into parts: it does where the run's type is that of GPUs.
@@ -137,7 +137,7 @@ def serialize(result: Result) -> Exported:
     workload, device = result.record.workload, result.situation.device
     task = task_named(workload.task)
     runs = task.labels in ("tokens", "masked")
-    where = "" if result.nodes == 1 else " on every node, with the name of one of them for HEAD"
+    where = "" if result.nodes == 1 else "\nRun it on every node, with the name of one of them for HEAD.\n"
     values = {
         "CHECK_EFFECTIVE_BATCH": CHECK_EFFECTIVE_BATCH,
         "PROCESSES": str(result.processes),
