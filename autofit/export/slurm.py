@@ -15,8 +15,8 @@ from autofit.study.result import Result
 
 _SRUN = 'srun --cpus-per-task="$SLURM_CPUS_PER_TASK"'
 """Since Slurm 22.05 a step does not take over the number that its job asked for."""
-_HEAD = 'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)'
-"""The node on which the processes of all meet."""
+_HEAD = 'read -r HEAD < <(scontrol show hostnames "$SLURM_JOB_NODELIST")'
+"""The node on which the processes of all meet. No pipe: pipefail would end the script where the list is cut short."""
 SPARE_SHARE, SPARE_SECONDS = 1.2, 600
 """Of the steps' time and beside it: loading, evaluation and saving are not in it."""
 
