@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 RENDEZVOUS_PORT = 29500
-"""Where processes of several nodes meet: torchrun's own default."""
+"""Port at which processes of several nodes meet: torchrun's own default."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from autofit.worker.tracer.recorder import Recorder
 
 aten = torch.ops.aten
 NAME, FLEX = "autofit_traced", "autofit_traced_flex"
-"""Of what stands for flash attention's kernels, and for flex_attention's."""
+"""Names of the stand-ins for flash attention's kernels, and for flex_attention's."""
 _HALF = (torch.bfloat16, torch.float16)
 _EFFICIENT_TAKES_SHARED_HEADS = tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 14)
 
