@@ -19,6 +19,7 @@ from transformers.utils import import_utils
 from autofit.knobs.recipe import Recipe
 from autofit.worker.tracer.cuda_kernels import processors_of
 from autofit.worker.tracer.dataless import DatalessTensor
+from autofit.worker.tracer.patched import patched
 from autofit.worker.tracer.recorder import Recorder
 
 
@@ -30,30 +31,27 @@ def rules(capability: tuple[int, int], recorder: Recorder) -> Iterator[None]:
         return
     from triton.runtime.jit import KernelInterface
 
-    launch, tensor, cuda = KernelInterface.__getitem__, torch.tensor, dict(vars(torch.cuda))
+    tensor = torch.tensor
 
     def heard_of(kernel: Any, grid: Any) -> Callable[..., None]:
         return functools.partial(recorder.kernel, getattr(kernel, "__name__", type(kernel).__name__))
 
     properties = SimpleNamespace(multi_processor_count=processors_of(capability))
-    KernelInterface.__getitem__ = heard_of
-    DatalessTensor.told_cuda = frozenset({"liger_kernel"})
-    # Made of Python's numbers, it is a real one.
-    torch.tensor = lambda data, *, device=None, **named: tensor(data, **named)
-    vars(torch.cuda).update(
-        # Tensors that are made there are dataless, too: there is nothing to begin.
-        _lazy_init=lambda: None,
-        get_device_capability=lambda device=None: capability,
-        get_device_properties=lambda device=None: properties,
-        device=lambda index: contextlib.nullcontext(),
-    )
-    try:
+    # Tensors that are made there are dataless, too: there is nothing to begin.
+    of_cuda = {
+        "_lazy_init": lambda: None,
+        "get_device_capability": lambda device=None: capability,
+        "get_device_properties": lambda device=None: properties,
+        "device": lambda index: contextlib.nullcontext(),
+    }
+    with (
+        patched(KernelInterface, __getitem__=heard_of),
+        patched(DatalessTensor, told_cuda=frozenset({"liger_kernel"})),
+        # Made of Python's numbers, it is a real one.
+        patched(torch, tensor=lambda data, *, device=None, **named: tensor(data, **named)),
+        patched(torch.cuda, **of_cuda),
+    ):
         yield
-    finally:
-        KernelInterface.__getitem__ = launch
-        DatalessTensor.told_cuda = frozenset()
-        torch.tensor = tensor
-        vars(torch.cuda).update(cuda)
 
 
 @contextlib.contextmanager
