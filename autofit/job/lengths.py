@@ -91,6 +91,11 @@ class SampleLengths:
         place = bisect.bisect_left(cumulative, share * cumulative[-1] - 1e-9)
         return self.lengths[min(place, len(self.lengths) - 1)]
 
+    def next_shorter(self, length: int) -> int | None:
+        """The longest length below ``length``; None where no sample is shorter."""
+        place = bisect.bisect_left(self.lengths, length)
+        return self.lengths[place - 1] if place else None
+
     def longest_samples(self, number: int) -> list[int]:
         """The ``number`` longest samples, longest first; fewer samples are repeated."""
         found: list[int] = []

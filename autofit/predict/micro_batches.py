@@ -7,7 +7,9 @@ length there is nothing to find.
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import msgspec
 
@@ -18,7 +20,7 @@ from autofit.knobs.recipe import Recipe, recipe_for
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.study.measurement import BatchShape
 
-FORMAT = 2
+FORMAT = 3
 """Counts up where the shapes are found in another way, so that older answers on the disk are not taken for new."""
 MOST_IN_ORDER = 100
 """Micro-batches in training order that the allocator's simulation plays."""
@@ -28,23 +30,46 @@ class CannotPredictError(Exception):
     """No trace of this, or no micro-batches; the text is a sentence that says why."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class FilledShape(BatchShape):
+    """A micro-batch's shape, and whether its samples fill its rows, one in each.
+
+    Models of HF's then leave the attention mask out, and other kernels of attention run.
+    """
+
+    is_full: bool = False
+
+
 class MicroBatches(msgspec.Struct, frozen=True, kw_only=True):
     """Micro-batches that one layout makes of a workload, at one micro-batch size.
 
-    ``worst`` needs most memory: the most padded tokens and, where that is another, the most attention scores.
+    ``worst`` need most memory: the most padded tokens, the same rows with a little padding where these have none, and
+    the most attention scores; each where it is another.
     ``in_order`` holds the first optimizer steps of the frozen list, about ``MOST_IN_ORDER`` micro-batches, and of
     longer steps their beginning. ``mean_tokens`` are a micro-batch's padded tokens on average, ``mean_scores`` the
     squares of the lengths that attention works on.
     """
 
-    worst: tuple[BatchShape, ...]
-    in_order: tuple[tuple[BatchShape, ...], ...]
+    worst: tuple[FilledShape, ...]
+    in_order: tuple[tuple[FilledShape, ...], ...]
     mean_tokens: float
     mean_scores: float
     format: int = FORMAT
 
+    @property
+    def all(self) -> set[FilledShape]:
+        """Every shape among them."""
+        return {*self.worst, *itertools.chain.from_iterable(self.in_order)}
+
+    @property
+    def usual(self) -> FilledShape:
+        """A shape that is as full as most in training order."""
+        shapes = list(itertools.chain.from_iterable(self.in_order))
+        full = [shape for shape in shapes if shape.is_full]
+        return next(shape for shape in shapes if shape.is_full == (2 * len(full) > len(shapes)))
+
     @classmethod
-    def of_one_shape(cls, shape: BatchShape, accumulation: int) -> MicroBatches:
+    def of_one_shape(cls, shape: FilledShape, accumulation: int) -> MicroBatches:
         """All micro-batches have one shape; what the second micro-step of a step finds, all others find."""
         step = (shape,) * min(accumulation, 2)
         return cls(
@@ -110,7 +135,7 @@ class Layouts:
         """A configuration's micro-batches. Raises CannotPredictError."""
         size, workload = config.micro_batch_size, self._situation.workload
         if workload.lengths.all_equal:
-            shape = BatchShape(rows=size, length=workload.lengths.longest)
+            shape = FilledShape(rows=size, length=workload.lengths.longest, is_full=True)
             return MicroBatches.of_one_shape(shape, config.accumulation_steps)
         layout = config["batch_layout"]
         if layout not in self._known:

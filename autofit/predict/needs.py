@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from autofit.knobs.attention import PLAIN, PLAINEST
 from autofit.knobs.optimizer import REFERENCE as REFERENCE_OPTIMIZER
 from autofit.knobs.recipe import Recipe, recipe_for
 from autofit.knobs.train_config import KnobValue, TrainConfig
+from autofit.predict.course import MicroStep, numbers_in
 from autofit.predict.families import (
     Family,
     pair_for,
@@ -26,13 +28,11 @@ from autofit.predict.families import (
     traceable,
     with_update,
 )
-from autofit.predict.micro_batches import CannotPredictError, Layouts, MicroBatches
+from autofit.predict.micro_batches import CannotPredictError, FilledShape, Layouts, MicroBatches
 from autofit.predict.step_need import Need
-from autofit.predict.step_time import WorkShares
-from autofit.predict.timeline import Integers
+from autofit.predict.step_time import Work, WorkShares
 from autofit.predict.trace import Category, StepTrace
 from autofit.predict.trace_request import TraceDocument, TraceRequest
-from autofit.study.measurement import BatchShape
 
 TOKENS_OF_AN_IMAGE = 197
 """A vision transformer's at 224 x 224 pixels in patches of 16 x 16, for choosing how many rows are traced."""
@@ -86,7 +86,8 @@ class Needs:
             for request in self._requests(config):
                 requests.setdefault(_identity(request), request)
         self._fetch(requests)
-        alone = [self._alone(config) for config in wanted if self._is_alone(config)]
+        kinds = [(config, is_full) for config in wanted for is_full in self._kinds(config)]
+        alone = [self._alone(config, is_full) for config, is_full in kinds if self._is_alone(config, is_full)]
         self._fetch({_identity(request): request for request in alone})
 
     def _fetch(self, requests: dict[str, TraceRequest]) -> None:
@@ -106,52 +107,91 @@ class Needs:
         return self._needs[key]
 
     def _make(self, config: TrainConfig) -> Need:
-        shapes = self._layouts.of(config)
-        family = self._family(config)
-        choice = knob("optimizer").choice(config["optimizer"])
-        accumulation = config.accumulation_steps
+        shapes, accumulation = self._layouts.of(config), config.accumulation_steps
+        families = self._families_of(config)
 
-        def sizes_of(shape: BatchShape) -> Integers:
-            return family.sizes(*self._in_family(family, config, shape))
+        def family_of(shape: FilledShape) -> Family:
+            return families.get(shape.is_full) or next(iter(families.values()))
 
-        def course() -> Iterator[list[Integers]]:
-            known = {shape: sizes_of(shape) for shape in set(itertools.chain.from_iterable(shapes.in_order))}
-            for step in shapes.in_order:
-                yield [known[shape] for shape in step]
+        @functools.cache
+        def micro_step(shape: FilledShape) -> MicroStep:
+            family = family_of(shape)
+            return MicroStep(family.builder, family.sizes(*self._in_family(family, config, shape)))
 
-        steps = {shape: family.builder.steady_step(accumulation, sizes_of(shape)) for shape in shapes.worst}
+        steps = {
+            shape: family_of(shape).builder.steady_step(accumulation, micro_step(shape).sizes) for shape in shapes.worst
+        }
         worst = max(steps, key=lambda shape: steps[shape].peak_bytes)
+
+        def course() -> Iterator[list[MicroStep]]:
+            for step in shapes.in_order:
+                yield [micro_step(shape) for shape in step]
+            for shape in shapes.worst:
+                if shape != worst:
+                    yield [micro_step(shape)] * min(2, accumulation)
+
         categories = steps[worst].peak_by_category()
-        # What one trace tells is told of its own rows, whatever the shape.
-        rows = family.rows_told(worst.padded_tokens / self._longest)
-        paged = categories[Category.OPTIMIZER_STATE] if choice.paged_state else 0
+        paged = categories[Category.OPTIMIZER_STATE] if knob("optimizer").choice(config["optimizer"]).paged_state else 0
         if paged:
             categories[Category.OPTIMIZER_STATE] = 0
+        work, shares = self._work(config, shapes, family_of(shapes.usual), worst)
         return Need(
             bytes_by_category=categories,
             paged_bytes=paged,
-            work=family.work(rows),
-            shares=WorkShares(
-                length=shapes.mean_tokens / (rows * self._longest),
-                scores=shapes.mean_scores / (self._squares(family, config, rows) * self._longest**2),
-            ),
-            builder=family.builder,
-            sizes=sizes_of(worst),
+            work=work,
+            shares=shares,
+            worst=micro_step(worst),
             accumulation=accumulation,
             course=course,
-            exchanged_bytes=family.exchanged_bytes(accumulation),
+            exchanged_bytes=family_of(worst).exchanged_bytes(accumulation),
         )
 
-    def _family(self, config: TrainConfig) -> Family:
-        family = self._family_of_all_sizes(config)
+    def _work(
+        self, config: TrainConfig, shapes: MicroBatches, family: Family, worst: FilledShape
+    ) -> tuple[Work, WorkShares]:
+        """Work of the worst micro-batch as ``family`` has it, and the mean one's shares of that."""
+        # What one trace tells is told of its own rows, whatever the shape.
+        rows = family.rows_told(worst.padded_tokens / self._longest)
+        shares = WorkShares(
+            length=shapes.mean_tokens / (rows * self._longest),
+            scores=shapes.mean_scores / (self._squares(family, config, rows) * self._longest**2),
+        )
+        return family.work(rows), shares
+
+    def _families_of(self, config: TrainConfig) -> dict[bool, Family]:
+        """Families of a configuration's micro-batches: of those that fill their rows (True), and of those with padding.
+
+        One where there is no other, or where the blocks that outlive a micro-step cannot be paired: the worst's.
+        """
+        first, *others = self._kinds(config)
+        families = {first: self._family(config, first)}
+        for is_full in others:
+            with contextlib.suppress(CannotPredictError):
+                family = self._family(config, is_full)
+                if numbers_in(families[first].builder, family.builder) is not None:
+                    families[is_full] = family
+        return families
+
+    def _kinds(self, config: TrainConfig) -> list[bool]:
+        """True for micro-batches that fill their rows, False for others: that of most tokens first."""
+        shapes = self._layouts.of(config)
+        if self._situation.workload.processes > 1:
+            # Their micro-steps are traced one behind another.
+            return [shapes.worst[0].is_full]
+        # The host's allocator is not simulated: what is not worst does not matter.
+        every = shapes.all if self._kind.caches_memory else shapes.worst
+        return list(dict.fromkeys(shape.is_full for shape in (*shapes.worst, *every)))
+
+    def _family(self, config: TrainConfig, is_full: bool) -> Family:
+        family = self._family_of_all_sizes(config, is_full)
         if family is None:
-            alone = self._alone(config)
+            alone = self._alone(config, is_full)
             family = self._make_family([len(alone.micro_batch)], self._with_update(config, self._trace(alone)))
         return family
 
-    def _family_of_all_sizes(self, config: TrainConfig) -> Family | None:
+    def _family_of_all_sizes(self, config: TrainConfig, is_full: bool) -> Family | None:
         """None where its two traces are not alike, event by event: each size is then traced for itself."""
-        requests = self._micro_step_requests(config)
+        requests = self._micro_step_requests(config, is_full)
         key = (*(_identity(request) for request in requests if request), self._traced_optimizer(config))
         if key not in self._families:
             few, many = (
@@ -169,16 +209,16 @@ class Needs:
             self._families[key] = self._make_family(rows, few, many, shorter) if alike else None
         return self._families[key]
 
-    def _is_alone(self, config: TrainConfig) -> bool:
+    def _is_alone(self, config: TrainConfig, is_full: bool) -> bool:
         try:
-            return self._family_of_all_sizes(config) is None
+            return self._family_of_all_sizes(config, is_full) is None
         except CannotPredictError:
             return False
 
-    def _alone(self, config: TrainConfig) -> TraceRequest:
+    def _alone(self, config: TrainConfig, is_full: bool) -> TraceRequest:
         """A trace of as many of the longest samples as the worst micro-batch has tokens of."""
         tokens = max(shape.padded_tokens for shape in self._layouts.of(config).worst)
-        return self._micro_step_request(config, -(-tokens // self._longest), self._longest)
+        return self._micro_step_request(config, -(-tokens // self._longest), self._longest, is_full)
 
     def _make_family(
         self,
@@ -205,7 +245,8 @@ class Needs:
         return document.trace
 
     def _requests(self, config: TrainConfig) -> list[TraceRequest]:
-        requests = [request for request in self._micro_step_requests(config) if request is not None]
+        of_kinds = (self._micro_step_requests(config, is_full) for is_full in self._kinds(config))
+        requests = [request for request in itertools.chain.from_iterable(of_kinds) if request is not None]
         if self._traced_optimizer(config) != REFERENCE_OPTIMIZER:
             requests.append(self._update_request(config))
         return requests
@@ -216,26 +257,25 @@ class Needs:
         return knob("optimizer").choice(value).traced_as or str(value)
 
     def _micro_step_requests(
-        self, config: TrainConfig
+        self, config: TrainConfig, is_full: bool
     ) -> tuple[TraceRequest, TraceRequest | None, TraceRequest | None]:
         """Few rows of the longest samples, more of them, and as many of shorter ones; None for what tells nothing."""
         shapes, size, longest = self._layouts.of(config), config.micro_batch_size, self._longest
-        on_cuda = self._kind.traced_as == "cuda"
-        every = {*shapes.worst, *itertools.chain.from_iterable(shapes.in_order)} if on_cuda else set(shapes.worst)
-        varies = any(shape.length != longest or shape.rows != size for shape in every)
+        every = shapes.all if self._kind.caches_memory else set(shapes.worst)
+        varies = any(shape.length != longest or shape.rows != size for shape in every if shape.is_full == is_full)
         pair = self._pair(config)
         few, many = (size, None) if size == 1 or (size in pair and not varies) else pair
         shorter = None
         # In a flattened row shorter samples are fewer tokens, as fewer samples are.
         if varies and not (self._flattens(config) and many):
-            shorter = shorter_length(many or few, longest, on_cuda=on_cuda)
+            shorter = shorter_length(many or few, longest, on_cuda=self._kind.traced_as == "cuda")
         return (
-            self._micro_step_request(config, few, longest),
-            None if many is None else self._micro_step_request(config, many, longest),
-            None if shorter is None else self._micro_step_request(config, many or few, shorter),
+            self._micro_step_request(config, few, longest, is_full),
+            None if many is None else self._micro_step_request(config, many, longest, is_full),
+            None if shorter is None else self._micro_step_request(config, many or few, shorter, is_full),
         )
 
-    def _in_family(self, family: Family, config: TrainConfig, shape: BatchShape) -> tuple[float, int]:
+    def _in_family(self, family: Family, config: TrainConfig, shape: FilledShape) -> tuple[float, int]:
         """Rows and length of a shape as its family counts them: by its tokens where lengths tell the family nothing."""
         if not family.has_lengths or (self._flattens(config) and config.micro_batch_size > 1):
             return shape.padded_tokens / self._longest, self._longest
@@ -264,13 +304,10 @@ class Needs:
         tokens = TOKENS_OF_AN_IMAGE if reads_images else self._longest
         return pair_for(rows, tokens, on_cuda=self._kind.traced_as == "cuda")
 
-    def _micro_step_request(self, config: TrainConfig, rows: int, length: int) -> TraceRequest:
+    def _micro_step_request(self, config: TrainConfig, rows: int, length: int, is_full: bool) -> TraceRequest:
         recipe = traceable(recipe_for(config, self._situation), optimizer=REFERENCE_OPTIMIZER)
-        # A sample alone in its micro-batch fills its row, unless rows have one length.
-        is_alone = rows == 1 and "length" not in recipe.collator_kwargs
-        fills_rows = recipe.collator == "PadRight" and (self._situation.workload.lengths.all_equal or is_alone)
         program = self._situation.program
-        fills_rows = fills_rows and (program is None or not program.shares_rows)
+        fills_rows = is_full and (program is None or not program.shares_rows)
         # The gradients of several processes are put together in the last micro-step, which is like no other.
         micro_steps = min(MOST_MICRO_STEPS, config.accumulation_steps) if recipe.processes > 1 else 1
         return self._request(recipe, (length,) * rows, truth=fills_rows, micro_steps=micro_steps)

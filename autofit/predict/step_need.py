@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from autofit.predict.caching_allocator import AllocatorPeaks, CachingAllocator, SimulatedOutOfMemoryError
-from autofit.predict.course import Course
+from autofit.predict.course import Course, MicroStep
 from autofit.predict.step_time import Work, WorkShares
-from autofit.predict.timeline import Integers, StepBuilder
+from autofit.predict.timeline import Timeline
 from autofit.predict.trace import Category
 
 
@@ -38,18 +38,17 @@ class Reserved:
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Need:
     """One configuration's. ``bytes_by_category`` is what is alive at the peak on the device, and adds up to
-    ``live_bytes``; ``paged_bytes`` is optimizer state that may leave the device and is part of neither. ``sizes`` are
-    the blocks' of the worst micro-batch, ``course`` gives those of one optimizer step's micro-batches after another.
+    ``live_bytes``; ``paged_bytes`` is optimizer state that may leave the device and is part of neither. ``worst`` is
+    the micro-batch of that peak, ``course`` gives the micro-batches of one optimizer step after another.
     ``exchanged_bytes`` are what several processes together have of what they gather and reduce in a step."""
 
     bytes_by_category: dict[Category, int]
     paged_bytes: int
     work: Work
     shares: WorkShares
-    builder: StepBuilder
-    sizes: Integers
+    worst: MicroStep
     accumulation: int
-    course: Callable[[], Iterator[list[Integers]]]
+    course: Callable[[], Iterator[list[MicroStep]]]
     exchanged_bytes: int = 0
 
     @property
@@ -59,19 +58,23 @@ class Need:
 
     def phase_peaks(self) -> dict[str, int]:
         """The most that is alive in each phase of a steady step, paged state included."""
-        peaks = self.builder.steady_step(self.accumulation, self.sizes).phase_peaks()
+        peaks = self._steady_step.phase_peaks()
         return {phase.name.lower(): size for phase, size in peaks.items()}
 
     def largest_blocks(self, most: int) -> tuple[tuple[int, str, str, int], ...]:
         """Blocks alive at the peak, equal ones together: bytes, operator, category, how many; the largest first."""
-        blocks = self.builder.steady_step(self.accumulation, self.sizes).alive_at_peak()
-        makers = self.builder.trace.makers
+        blocks = self._steady_step.alive_at_peak()
+        makers = self.worst.builder.trace.makers
         groups = Counter(
             (size, makers[block] if block < len(makers) else "collator", Category(category).name.lower())
             for block, size, category in blocks
         )
         largest = sorted(groups.items(), key=lambda item: -item[0][0] * item[1])[:most]
         return tuple((size, maker, category, number) for (size, maker, category), number in largest)
+
+    @property
+    def _steady_step(self) -> Timeline:
+        return self.worst.builder.steady_step(self.accumulation, self.worst.sizes)
 
     def on_allocator(self, *, limit: int, expandable: bool, workspaces: int = 0) -> Reserved:
         """Result of CUDA's allocator with it under a limit, libraries' workspaces (bytes) included.
@@ -82,14 +85,14 @@ class Need:
         allocator = CachingAllocator(limit=limit, expandable=expandable)
         retries: list[int] = []
         try:
-            course = Course(self.builder, allocator, self.sizes, is_paged=self.paged_bytes > 0, workspaces=workspaces)
+            course = Course(self.worst, allocator, is_paged=self.paged_bytes > 0, workspaces=workspaces)
             while len(retries) < 2 and (not retries or retries[0]):
-                for micro_batches in (*self.course(), [self.sizes] * min(2, self.accumulation)):
+                for micro_batches in (*self.course(), [self.worst] * min(2, self.accumulation)):
                     course.step(micro_batches, accumulation=self.accumulation)
                 retries.append(allocator.peaks.retries)
             trained = replace(allocator.peaks)
             try:
-                course.evaluation(self.sizes)
+                course.evaluation()
             except SimulatedOutOfMemoryError:
                 # One sample is evaluated at a time where the micro-batch's number is too many.
                 allocator.peaks = trained

@@ -23,7 +23,7 @@ from transformers.trainer_pt_utils import get_length_grouped_indices
 from autofit.job.lengths import SampleLengths
 from autofit.job.workload import Workload
 from autofit.knobs.recipe import Recipe
-from autofit.predict.micro_batches import MOST_IN_ORDER, MicroBatches
+from autofit.predict.micro_batches import MOST_IN_ORDER, FilledShape, MicroBatches
 from autofit.runtime.collators import PackRows
 from autofit.study.measurement import BatchShape
 
@@ -197,9 +197,9 @@ class StepBatches(Batches):
         every = [self.shape(each) for each in itertools.chain.from_iterable(self.effective_batches)]
         steps = -(-MOST_IN_ORDER // self._recipe.accumulation_steps)
         return MicroBatches(
-            worst=tuple(self.shape(each) for each in self.worst),
+            worst=tuple(map(self._filled_shape, self.worst)),
             in_order=tuple(
-                tuple(self.shape(each) for each in effective_batch[:MOST_IN_ORDER])
+                tuple(map(self._filled_shape, effective_batch[:MOST_IN_ORDER]))
                 for effective_batch in self.effective_batches[:steps]
             ),
             mean_tokens=statistics.fmean(shape.padded_tokens for shape in every),
@@ -207,6 +207,14 @@ class StepBatches(Batches):
                 self._scores(each) for each in itertools.chain.from_iterable(self.effective_batches)
             ),
         )
+
+    def _filled_shape(self, micro_batch: MicroBatch) -> FilledShape:
+        shape = self.shape(micro_batch)
+        return FilledShape(rows=shape.rows, length=shape.length, is_full=self._is_full(micro_batch))
+
+    def _is_full(self, micro_batch: MicroBatch) -> bool:
+        """True if its samples fill its rows, one in each."""
+        return self._recipe.collator == "PadRight" and sum(micro_batch) == self.shape(micro_batch).padded_tokens
 
     def _scores(self, micro_batch: MicroBatch) -> int:
         """Squares of the lengths that attention works on; in a flattened row it stays within each sample."""
@@ -225,7 +233,8 @@ class StepBatches(Batches):
         """Micro-batches that need most memory: most padded tokens, and most attention scores where that is another.
 
         Looked for in the frozen list and in effective batches made to be bad: the longest samples of the
-        data together, alone or among shorter ones.
+        data together, alone or among shorter ones. Where those of most tokens fill their rows, one that does not is
+        added: its attention has a mask, and other kernels.
         """
         at_once = self._recipe.micro_batch_size * self.processes
         longest = self._lengths.longest_samples(at_once * self._recipe.accumulation_steps)
@@ -237,8 +246,16 @@ class StepBatches(Batches):
         shapes = {each: self.shape(each) for each in every}
         most_tokens = max(shapes, key=lambda each: (shapes[each].padded_tokens, sum(each)))
         most_scores = max(shapes, key=lambda each: (shapes[each].rows * shapes[each].length ** 2, sum(each)))
-        same = shapes[most_tokens] == shapes[most_scores]
-        return [most_tokens] if same else [most_tokens, most_scores]
+        worst = [most_tokens]
+        if self._is_full(most_tokens):
+            worst += self._with_padding(most_tokens)
+        return worst if shapes[most_tokens] == shapes[most_scores] else [*worst, most_scores]
+
+    def _with_padding(self, full: MicroBatch) -> list[MicroBatch]:
+        """The same rows with one shorter sample in them, where the data has one and the rows would be as long."""
+        shorter = self._lengths.next_shorter(min(full))
+        padded = (*full[:-1], shorter or 0)
+        return [padded] if shorter and self.shape(padded) == self.shape(full) else []
 
 
 def _mixtures(longest: list[int], lengths: SampleLengths) -> list[list[int]]:

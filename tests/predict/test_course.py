@@ -8,22 +8,24 @@ from dataclasses import replace
 import numpy as np
 
 from autofit.predict.caching_allocator import CachingAllocator
-from autofit.predict.course import Course
-from autofit.predict.timeline import Integers, StepBuilder
-from autofit.predict.trace import Phase
+from autofit.predict.course import Course, MicroStep, numbers_in
+from autofit.predict.timeline import StepBuilder
+from autofit.predict.trace import Category, Phase
 from autofit.units import MIB
-from tests.predict.made_up import LOSS, made_up_trace, of_several_processes, with_one_between
+from tests.predict.made_up import GRADIENT, INPUT, LOSS, made_up_trace, of_several_processes, with_one_between
+
+BUILDER = StepBuilder(made_up_trace())
 
 
-def sizes_of(rows: int) -> Integers:
-    return np.array(made_up_trace(rows).sizes) * MIB
+def micro_step(rows: int, builder: StepBuilder = BUILDER) -> MicroStep:
+    return MicroStep(builder, np.array(made_up_trace(rows).sizes) * MIB)
 
 
 def allocator_after(steps: Sequence[Sequence[int]], *, workspaces: int = 0, is_paged: bool = False) -> CachingAllocator:
     allocator = CachingAllocator()
-    course = Course(StepBuilder(made_up_trace()), allocator, sizes_of(2), is_paged=is_paged, workspaces=workspaces)
+    course = Course(micro_step(2), allocator, is_paged=is_paged, workspaces=workspaces)
     for rows in steps:
-        course.step([sizes_of(number) for number in rows])
+        course.step([micro_step(number) for number in rows])
     return allocator
 
 
@@ -44,9 +46,9 @@ def test_a_loss_that_outlives_the_update_is_freed_before_the_next_step() -> None
     kept = tuple(event for event in trace.events if event != -(LOSS + 1))
     allocator = CachingAllocator()
     builder = StepBuilder(replace(trace, events=kept, phase_ends=(1, 2, 4, 8, 12, 12)))
-    course = Course(builder, allocator, sizes_of(2), is_paged=False)
+    course = Course(micro_step(2, builder), allocator, is_paged=False)
     for _ in range(3):
-        course.step([sizes_of(2)])
+        course.step([micro_step(2, builder)])
     assert allocator.allocated == (1000 + 2000 + 2 * 8 + 4) * MIB
 
 
@@ -68,8 +70,8 @@ def test_other_shapes_than_the_worst_make_the_allocator_reserve_more_than_the_wo
 
 def test_micro_batches_that_are_not_run_have_their_inputs_held() -> None:
     allocator = CachingAllocator()
-    course = Course(StepBuilder(made_up_trace()), allocator, sizes_of(2), is_paged=False)
-    course.step([sizes_of(2)] * 2, accumulation=6)
+    course = Course(micro_step(2), allocator, is_paged=False)
+    course.step([micro_step(2)] * 2, accumulation=6)
     assert allocator.allocated == (1000 + 2000 + 6 * 16) * MIB
 
 
@@ -85,21 +87,71 @@ def test_an_evaluation_comes_after_the_last_step_and_leaves_nothing() -> None:
         phase_ends=(*trace.phase_ends[: Phase.EVALUATION], len(trace.events) + 2),
     )
     allocator = CachingAllocator()
-    sizes = np.array(evaluated.sizes) * MIB
-    course = Course(StepBuilder(evaluated), allocator, sizes, is_paged=False)
-    course.step([sizes])
+    only = MicroStep(StepBuilder(evaluated), np.array(evaluated.sizes) * MIB)
+    course = Course(only, allocator, is_paged=False)
+    course.step([only])
     before = allocator.allocated
-    course.evaluation(sizes)
+    course.evaluation()
     assert allocator.allocated == before
     assert allocator.peaks.allocated == before + 9000 * MIB
 
 
 def test_of_several_processes_the_first_micro_step_those_between_and_the_last_are_played() -> None:
     for accumulation, trace in ((2, of_several_processes()), (3, with_one_between()), (5, with_one_between())):
-        sizes = np.array(trace.sizes) * MIB
+        only = MicroStep(StepBuilder(trace), np.array(trace.sizes) * MIB)
         allocator = CachingAllocator()
-        course = Course(StepBuilder(trace), allocator, sizes, is_paged=False)
+        course = Course(only, allocator, is_paged=False)
         for _ in range(3):
-            course.step([sizes] * accumulation)
+            course.step([only] * accumulation)
         assert allocator.peaks.allocated == StepBuilder(trace).steady_step(accumulation).peak_bytes * MIB
         assert allocator.allocated == (1000 + 2000 + accumulation * 16) * MIB
+
+
+def with_mask() -> MicroStep:
+    """The step with a block more, numbered before the others, from the forward pass to the loss's end."""
+    trace, mask = made_up_trace(), INPUT
+    numbers = [each + (each >= mask) for each in range(len(trace.sizes))]
+    events = [numbers[abs(event) - 1] + 1 if event > 0 else -(numbers[abs(event) - 1] + 1) for event in trace.events]
+    # Where the input was numbered 1 the mask is now, and it is taken after it.
+    masked = replace(
+        trace,
+        sizes=(trace.sizes[0], 700, *trace.sizes[1:]),
+        categories=(trace.categories[0], Category.TEMPORARIES, *trace.categories[1:]),
+        makers=(trace.makers[0], "aten::mul", *trace.makers[1:]),
+        events=(*events[:2], mask + 1, *events[2:8], -(mask + 1), *events[8:]),
+        phase_ends=(1, 2, 5, 10, 15, 15),
+        gradient_of={0: numbers[GRADIENT]},
+        gradient_events={numbers[GRADIENT]: 7},
+    )
+    return MicroStep(StepBuilder(masked), np.array(masked.sizes) * MIB)
+
+
+def test_micro_batches_of_two_traces_share_weights_gradients_and_state() -> None:
+    plain, masked = micro_step(2), with_mask()
+    alone = {}
+    for own in (plain, masked):
+        allocator = CachingAllocator()
+        course = Course(own, allocator, is_paged=False)
+        for _ in range(3):
+            course.step([own, own])
+        alone[own.builder] = allocator.peaks.allocated
+    for first, second in ((plain, masked), (masked, plain)):
+        for steps in (
+            [[first, second]] * 3,
+            [[second, first]] * 3,
+            [[first, first], [second, second], [second, first]],
+        ):
+            allocator = CachingAllocator()
+            course = Course(first, allocator, is_paged=False)
+            for step in steps:
+                course.step(step)
+            assert allocator.allocated == (1000 + 2000 + 2 * 16) * MIB
+            assert min(alone.values()) <= allocator.peaks.allocated <= max(alone.values())
+
+
+def test_traces_of_other_weights_are_not_paired() -> None:
+    plain, masked = micro_step(2).builder, with_mask().builder
+    assert numbers_in(plain, masked) is not None and numbers_in(masked, plain) is not None
+    assert numbers_in(plain, StepBuilder(replace(made_up_trace(), gradient_of={}))) is None
+    fetched = replace(made_up_trace(), phase_ends=(1, 1, 4, 8, 13, 13))
+    assert numbers_in(plain, StepBuilder(fetched)) is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -18,13 +19,13 @@ from autofit.predict.micro_batches import CannotPredictError, MicroBatches
 from autofit.predict.needs import Needs
 from autofit.predict.predictor import Predictor
 from autofit.predict.step_time import OF_PUBLISHED_PEAKS, Efficiency
-from autofit.predict.trace import StepTrace
+from autofit.predict.trace import Category, StepTrace
 from autofit.predict.trace_request import TraceDocument, TraceRequest
 from autofit.study.prediction import Verdict
 from autofit.units import GIB, MIB
 from autofit.worker.batches import StepBatches
 from tests.doubles import make_config, make_situation
-from tests.predict.made_up import ACTIVATION, made_up_trace
+from tests.predict.made_up import ACTIVATION, GRADIENT, made_up_trace
 
 MODEL = ModelSource(name="some/llama", origin="folder", config={"model_type": "llama"})
 RATES = Rates(flops_16=1e6, flops_32=1e6, bytes_per_second=1e6, launch_seconds=0.0)
@@ -53,7 +54,7 @@ class MadeUpTraces:
         return [
             TraceDocument(trace=None, refusal="lost")
             if request.micro_batch[0] in self.lost
-            else TraceDocument(trace=self._trace(len(request.micro_batch)))
+            else TraceDocument(trace=replace(self._trace(len(request.micro_batch)), length=request.micro_batch[0]))
             for request in requests
         ]
 
@@ -102,16 +103,59 @@ def test_a_rebalanced_micro_batch_needs_what_the_samplers_own_worst_one_does() -
     lengths = SampleLengths.of([2, 16] * 160)
     config = make_config(batch_layout="batch_rebalance", micro_batch_size=4, accumulation_steps=8)
     situation = card(80, lengths=lengths)
-    (worst,) = StepBatches(recipe_for(config, situation), situation.workload, 0).shapes().worst
+    worst, *_ = StepBatches(recipe_for(config, situation), situation.workload, 0).shapes().worst
     assert worst.rows > 4 and worst.length == 16
     need = needs_of(situation, MadeUpTraces(scale=1)).of(config)
-    assert need.sizes[ACTIVATION] == 100 * worst.rows
+    assert need.worst.sizes[ACTIVATION] == 100 * worst.rows
 
 
 def test_shorter_samples_are_traced_once_more_where_lengths_vary() -> None:
     traces = MadeUpTraces()
-    needs_of(card(80, lengths=SampleLengths.of([2, 9, 16] * 40)), traces).of(make_config())
-    assert sorted(request.micro_batch for request in traces.asked) == [(9, 9, 9, 9), (16, 16), (16, 16, 16, 16)]
+    needs_of(card(80, lengths=SampleLengths.of([2, 9, *range(10, 17)] * 40)), traces).of(make_config())
+    padded = [request.micro_batch for request in traces.asked if not request.truth]
+    assert sorted(padded) == [(9, 9, 9, 9), (16, 16), (16, 16, 16, 16)]
+
+
+def test_micro_batches_without_padding_are_traced_too_and_take_their_own_blocks_in_the_course() -> None:
+    class WithMasks(MadeUpTraces):
+        """A padded micro-step has a mask of 50 bytes a row before its loss."""
+
+        def traces(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
+            documents = super().traces(requests)
+            for place, (request, document) in enumerate(zip(requests, documents, strict=True)):
+                trace = document.trace
+                if trace is not None and not request.truth:
+                    mask = len(trace.sizes)
+                    masked = replace(
+                        trace,
+                        sizes=(*trace.sizes, 50 * trace.rows),
+                        categories=(*trace.categories, Category.ACTIVATIONS),
+                        makers=(*trace.makers, "aten::mul"),
+                        events=(*trace.events[:2], mask + 1, *trace.events[2:8], -(mask + 1), *trace.events[8:]),
+                        phase_ends=(1, 2, 5, 10, 15, 15),
+                        gradient_events={GRADIENT: 7},
+                    )
+                    documents[place] = TraceDocument(trace=masked)
+            return documents
+
+    situation = card(80, lengths=SampleLengths.of([8, 16, 16, 16] * 80))
+    traces = WithMasks(scale=1)
+    config = make_config(micro_batch_size=2, accumulation_steps=16)
+    need = needs_of(situation, traces).of(config)
+    assert {request.truth for request in traces.asked} == {True, False}
+    # The worst has as many tokens as the one without padding, and a mask.
+    assert len(need.worst.sizes) == len(made_up_trace().sizes) + 1
+    micro_steps = list(itertools.chain.from_iterable(need.course()))
+    with_mask = [len(step.sizes) == len(need.worst.sizes) for step in micro_steps]
+    assert True in with_mask and False in with_mask
+    reserved = need.on_allocator(limit=80 * GIB, expandable=False)
+    assert not reserved.is_out_of_memory and reserved.allocated_bytes >= need.live_bytes
+
+
+def test_where_rows_of_one_length_are_all_there_are_nothing_is_traced_with_padding() -> None:
+    traces = MadeUpTraces()
+    needs_of(card(80), traces).of(make_config())
+    assert all(request.truth for request in traces.asked)
 
 
 def test_without_a_trace_of_shorter_samples_a_shape_counts_by_its_tokens() -> None:
@@ -119,7 +163,7 @@ def test_without_a_trace_of_shorter_samples_a_shape_counts_by_its_tokens() -> No
     traces = MadeUpTraces(scale=1)
     traces.lost = {9}
     need = needs_of(situation, traces).of(make_config(micro_batch_size=4, accumulation_steps=8))
-    rows = {sizes[ACTIVATION] / 100 for step in need.course() for sizes in step}
+    rows = {sizes[ACTIVATION] / 100 for step in need.course() for _, sizes in step}
     assert max(rows) == 4 and min(rows) < 4
 
 
@@ -127,11 +171,11 @@ def test_a_size_that_is_traced_for_itself_is_traced_with_the_tokens_of_its_worst
     lengths = SampleLengths.of([2, 16] * 160)
     config = make_config(batch_layout="batch_rebalance", micro_batch_size=4, accumulation_steps=8)
     situation = card(80, lengths=lengths)
-    (worst,) = StepBatches(recipe_for(config, situation), situation.workload, 0).shapes().worst
+    worst, *_ = StepBatches(recipe_for(config, situation), situation.workload, 0).shapes().worst
     traces = MadeUpTraces(scale=1)
     traces.unlike = True
     need = needs_of(situation, traces).of(config)
-    assert need.sizes[ACTIVATION] == 100 * worst.rows
+    assert need.worst.sizes[ACTIVATION] == 100 * worst.rows
     assert len(traces.asked[-1].micro_batch) == worst.rows
 
 

@@ -110,10 +110,24 @@ def test_shapes_in_order_are_whole_steps_and_their_means_are_of_the_whole_list(l
     batches, recipe, _ = batches_of(layout)
     found = batches.shapes()
     assert len(found.in_order) == 25 and all(len(step) == 4 for step in found.in_order)
-    assert found.in_order[0] == tuple(batches.shape(each) for each in batches.effective_batches[0])
+    first = [batches.shape(each) for each in batches.effective_batches[0]]
+    assert [(each.rows, each.length) for each in found.in_order[0]] == [(each.rows, each.length) for each in first]
     assert found.mean_tokens * recipe.accumulation_steps == pytest.approx(batches.mean_load)
     assert found.mean_scores >= found.mean_tokens
-    assert [batches.shape(each) for each in batches.worst] == list(found.worst)
+    assert [batches.shape(each).padded_tokens for each in batches.worst] == [each.padded_tokens for each in found.worst]
+
+
+def test_of_the_longest_samples_alone_there_is_one_with_padding_beside_the_one_without() -> None:
+    def worst(layout: str, found: list[int]) -> list[tuple[int, int, bool]]:
+        shapes = batches_of(layout, found=found)[0].shapes()
+        return [(each.rows, each.length, each.is_full) for each in shapes.worst]
+
+    cut_to_64 = [10, 30, 64, 64] * 32
+    assert worst("dynamic_padding", cut_to_64) == [(4, 64, True), (4, 64, False)]
+    assert worst("fixed_padding", cut_to_64) == [(4, 64, True), (4, 64, False)]
+    assert [is_full for *_, is_full in worst("flattened", cut_to_64)] == [False]
+    # The longest sample is longer than any other, so that no micro-batch of four is full.
+    assert worst("dynamic_padding", [*range(10, 74)] * 2) == [(4, 73, False)]
 
 
 def test_attention_in_a_flattened_row_works_on_each_sample_alone() -> None:

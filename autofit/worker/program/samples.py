@@ -133,7 +133,8 @@ class ProgramBatches(Batches):
         size, accumulation = recipe.micro_batch_size * recipe.processes, recipe.accumulation_steps
         cut = [samples.order[start : start + size] for start in range(0, len(samples.order), size)]
         self.effective_batches = [list(cut[start : start + accumulation]) for start in range(0, len(cut), accumulation)]
-        self.worst = [tuple(itertools.islice(itertools.cycle(samples.longest), size))]
+        most = tuple(itertools.islice(itertools.cycle(samples.longest), size))
+        self.worst = [most, *self._with_padding(most)]
 
     def shape(self, micro_batch: MicroBatch) -> BatchShape:
         """Shape that the program's own collator gives it, found once: rows of all processes, the longest length."""
@@ -144,16 +145,31 @@ class ProgramBatches(Batches):
             self._shapes[key] = together(shapes)
         return self._shapes[key]
 
+    def _with_padding(self, most: MicroBatch) -> list[MicroBatch]:
+        """The same rows with a shorter sample in them, where all fill theirs: attention then has a mask."""
+        if self.tokens(most) < self.shape(most).padded_tokens:
+            return []
+        longest = self.tokens(most[:1])
+        shorter = [place for place, length in self._length_of.items() if length < longest]
+        if not shorter:
+            return []
+        padded = (*most[:-1], max(shorter, key=self._length_of.__getitem__))
+        return [padded] if self.shape(padded) == self.shape(most) else []
+
     def share(self, micro_batch: MicroBatch, process: int) -> MicroBatch:
         """The samples of one process."""
         return micro_batch[process * self._own_size : (process + 1) * self._own_size]
 
     @property
     def mean_tokens(self) -> float:
-        return statistics.fmean(
-            sum(self._length_of[place] for micro_batch in each for place in micro_batch)
-            for each in self.effective_batches
-        )
+        return statistics.fmean(sum(map(self.tokens, each)) for each in self.effective_batches)
+
+    def tokens(self, micro_batch: MicroBatch) -> int:
+        """Real tokens of a micro-batch; of the longest samples some may not be among those in order."""
+        for place in micro_batch:
+            if place not in self._length_of:
+                self._length_of[place] = length_of(self._source.batch((place,)))
+        return sum(self._length_of[place] for place in micro_batch)
 
     @cached_property
     def _are_of_one_length(self) -> bool:

@@ -18,11 +18,10 @@ import torch
 import torch.utils._python_dispatch
 
 from autofit.job.program import ProgramSamples
-from autofit.predict.micro_batches import MOST_IN_ORDER, MicroBatches
+from autofit.predict.micro_batches import MOST_IN_ORDER, FilledShape, MicroBatches
 from autofit.predict.trace import Category, Phase, StepTrace
 from autofit.predict.trace_request import TraceDocument, TraceRequest
 from autofit.runtime.mixin import become
-from autofit.study.measurement import BatchShape
 from autofit.trial.protocol import (
     BatchesResult,
     ProgramBatchesJob,
@@ -49,9 +48,9 @@ def micro_batches_of(trainer: Any, job: ProgramBatchesJob) -> BatchesResult:
     for layout in job.layouts:
         batches = ProgramBatches(replace(layout, processes=1), job.samples, source)
 
-        def shape(micro_batch: MicroBatch, batches: ProgramBatches = batches) -> BatchShape:
-            padded = batches.shape(micro_batch).padded_tokens
-            return BatchShape(rows=len(micro_batch), length=-(-padded // len(micro_batch)))
+        def shape(micro_batch: MicroBatch, batches: ProgramBatches = batches) -> FilledShape:
+            padded, rows = batches.shape(micro_batch).padded_tokens, len(micro_batch)
+            return FilledShape(rows=rows, length=-(-padded // rows), is_full=batches.tokens(micro_batch) == padded)
 
         every = [shape(micro_batch) for each in batches.effective_batches for micro_batch in each]
         steps = -(-MOST_IN_ORDER // layout.accumulation_steps)

@@ -112,6 +112,18 @@ def test_shapes_are_what_the_programs_collator_makes() -> None:
     assert batches.worst == [(6, 3)]
 
 
+def test_the_longest_samples_alone_come_with_padding_and_without_though_they_are_not_in_order() -> None:
+    lengths = [8, 8, 3, 5]
+    rows = [{"input_ids": torch.ones(length, dtype=torch.long)} for length in lengths]
+    given = ProgramSamples(order=(2, 3), lengths=(3, 5), longest=(0, 1))
+    batches = ProgramBatches(recipe(2, 1), given, Source(WithLoader(rows)))
+    assert batches.worst == [(0, 1), (0, 3)]
+    assert [batches.tokens(each) for each in batches.worst] == [16, 13]
+    assert {batches.shape(each) for each in batches.worst} == {BatchShape(rows=2, length=8)}
+    one = ProgramBatches(recipe(1, 2), given, Source(WithLoader(rows)))
+    assert one.worst == [(0,)]
+
+
 def test_processes_share_a_micro_batch_and_plan_the_same_steps() -> None:
     batches = ProgramBatches(recipe(2, 1, processes=2), samples_of(tuple(range(8))), Source(WithLoader(SAMPLES)))
     (step, _) = batches.effective_batches
