@@ -23,7 +23,7 @@ def main(words: list[str]) -> int:
         "exports",
         nargs="*",
         metavar="FORMAT=PATH",
-        help=f"formats: {', '.join(EXPORTERS)}; without FORMAT= the path's suffix decides",
+        help=f"formats: {', '.join(EXPORTERS)}; without FORMAT= the path's suffix decides; FORMAT=- is standard output",
     )
     parser.add_argument("--study", metavar="NAME", help="name of the study (default: the newest)")
     parser.add_argument("--rank", type=whole_number, metavar="K", help="configuration of this rank")
@@ -44,7 +44,7 @@ def main(words: list[str]) -> int:
         parser.error("give FORMAT=PATH, or --into FILE")
     if options.nodes > 1 and options.into is not None:
         parser.error("--nodes goes with files that are written, not with --into")
-    exports = parse_exports(options.exports, force=options.force)
+    exports = parse_exports(options.exports, force=options.force, takes_stdout=True)
     from autofit.api import load
 
     result = dataclasses.replace(load(options.study, storage=options.storage), rank=options.rank, nodes=options.nodes)
@@ -59,8 +59,16 @@ def _put_into(result: Result, path: Path, *, force: bool) -> None:
     """Show the changes of a program on stdout, and make them where that is asked for."""
     from autofit.export.files import write_file
     from autofit.export.into import edited
+    from autofit.job.tasks import task_named
 
     change = edited(result, path)
+    if change.other_model:
+        task = task_named(result.record.workload.task)
+        print(
+            f"{path} loads {change.other_model}; what was measured is {task.auto_class}, so neither its memory nor its "
+            "speed is what this program will have.",
+            file=sys.stderr,
+        )
     sys.stdout.write(change.diff or f"{path} has these settings already.\n")
     if change.left_out:
         print(f"Not in these calls, and to be set by you: {'; '.join(change.left_out)}.", file=sys.stderr)

@@ -59,7 +59,10 @@ def report(search: Callable[[Observer], SearchResult], options: argparse.Namespa
 
 def say_written(path: Path, left_out: tuple[str, ...]) -> None:
     """On stderr: where an export lies, and what of the measured configuration its format cannot express."""
-    print(f"Wrote {path}", file=sys.stderr)
+    from autofit.export.files import STDOUT
+
+    if path != STDOUT:
+        print(f"Wrote {path}", file=sys.stderr)
     if left_out:
         print(f"It is not the measured configuration. Left out of it: {'; '.join(left_out)}.", file=sys.stderr)
 

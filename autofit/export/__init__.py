@@ -24,7 +24,7 @@ from autofit.export import (
     yaml_arguments,
 )
 from autofit.export.exported import Exported
-from autofit.export.files import check_path, write_file
+from autofit.export.files import STDOUT, check_path, write_file
 from autofit.study.result import Result
 
 EXPORTERS: dict[str, Callable[[Result], Exported]] = {
@@ -49,25 +49,27 @@ FOR_NODES = ("training-arguments", "yaml", "slurm")
 IMPORTED = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 """Packages that exported Python files import, and that a file of such a name in the same folder would hide."""
 BY_SUFFIX = {
-    ".py": "training-arguments",
-    ".yaml": "yaml",
-    ".yml": "yaml",
-    ".json": "json",
-    ".md": "markdown",
-    ".csv": "csv",
+    ".py": ("training-arguments", "trl-python", "unsloth"),
+    ".yaml": ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "accelerate"),
+    ".yml": ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "accelerate"),
+    ".json": ("json", "deepspeed"),
+    ".md": ("markdown",),
+    ".csv": ("csv",),
+    ".sh": ("slurm",),
 }
-"""The format of a path that is given without one."""
+"""Formats of files with a suffix; the first is that of a path that is given without one."""
 
 
-def parse_export(text: str, *, force: bool = False) -> tuple[str, Path]:
+def parse_export(text: str, *, force: bool = False, takes_stdout: bool = False) -> tuple[str, Path]:
     """``FORMAT=PATH``, or a path whose suffix says the format -> both, checked before an hour of measuring.
 
-    Raises UserError for an unknown format, a path that cannot be written, and a file that is there already, unless
-    ``force`` allows to overwrite it.
+    ``-`` is standard output where ``takes_stdout`` says that nothing else is printed there. Raises UserError for an
+    unknown format, a suffix that files of other formats have, a path that cannot be written, and a file that is there
+    already, unless ``force`` allows to overwrite it.
     """
     name, separator, path_text = text.partition("=")
     if not separator and Path(text).suffix in BY_SUFFIX:
-        name, separator, path_text = BY_SUFFIX[Path(text).suffix], "=", text
+        name, separator, path_text = BY_SUFFIX[Path(text).suffix][0], "=", text
     if not separator and name not in EXPORTERS:
         raise UserError(
             f"'{text}' does not say in which format: write FORMAT={text}, with a format of {', '.join(EXPORTERS)}, or "
@@ -80,14 +82,25 @@ def parse_export(text: str, *, force: bool = False) -> tuple[str, Path]:
     if not path_text:
         raise UserError(f"'{text}' names no file; write {name}=PATH.")
     path = Path(path_text).expanduser()
+    if path == STDOUT:
+        if not takes_stdout:
+            raise UserError(f"'{text}': the table is printed there; 'autofit export {text}' prints this one.")
+        return name, path
+    formats = BY_SUFFIX.get(path.suffix, (name,))
+    if name not in formats:
+        suffixes = [suffix for suffix, members in BY_SUFFIX.items() if name in members]
+        raise UserError(
+            f"{name} writes no {path.suffix} file: write {name}={path.with_suffix(suffixes[0])}, or "
+            f"{formats[0]}={path_text}."
+        )
     if path.suffix == ".py" and path.stem in IMPORTED:
         raise UserError(f"A file named {path.name} would be imported in place of {path.stem}; choose another name.")
     return name, check_path(path, f"The export {name}", force=force)
 
 
-def parse_exports(texts: Sequence[str], *, force: bool = False) -> list[tuple[str, Path]]:
+def parse_exports(texts: Sequence[str], *, force: bool = False, takes_stdout: bool = False) -> list[tuple[str, Path]]:
     """Several at once. Raises UserError as ``parse_export`` does, and where two are one file."""
-    exports = [parse_export(text, force=force) for text in texts]
+    exports = [parse_export(text, force=force, takes_stdout=takes_stdout) for text in texts]
     paths = [path.resolve() for _, path in exports]
     twice = next((path for path in paths if path.is_file() is path.exists() and paths.count(path) > 1), None)
     if twice is not None:

@@ -30,9 +30,8 @@ class Exported:
 
 def recommended(result: Result) -> tuple[Ranked, Recommendation]:
     """The recommended configuration and its settings. Raises UserError where nothing was measured."""
-    best, recommendation = result.ranking.best, result.recommendation
-    if best is None or recommendation is None:
-        raise UserError(f"Study '{result.study}' has no measured configuration to export.")
+    recommendation, best = result.best.recommendation, result.ranking.best
+    assert best is not None, "the result has looked"
     return best, recommendation
 
 

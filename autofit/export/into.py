@@ -19,6 +19,7 @@ from typing import Any
 from autofit.errors import UserError
 from autofit.export.exported import recommended
 from autofit.export.yaml_arguments import beside_the_calls, of_model
+from autofit.job.tasks import task_named
 from autofit.knobs import KNOBS
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.knobs.baseline import NEWER_NAMES, names_of
@@ -36,13 +37,15 @@ ON_IN_TRL = ("bf16", "gradient_checkpointing")
 
 @dataclass(frozen=True, kw_only=True)
 class Edited:
-    """A program with the settings in it. ``left_out`` are those that have no place in its calls."""
+    """A program with the settings in it. ``left_out`` are those that have no place in its calls, ``other_model`` is the
+    class of the model that it loads where that is for another task than the measured one."""
 
     path: Path
     before: str
     after: str
     encoding: str
     left_out: tuple[str, ...]
+    other_model: str = ""
 
     @property
     def content(self) -> bytes:
@@ -83,7 +86,23 @@ def edited(result: Result, path: Path) -> Edited:
     left_out = [*_model(tree, source, recommendation), *beside_the_calls(result)]
     after = source.text()
     ast.parse(after)
-    return Edited(path=path, before=before, after=after, encoding=encoding, left_out=tuple(left_out))
+    return Edited(
+        path=path,
+        before=before,
+        after=after,
+        encoding=encoding,
+        left_out=tuple(left_out),
+        other_model=_other_model(tree, task_named(result.record.workload.task).auto_class),
+    )
+
+
+def _other_model(tree: ast.AST, auto_class: str) -> str:
+    """The class of a model that the program loads, where the name says that it is for another task than ``auto_class``.
+
+    ``LlamaForCausalLM`` is for the task of ``AutoModelForCausalLM``.
+    """
+    names = [_loaded_class(call) for call in _calls(tree)]
+    return next((name for name in names if "For" in name and not auto_class.endswith(name[name.index("For") :])), "")
 
 
 def _the_call(tree: ast.AST, path: Path) -> ast.Call:
@@ -153,10 +172,16 @@ def _model(tree: ast.AST, source: _Source, recommendation: Recommendation) -> li
 
 def _loads_model(call: ast.Call) -> bool:
     """True for ``AutoModelFor...from_pretrained`` and ``...ForCausalLM.from_pretrained``, and no tokenizer's."""
-    if not isinstance(call.func, ast.Attribute) or call.func.attr != "from_pretrained":
-        return False
-    name = _name_of(call.func.value)
+    name = _loaded_class(call)
     return "Model" in name or "For" in name
+
+
+def _loaded_class(call: ast.Call) -> str:
+    """The name before ``.from_pretrained``; empty for other calls."""
+    function = call.func
+    if isinstance(function, ast.Attribute) and function.attr == "from_pretrained":
+        return _name_of(function.value)
+    return ""
 
 
 class _Source:

@@ -55,7 +55,7 @@ def serialize(result: Result) -> Exported:
         left_out.append("rows that hold several samples, which LLaMA-Factory counts as one")
     if padded_length(recommendation) is not None:
         left_out.append("rows that are all padded to the longest sample")
-    use = "Add dataset, template, learning_rate and output_dir, then:"
+    use = "Add dataset, template, learning_rate and output_dir; of plain text the stage is pt, not sft. Then:"
     lines = header(result, tuple(left_out), use, command(result, "llamafactory-cli train FILE"))
     return Exported(text=as_yaml(document, lines), left_out=tuple(left_out))
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from autofit.errors import UserError
-from autofit.export import EXPORTERS, parse_export
+from autofit.export import EXPORTERS, parse_export, parse_exports, write_export
 from autofit.export.exported import Exported
 from autofit.export.trl import _targets
 from autofit.job.lengths import SampleLengths
@@ -205,6 +205,32 @@ def test_the_suffix_says_the_format_where_none_is_named(path: str, format_name: 
         parse_export(str(tmp_path / "out.txt"))
     with pytest.raises(UserError, match=r"no export format 'axolot'\. Did you mean axolotl\?"):
         parse_export(f"axolot={tmp_path / 'axo.yaml'}")
+
+
+def test_a_suffix_of_other_formats_is_refused_and_one_of_none_is_taken(tmp_path: Path) -> None:
+    with pytest.raises(
+        UserError, match=r"^slurm writes no \.py file: write slurm=.*run\.sh, or training-arguments=.*py\.$"
+    ):
+        parse_export(f"slurm={tmp_path / 'run.py'}")
+    with pytest.raises(
+        UserError, match=r"^training-arguments writes no \.json file: .*args\.py, or json=.*args\.json\.$"
+    ):
+        parse_export(f"training-arguments={tmp_path / 'args.json'}")
+    for text in ("slurm=run.sbatch", "axolotl=a.yml", "unsloth=a.py", "csv=table"):
+        name, _, path = text.partition("=")
+        assert parse_export(f"{name}={tmp_path / path}") == (name, tmp_path / path)
+
+
+def test_standard_output_is_written_to_only_where_nothing_else_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    ((name, path),) = parse_exports(["csv=-"], takes_stdout=True)
+    result = make_result(make_trial())
+    write_export(result, name, path)
+    assert capsys.readouterr().out == EXPORTERS["csv"](result).text
+    assert not Path("-").exists()
+    with pytest.raises(
+        UserError, match=r"^'csv=-': the table is printed there; 'autofit export csv=-' prints this one"
+    ):
+        parse_exports(["csv=-"])
 
 
 def test_a_setting_that_moves_the_numbers_is_written_out_in_every_trainers_file() -> None:

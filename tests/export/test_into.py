@@ -130,6 +130,17 @@ def test_what_has_no_place_in_the_calls_is_said(tmp_path: Path) -> None:
     assert "torch_varlen" not in flattened.after
 
 
+def test_a_model_of_another_task_than_the_measured_one_is_named(tmp_path: Path) -> None:
+    def other(name: str) -> str:
+        path = script(tmp_path, SCRIPT.replace("AutoModelForCausalLM.", f"{name}."))
+        return edited(make_result(make_trial()), path).other_model
+
+    assert other("AutoModelForSequenceClassification") == "AutoModelForSequenceClassification"
+    assert other("BertForMaskedLM") == "BertForMaskedLM"
+    for name in ("AutoModelForCausalLM", "transformers.LlamaForCausalLM", "AutoPeftModelForCausalLM", "MyModel"):
+        assert other(name) == ""
+
+
 def test_of_a_program_of_ones_own_only_its_settings_are_changed(tmp_path: Path) -> None:
     mine = "torch_compile=True, dataloader_num_workers=2"
     batch = "per_device_train_batch_size=8, gradient_accumulation_steps=4"
