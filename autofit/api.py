@@ -352,10 +352,11 @@ def _workers(
 
 def _what_is_left_out(space: SearchSpace, model: str) -> str:
     """Choices that the request itself left out by name, and the command that lists the unavailable ones."""
-    asked = [f"{refusal.knob}={refusal}" for refusal in space.refusals if refusal.because is Because.NUMERICS]
+    numerics = [refusal for refusal in space.refusals if refusal.because is Because.NUMERICS]
     sentence = f"{len(space.refusals)} choices are not searched here; 'autofit doctor {model}' says why"
-    if asked:
-        sentence += f". Left out by --numerics: {'; '.join(asked)}"
+    if numerics:
+        named = ", ".join(f"{refusal.knob}={refusal.value}" for refusal in numerics)
+        sentence += f". --numerics {space.request.numerics} leaves out {named}; --numerics aggressive does not"
     if space.situation.workload.lengths.all_equal and task_named(space.situation.workload.task).reads == "tokens":
         length = space.situation.workload.sequence_length
         sentence += f". Every sample is taken to have {length} tokens: --data FILE searches padding and packing too"

@@ -234,6 +234,10 @@ def test_a_search_over_real_text_shows_its_profile_ranks_layouts_and_is_verified
     assert main(words) == 0
     output, progress = capfd.readouterr()
     assert "Data: 514 samples: median 55 tokens, p90 91, p99 119, longest 126." in progress
+    left_out = next(line for line in progress.splitlines() if "choices are not searched here" in line)
+    assert left_out.endswith(
+        ". --numerics standard leaves out batch_layout=group_by_length; --numerics aggressive does not."
+    )
     assert "padding" in output and "514 samples" in output
     result = autofit.load("genesis")
     # How fast they are depends on what else the machine does; benchmarks/batch_layouts.py measures that.

@@ -14,6 +14,7 @@ from autofit.knobs.numerics import Numerics
 from autofit.knobs.recipe import recipe_for
 from autofit.knobs.train_config import TrainConfig
 from autofit.study.comparison import Comparison
+from autofit.study.evidence import LARGEST_TIE
 from autofit.study.outcome import Outcome
 from autofit.study.ranking import Ranked, Ranking
 from autofit.study.trial import Trial
@@ -206,7 +207,8 @@ def _slower(each: Ranked, best: Ranked, ranking: Ranking) -> str:
     if not math.isfinite(against.spread):
         return f"{_speed(slower)} ({against.label})"
     if abs(slower) <= against.spread:
-        return f"as fast within the noise ({against.label}, {slower:+.0%} ±{against.spread:.0%})"
+        judged = "as fast within the noise" if against.spread <= LARGEST_TIE else "too noisy to compare"
+        return f"{judged} ({against.label}, {slower:+.0%} ±{against.spread:.0%})"
     return f"{_speed(slower)} ({against.label}, ±{against.spread:.0%})"
 
 

@@ -84,6 +84,18 @@ def test_a_knobs_other_value_is_given_only_where_nothing_else_differs() -> None:
     assert not [each for each in best.reasons if each.startswith("optimizer=")]
 
 
+def test_a_difference_that_the_noise_hides_is_called_equal_only_where_the_noise_is_small() -> None:
+    def said(seconds: float, jitter: float) -> str:
+        best = recommended(
+            make_trial(0, seconds=1.0, jitter=jitter),
+            make_trial(1, seconds=seconds, jitter=jitter, attention="eager", needed=2 * GIB),
+        )
+        return reason(best, "attention=sdpa")
+
+    assert said(1.01, 0.01).startswith("attention=sdpa: eager is as fast within the noise (1 round, +1% ±")
+    assert said(1.2, 0.3).startswith("attention=sdpa: eager is too noisy to compare (1 round, +20% ±")
+
+
 def test_micro_batches_that_do_not_fit_are_named() -> None:
     best = recommended(
         make_trial(0, seconds=1.0),
