@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
+from typing import IO, Any, cast
 
 from rich.console import Console, RenderableType
 
@@ -13,9 +15,25 @@ PIPE_WIDTH = 132
 
 
 def output_console() -> Console:
-    """stdout. Piped, it is as wide as COLUMNS says, else wide enough for the whole table."""
-    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPE_WIDTH if piped else None, highlight=False, markup=False)
+    """stdout. Piped, it is as wide as COLUMNS says, else wide enough for the whole table, and no line ends in spaces."""
+    if sys.stdout.isatty():
+        return Console(highlight=False, markup=False)
+    width = None if "COLUMNS" in os.environ else PIPE_WIDTH
+    return Console(file=cast(IO[str], _Piped()), width=width, highlight=False, markup=False)
+
+
+class _Piped:
+    """stdout without the spaces that rich fills lines up with, which a terminal does not show and a file keeps."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(sys.stdout, name)
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(_without_trailing_spaces(text))
+
+
+def _without_trailing_spaces(text: str) -> str:
+    return re.sub(r" +(?=\n)", "", text)
 
 
 def text_of(renderable: RenderableType, width: int = PIPE_WIDTH) -> str:
@@ -32,7 +50,7 @@ def text_of(renderable: RenderableType, width: int = PIPE_WIDTH) -> str:
         force_terminal=False,
     )
     console.print(renderable)
-    return buffer.getvalue()
+    return _without_trailing_spaces(buffer.getvalue())
 
 
 def html_of(renderable: RenderableType, width: int = PIPE_WIDTH) -> str:
