@@ -49,9 +49,9 @@ FOR_NODES = ("training-arguments", "yaml", "slurm")
 IMPORTED = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 """Packages that exported Python files import, and that a file of such a name in the same folder would hide."""
 BY_SUFFIX = {
-    ".py": ("training-arguments", "trl-python", "unsloth"),
-    ".yaml": ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "accelerate"),
-    ".yml": ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "accelerate"),
+    ".py": ("training-arguments", "trl-python"),
+    ".yaml": ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "unsloth", "accelerate"),
+    ".yml": ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "unsloth", "accelerate"),
     ".json": ("json", "deepspeed"),
     ".md": ("markdown",),
     ".csv": ("csv",),

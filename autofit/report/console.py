@@ -15,7 +15,7 @@ PIPE_WIDTH = 132
 
 
 def output_console() -> Console:
-    """stdout. Piped, it is as wide as COLUMNS says, else wide enough for the whole table, and no line ends in spaces."""
+    """stdout. Piped, it is as wide as COLUMNS says, else wide enough for the table, and no line ends in spaces."""
     if sys.stdout.isatty():
         return Console(highlight=False, markup=False)
     width = None if "COLUMNS" in os.environ else PIPE_WIDTH

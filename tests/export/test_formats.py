@@ -3,9 +3,11 @@ what it leaves out."""
 
 from __future__ import annotations
 
+import ast
 import csv
 import dataclasses
 import io
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,7 @@ import pytest
 import yaml
 
 from autofit.errors import UserError
-from autofit.export import EXPORTERS, parse_export, parse_exports, write_export
+from autofit.export import BY_SUFFIX, EXPORTERS, parse_export, parse_exports, write_export
 from autofit.export.exported import Exported
 from autofit.export.trl import _targets
 from autofit.job.lengths import SampleLengths
@@ -216,9 +218,20 @@ def test_a_suffix_of_other_formats_is_refused_and_one_of_none_is_taken(tmp_path:
         UserError, match=r"^training-arguments writes no \.json file: .*args\.py, or json=.*args\.json\.$"
     ):
         parse_export(f"training-arguments={tmp_path / 'args.json'}")
-    for text in ("slurm=run.sbatch", "axolotl=a.yml", "unsloth=a.py", "csv=table"):
+    for text in ("slurm=run.sbatch", "axolotl=a.yml", "unsloth=a.yaml", "csv=table"):
         name, _, path = text.partition("=")
         assert parse_export(f"{name}={tmp_path / path}") == (name, tmp_path / path)
+
+
+def test_files_are_in_the_language_of_their_formats_suffixes() -> None:
+    readers = {".py": ast.parse, ".yaml": yaml.safe_load, ".yml": yaml.safe_load, ".json": json.loads}
+    for name, serialize in EXPORTERS.items():
+        suffixes = [suffix for suffix, formats in BY_SUFFIX.items() if name in formats]
+        assert suffixes, name
+        text = serialize(make_result(make_trial(), lengths=VERSES)).text
+        for suffix in suffixes:
+            assert readers.get(suffix, str)(text)
+    assert [name for formats in BY_SUFFIX.values() for name in formats if name not in EXPORTERS] == []
 
 
 def test_standard_output_is_written_to_only_where_nothing_else_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
