@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import statistics
 from abc import ABC, abstractmethod
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any
@@ -99,10 +99,19 @@ class Batches(ABC):
     def shape(self, micro_batch: MicroBatch) -> BatchShape:
         """Shape of a collated micro-batch."""
 
+    @abstractmethod
+    def is_full(self, micro_batch: MicroBatch) -> bool:
+        """True if its samples fill its rows, one in each."""
+
     @property
     @abstractmethod
     def mean_tokens(self) -> float:
         """Real tokens of the mean step."""
+
+    def filled_shape(self, micro_batch: MicroBatch) -> FilledShape:
+        """Shape of a collated micro-batch, and whether it is full."""
+        shape = self.shape(micro_batch)
+        return FilledShape(rows=shape.rows, length=shape.length, is_full=self.is_full(micro_batch))
 
     @cached_property
     def all_alike(self) -> bool:
@@ -142,14 +151,18 @@ class Batches(ABC):
         A micro-batch's time is smooth in its padded tokens: affine, with a quadratic part from attention.
         The Gauss quadrature of the list's own distribution integrates such a function exactly from three
         nodes. Each node is taken by the micro-batch that is nearest to it in padded tokens and, where the
-        number of rows varies too, in the attention scores that go with so many tokens on average.
+        number of rows varies too, in the attention scores that go with so many tokens on average. Of a shape's
+        micro-batches one is taken that is as full as most.
         """
+        kinds: dict[FilledShape, list[MicroBatch]] = defaultdict(list)
+        for micro_batch in itertools.chain.from_iterable(self.effective_batches):
+            kinds[self.filled_shape(micro_batch)].append(micro_batch)
         counts: Counter[BatchShape] = Counter()
         examples: dict[BatchShape, MicroBatch] = {}
-        for micro_batch in itertools.chain.from_iterable(self.effective_batches):
-            shape = self.shape(micro_batch)
-            counts[shape] += 1
-            examples.setdefault(shape, micro_batch)
+        for members in sorted(kinds.values(), key=len, reverse=True):
+            shape = self.shape(members[0])
+            counts[shape] += len(members)
+            examples.setdefault(shape, members[0])
         shapes = list(counts)
         shares = np.array([counts[shape] for shape in shapes], dtype=np.float64) / counts.total()
         tokens = np.array([shape.padded_tokens for shape in shapes], dtype=np.float64)
@@ -197,9 +210,9 @@ class StepBatches(Batches):
         every = [self.shape(each) for each in itertools.chain.from_iterable(self.effective_batches)]
         steps = -(-MOST_IN_ORDER // self._recipe.accumulation_steps)
         return MicroBatches(
-            worst=tuple(map(self._filled_shape, self.worst)),
+            worst=tuple(map(self.filled_shape, self.worst)),
             in_order=tuple(
-                tuple(map(self._filled_shape, effective_batch[:MOST_IN_ORDER]))
+                tuple(map(self.filled_shape, effective_batch[:MOST_IN_ORDER]))
                 for effective_batch in self.effective_batches[:steps]
             ),
             mean_tokens=statistics.fmean(shape.padded_tokens for shape in every),
@@ -208,12 +221,7 @@ class StepBatches(Batches):
             ),
         )
 
-    def _filled_shape(self, micro_batch: MicroBatch) -> FilledShape:
-        shape = self.shape(micro_batch)
-        return FilledShape(rows=shape.rows, length=shape.length, is_full=self._is_full(micro_batch))
-
-    def _is_full(self, micro_batch: MicroBatch) -> bool:
-        """True if its samples fill its rows, one in each."""
+    def is_full(self, micro_batch: MicroBatch) -> bool:
         return self._recipe.collator == "PadRight" and sum(micro_batch) == self.shape(micro_batch).padded_tokens
 
     def _scores(self, micro_batch: MicroBatch) -> int:
@@ -247,7 +255,7 @@ class StepBatches(Batches):
         most_tokens = max(shapes, key=lambda each: (shapes[each].padded_tokens, sum(each)))
         most_scores = max(shapes, key=lambda each: (shapes[each].rows * shapes[each].length ** 2, sum(each)))
         worst = [most_tokens]
-        if self._is_full(most_tokens):
+        if self.is_full(most_tokens):
             worst += self._with_padding(most_tokens)
         return worst if shapes[most_tokens] == shapes[most_scores] else [*worst, most_scores]
 

@@ -14,6 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from autofit.predict.micro_batches import FilledShape
 from autofit.study.measurement import BatchShape, StepSeconds, Window, expected_step
 from autofit.trial.protocol import SLOWER_FACTOR, MeasuringPlan, Phase
 from autofit.worker.accelerator import Accelerator
@@ -201,8 +202,8 @@ class Schedule:
             if len(self._planned) > 1 and self._planned[1].window == first.window:
                 self._planned.popleft()
 
-    def _shapes(self, step: PlannedStep) -> list[BatchShape]:
-        return [self._batches.shape(micro_batch) for micro_batch in step.micro_batches]
+    def _shapes(self, step: PlannedStep) -> list[FilledShape]:
+        return [self._batches.filled_shape(micro_batch) for micro_batch in step.micro_batches]
 
     def _plan_ahead(self) -> None:
         """One more warm-up step, or the next round of timed steps."""
@@ -258,7 +259,7 @@ class Schedule:
         """With the worst again, unless that is what was timed."""
         for number, worst in enumerate(self._batches.worst):
             last = self._planned[-1]
-            if last.window is None or any(self._batches.shape(worst) != shape for shape in self._shapes(last)):
+            if last.window is None or any(self._batches.filled_shape(worst) != shape for shape in self._shapes(last)):
                 self._plan_step(self._with_worst(number))
         self._planned[-1].ends_round = True
 

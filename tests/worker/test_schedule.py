@@ -9,29 +9,23 @@ from autofit.job.lengths import SampleLengths
 from autofit.knobs.recipe import recipe_for
 from autofit.trial.protocol import MeasuringPlan
 from autofit.worker.accelerator import Processor
-from autofit.worker.batches import StepBatches
+from autofit.worker.batches import MicroBatch, StepBatches
 from autofit.worker.instrument import StepRecorder
 from autofit.worker.schedule import Schedule
 from tests.doubles import make_config, make_situation
 
 
-@pytest.mark.parametrize("ahead", [1, 2, 16, 200])
-def test_every_shape_is_timed_however_many_micro_batches_a_loader_fetches_ahead(ahead: int) -> None:
-    lengths = SampleLengths.of([32] * 40 + [64] * 20 + [128] * 4)
-    situation = make_situation(effective_batch=8, lengths=lengths)
-    recipe = recipe_for(make_config(micro_batch_size=4, accumulation_steps=2), situation)
-    batches = StepBatches(recipe, situation.workload, 0)
-    accelerator = Processor()
-    plan = MeasuringPlan(patience_seconds=0.01)
-    schedule = Schedule(plan, accelerator, batches, batches.to_time(), 2, note=lambda phase: None)
+def driven(schedule: Schedule, accelerator: Processor, ahead: int) -> list[list[MicroBatch]]:
+    """The micro-batches of every step until the schedule ends, drawn by a loader that fetches so many ahead."""
     recorder = StepRecorder(accelerator, micro_steps=schedule.micro_steps, most_steps=1000)
     schedule.follow(recorder, lambda: False)
-    drawn, fetched = schedule.micro_batches(), 0
+    drawn, fetched, ran = schedule.micro_batches(), 0, []
     recorder.begin()
     for step in range(1000):
         while fetched < (step + 1) * schedule.micro_steps + ahead:
             next(drawn)
             fetched += 1
+        ran.append(schedule.micro_batches_now())
         recorder.fetch_begun()
         recorder.fetched()
         for _ in range(schedule.micro_steps):
@@ -39,7 +33,41 @@ def test_every_shape_is_timed_however_many_micro_batches_a_loader_fetches_ahead(
         recorder.step_ended()
         if schedule.finished():
             break
+    return ran
+
+
+def scheduled(lengths: list[int], layout: str = "dynamic_padding") -> tuple[Schedule, Processor, StepBatches]:
+    situation = make_situation(effective_batch=8, lengths=SampleLengths.of(lengths))
+    recipe = recipe_for(make_config(micro_batch_size=4, accumulation_steps=2, batch_layout=layout), situation)
+    batches = StepBatches(recipe, situation.workload, 0)
+    accelerator = Processor()
+    plan = MeasuringPlan(patience_seconds=0.01)
+    return Schedule(plan, accelerator, batches, batches.to_time(), 2, note=lambda phase: None), accelerator, batches
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 16, 200])
+def test_every_shape_is_timed_however_many_micro_batches_a_loader_fetches_ahead(ahead: int) -> None:
+    schedule, accelerator, _ = scheduled([32] * 40 + [64] * 20 + [128] * 4)
+    driven(schedule, accelerator, ahead)
     timed = {window.shape for window in schedule.windows if window.shape is not None}
     assert len(schedule.shape_shares) > 1
     assert timed == {shape for shape, _ in schedule.shape_shares}
     assert all(window.steps for window in schedule.windows)
+
+
+@pytest.mark.parametrize("layout", ["dynamic_padding", "fixed_padding"])
+def test_the_longest_samples_run_with_and_without_padding_once_there_is_an_optimizer_state(layout: str) -> None:
+    schedule, accelerator, batches = scheduled([16] * 8 + [64] * 56, layout)
+    full, padded = batches.worst
+    ran = driven(schedule, accelerator, ahead=1)
+    assert [step[0] for step in ran[:2]] == [full, padded]
+    for worst in (full, padded):
+        kind = batches.filled_shape(worst)
+        assert any(batches.filled_shape(micro_batch) == kind for step in ran[2:] for micro_batch in step)
+
+
+def test_of_one_shapes_micro_batches_those_are_timed_that_are_as_full_as_most() -> None:
+    for lengths, is_full in (([16] * 4 + [64] * 60, True), ([16] * 40 + [64] * 24, False)):
+        _, _, batches = scheduled(lengths, "fixed_padding")
+        ((timed, _),) = batches.to_time()
+        assert batches.is_full(timed) is is_full

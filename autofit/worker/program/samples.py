@@ -147,7 +147,7 @@ class ProgramBatches(Batches):
 
     def _with_padding(self, most: MicroBatch) -> list[MicroBatch]:
         """The same rows with a shorter sample in them, where all fill theirs: attention then has a mask."""
-        if self.tokens(most) < self.shape(most).padded_tokens:
+        if not self.is_full(most):
             return []
         longest = self.tokens(most[:1])
         shorter = [place for place, length in self._length_of.items() if length < longest]
@@ -163,6 +163,9 @@ class ProgramBatches(Batches):
     @property
     def mean_tokens(self) -> float:
         return statistics.fmean(sum(map(self.tokens, each)) for each in self.effective_batches)
+
+    def is_full(self, micro_batch: MicroBatch) -> bool:
+        return self.tokens(micro_batch) == self.shape(micro_batch).padded_tokens
 
     def tokens(self, micro_batch: MicroBatch) -> int:
         """Real tokens of a micro-batch; of the longest samples some may not be among those in order."""

@@ -50,7 +50,7 @@ def micro_batches_of(trainer: Any, job: ProgramBatchesJob) -> BatchesResult:
 
         def shape(micro_batch: MicroBatch, batches: ProgramBatches = batches) -> FilledShape:
             padded, rows = batches.shape(micro_batch).padded_tokens, len(micro_batch)
-            return FilledShape(rows=rows, length=-(-padded // rows), is_full=batches.tokens(micro_batch) == padded)
+            return FilledShape(rows=rows, length=-(-padded // rows), is_full=batches.is_full(micro_batch))
 
         every = [shape(micro_batch) for each in batches.effective_batches for micro_batch in each]
         steps = -(-MOST_IN_ORDER // layout.accumulation_steps)
