@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 def main(words: list[str]) -> int:
     """Write the exports; the exit code."""
     from autofit.export import EXPORTERS, parse_exports, write_export
+    from autofit.export.files import STDOUT
 
     parser = Parser(prog="autofit export", description="Write what a stored study recommends.")
     parser.add_argument(
@@ -45,6 +46,8 @@ def main(words: list[str]) -> int:
     if options.nodes > 1 and options.into is not None:
         parser.error("--nodes goes with files that are written, not with --into")
     exports = parse_exports(options.exports, force=options.force, takes_stdout=True)
+    if options.into is not None and any(path == STDOUT for _, path in exports):
+        parser.error("--into shows its changes on standard output; give the export a file")
     from autofit.api import load
 
     result = dataclasses.replace(load(options.study, storage=options.storage), rank=options.rank, nodes=options.nodes)

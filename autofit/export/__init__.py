@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -81,7 +82,7 @@ def parse_export(text: str, *, force: bool = False, takes_stdout: bool = False) 
         raise UserError(f"There is no export format '{name}'.{hint} The formats are {', '.join(EXPORTERS)}.")
     if not path_text:
         raise UserError(f"'{text}' names no file; write {name}=PATH.")
-    path = Path(path_text).expanduser()
+    path = STDOUT if path_text == "-" else Path(path_text).expanduser()
     if path == STDOUT:
         if not takes_stdout:
             raise UserError(f"'{text}': the table is printed there; 'autofit export {text}' prints this one.")
@@ -118,5 +119,8 @@ def write_export(result: Result, name: str, path: Path) -> tuple[str, ...]:
     if result.nodes > 1 and result.situation.program is not None:
         raise UserError("--nodes is for models by name; a program's own launcher says on how many nodes it runs.")
     exported = EXPORTERS[name](result)
-    write_file(path, exported.text)
+    if path == STDOUT:
+        sys.stdout.write(exported.text)
+    else:
+        write_file(path, exported.text)
     return exported.left_out

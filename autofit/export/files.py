@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 
 from autofit.errors import UserError
 
-STDOUT = Path("-")
-"""The path that stands for standard output, as in other commands."""
+STDOUT = Path("/dev/stdout")
+"""Standard output, which "-" names as in other commands."""
 
 
 def check_path(path: Path, option: str, *, force: bool) -> Path:
@@ -35,9 +34,6 @@ def write_file(path: Path, content: str | bytes) -> None:
 
     Raises UserError where the disk refuses.
     """
-    if path == STDOUT:
-        sys.stdout.write(content if isinstance(content, str) else content.decode("utf-8"))
-        return
     data = content.encode("utf-8") if isinstance(content, str) else content
     try:
         if path.exists() and not path.is_file():

@@ -19,7 +19,7 @@ from typing import Any
 from autofit.errors import UserError
 from autofit.export.exported import recommended
 from autofit.export.yaml_arguments import beside_the_calls, of_model
-from autofit.job.tasks import task_named
+from autofit.job.tasks import is_for_another, task_named
 from autofit.knobs import KNOBS
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.knobs.baseline import NEWER_NAMES, names_of
@@ -92,17 +92,17 @@ def edited(result: Result, path: Path) -> Edited:
         after=after,
         encoding=encoding,
         left_out=tuple(left_out),
-        other_model=_other_model(tree, task_named(result.record.workload.task).auto_class),
+        other_model=_other_model(tree, result),
     )
 
 
-def _other_model(tree: ast.AST, auto_class: str) -> str:
-    """The class of a model that the program loads, where the name says that it is for another task than ``auto_class``.
-
-    ``LlamaForCausalLM`` is for the task of ``AutoModelForCausalLM``.
-    """
+def _other_model(tree: ast.AST, result: Result) -> str:
+    """The class of a model that the program loads for another task; of the program that was measured none is."""
+    if result.situation.program is not None:
+        return ""
+    task = task_named(result.record.workload.task)
     names = [_loaded_class(call) for call in _calls(tree)]
-    return next((name for name in names if "For" in name and not auto_class.endswith(name[name.index("For") :])), "")
+    return next((name for name in names if is_for_another(name, task)), "")
 
 
 def _the_call(tree: ast.AST, path: Path) -> ast.Call:

@@ -86,6 +86,17 @@ def task_named(name: str) -> Task:
     raise UserError(f"autofit cannot train '{name}' yet; --task takes {', '.join(TASK_NAMES)}.")
 
 
+def is_for_another(class_name: str, task: Task) -> bool:
+    """True if a model's class says by its name that it is for another task.
+
+    "ForConditionalGeneration" says little: models that read images and write text have it, too.
+    """
+    if class_name.endswith(task.architecture_endings):
+        return False
+    generates = task.name == "causal-lm" and class_name.endswith("ForConditionalGeneration")
+    return not generates and any(class_name.endswith(other.architecture_endings) for other in TASKS)
+
+
 def task_of(config: dict[str, Any], head: str | None) -> Task:
     """The task of a model: its head in the built-in table, else its architecture, else what its kind suggests.
 

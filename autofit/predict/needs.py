@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -113,7 +112,6 @@ class Needs:
         def family_of(shape: FilledShape) -> Family:
             return families.get(shape.is_full) or next(iter(families.values()))
 
-        @functools.cache
         def micro_step(shape: FilledShape) -> MicroStep:
             family = family_of(shape)
             return MicroStep(family.builder, family.sizes(*self._in_family(family, config, shape)))
@@ -124,11 +122,12 @@ class Needs:
         worst = max(steps, key=lambda shape: steps[shape].peak_bytes)
 
         def course() -> Iterator[list[MicroStep]]:
+            known = {shape: micro_step(shape) for shape in shapes.all}
             for step in shapes.in_order:
-                yield [micro_step(shape) for shape in step]
+                yield [known[shape] for shape in step]
             for shape in shapes.worst:
                 if shape != worst:
-                    yield [micro_step(shape)] * min(2, accumulation)
+                    yield [known[shape]] * min(2, accumulation)
 
         categories = steps[worst].peak_by_category()
         paged = categories[Category.OPTIMIZER_STATE] if knob("optimizer").choice(config["optimizer"]).paged_state else 0
@@ -161,23 +160,30 @@ class Needs:
     def _families_of(self, config: TrainConfig) -> dict[bool, Family]:
         """Families of a configuration's micro-batches: of those that fill their rows (True), and of those with padding.
 
-        One where there is no other, or where the blocks that outlive a micro-step cannot be paired: the worst's.
+        One stands for both where the other cannot be traced, or where the blocks that outlive a micro-step cannot be
+        paired. Raises CannotPredictError where there is none.
         """
-        first, *others = self._kinds(config)
-        families = {first: self._family(config, first)}
-        for is_full in others:
-            with contextlib.suppress(CannotPredictError):
+        families: dict[bool, Family] = {}
+        refusal: CannotPredictError | None = None
+        for is_full in self._kinds(config):
+            try:
                 family = self._family(config, is_full)
-                if numbers_in(families[first].builder, family.builder) is not None:
-                    families[is_full] = family
+            except CannotPredictError as error:
+                refusal = refusal or error
+                continue
+            if all(numbers_in(each.builder, family.builder) is not None for each in families.values()):
+                families[is_full] = family
+        if not families:
+            assert refusal is not None
+            raise refusal
         return families
 
     def _kinds(self, config: TrainConfig) -> list[bool]:
         """True for micro-batches that fill their rows, False for others: that of most tokens first."""
         shapes = self._layouts.of(config)
         if self._situation.workload.processes > 1:
-            # Their micro-steps are traced one behind another.
-            return [shapes.worst[0].is_full]
+            # Their micro-steps are traced one behind another, all of one kind.
+            return [all(shape.is_full for shape in shapes.all)]
         # The host's allocator is not simulated: what is not worst does not matter.
         every = shapes.all if self._kind.caches_memory else shapes.worst
         return list(dict.fromkeys(shape.is_full for shape in (*shapes.worst, *every)))

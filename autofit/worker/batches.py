@@ -101,7 +101,7 @@ class Batches(ABC):
 
     @abstractmethod
     def is_full(self, micro_batch: MicroBatch) -> bool:
-        """True if its samples fill its rows, one in each."""
+        """True if its samples fill its rows, one in each, of every process."""
 
     @property
     @abstractmethod
@@ -185,16 +185,12 @@ class StepBatches(Batches):
         self.worst = self._worst_micro_batches()
 
     def shape(self, micro_batch: MicroBatch) -> BatchShape:
-        """Shape of a micro-batch that this recipe's collator made; found once, as packing is not free."""
-        if micro_batch not in self._shapes:
-            shapes = [self.own_shape(micro_batch, process) for process in range(self.processes)]
-            self._shapes[micro_batch] = together(shapes)
-        return self._shapes[micro_batch]
+        """Shape of a micro-batch that this recipe's collator made, of all processes together."""
+        return together([self.own_shape(micro_batch, process) for process in range(self.processes)])
 
     def own_shape(self, micro_batch: MicroBatch, process: int) -> BatchShape:
         """Shape of one process's share."""
-        share = self.share(micro_batch, process)
-        return shape_of(share, self._recipe.collator, self._recipe.collator_kwargs)
+        return self._shape(self.share(micro_batch, process))
 
     def share(self, micro_batch: MicroBatch, process: int) -> MicroBatch:
         """The samples of one process: shares lie behind one another."""
@@ -206,29 +202,49 @@ class StepBatches(Batches):
         return statistics.fmean(sum(map(sum, effective_batch)) for effective_batch in self.effective_batches)
 
     def shapes(self) -> MicroBatches:
-        """Shapes of the worst micro-batches, of the first steps in training order, and what they come to on average."""
-        every = [self.shape(each) for each in itertools.chain.from_iterable(self.effective_batches)]
+        """Shapes of the worst micro-batches, of the first steps in training order, and what they come to on average.
+
+        Of several processes it is the largest share each time: memory is the largest rank's, time the slowest one's.
+        """
+        shares = [list(map(self._largest_share, effective_batch)) for effective_batch in self.effective_batches]
         steps = -(-MOST_IN_ORDER // self._recipe.accumulation_steps)
         return MicroBatches(
-            worst=tuple(map(self.filled_shape, self.worst)),
+            worst=tuple(dict.fromkeys(self._filled(self._largest_share(each)) for each in self.worst)),
             in_order=tuple(
-                tuple(map(self.filled_shape, effective_batch[:MOST_IN_ORDER]))
-                for effective_batch in self.effective_batches[:steps]
+                tuple(map(self._filled, effective_batch[:MOST_IN_ORDER])) for effective_batch in shares[:steps]
             ),
-            mean_tokens=statistics.fmean(shape.padded_tokens for shape in every),
-            mean_scores=statistics.fmean(
-                self._scores(each) for each in itertools.chain.from_iterable(self.effective_batches)
+            mean_tokens=statistics.fmean(
+                self._shape(share).padded_tokens for share in itertools.chain.from_iterable(shares)
             ),
+            mean_scores=statistics.fmean(map(self._scores, itertools.chain.from_iterable(shares))),
         )
 
-    def is_full(self, micro_batch: MicroBatch) -> bool:
-        return self._recipe.collator == "PadRight" and sum(micro_batch) == self.shape(micro_batch).padded_tokens
+    def _largest_share(self, micro_batch: MicroBatch) -> MicroBatch:
+        """The samples of the process that has most padded tokens, and of equal ones one with padding."""
+        shares = [self.share(micro_batch, process) for process in range(self.processes)]
+        return max(shares, key=lambda share: (self._shape(share).padded_tokens, not self._fills(share)))
 
-    def _scores(self, micro_batch: MicroBatch) -> int:
+    def _filled(self, share: MicroBatch) -> FilledShape:
+        shape = self._shape(share)
+        return FilledShape(rows=shape.rows, length=shape.length, is_full=self._fills(share))
+
+    def _fills(self, share: MicroBatch) -> bool:
+        return self._recipe.collator == "PadRight" and sum(share) == self._shape(share).padded_tokens
+
+    def _shape(self, share: MicroBatch) -> BatchShape:
+        """Shape of one process's samples, found once, as packing is not free."""
+        if share not in self._shapes:
+            self._shapes[share] = shape_of(share, self._recipe.collator, self._recipe.collator_kwargs)
+        return self._shapes[share]
+
+    def is_full(self, micro_batch: MicroBatch) -> bool:
+        return all(self._fills(self.share(micro_batch, process)) for process in range(self.processes))
+
+    def _scores(self, share: MicroBatch) -> int:
         """Squares of the lengths that attention works on; in a flattened row it stays within each sample."""
         if self._recipe.collator == "DataCollatorWithFlattening":
-            return sum(length**2 for length in micro_batch)
-        shape = self.shape(micro_batch)
+            return sum(length**2 for length in share)
+        shape = self._shape(share)
         return shape.rows * shape.length**2
 
     def _cut(self, samples: list[int], seed: int) -> list[list[MicroBatch]]:
@@ -263,7 +279,8 @@ class StepBatches(Batches):
         """The same rows with one shorter sample in them, where the data has one and the rows would be as long."""
         shorter = self._lengths.next_shorter(min(full))
         padded = (*full[:-1], shorter or 0)
-        return [padded] if shorter and self.shape(padded) == self.shape(full) else []
+        has_mask = shorter is not None and not self.is_full(padded)
+        return [padded] if has_mask and self.shape(padded) == self.shape(full) else []
 
 
 def _mixtures(longest: list[int], lengths: SampleLengths) -> list[list[int]]:

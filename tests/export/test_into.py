@@ -139,6 +139,13 @@ def test_a_model_of_another_task_than_the_measured_one_is_named(tmp_path: Path) 
     assert other("BertForMaskedLM") == "BertForMaskedLM"
     for name in ("AutoModelForCausalLM", "transformers.LlamaForCausalLM", "AutoPeftModelForCausalLM", "MyModel"):
         assert other(name) == ""
+    for name in ("RoFormerForCausalLM", "GPT2LMHeadModel", "Gemma3ForConditionalGeneration"):
+        assert other(name) == ""
+
+
+def test_the_program_that_was_measured_is_never_said_to_load_another_model(tmp_path: Path) -> None:
+    path = script(tmp_path, SCRIPT.replace("AutoModelForCausalLM.", "BertForMaskedLM."))
+    assert edited(program_result(make_trial()), path).other_model == ""
 
 
 def test_of_a_program_of_ones_own_only_its_settings_are_changed(tmp_path: Path) -> None:

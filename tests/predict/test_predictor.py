@@ -152,6 +152,39 @@ def test_micro_batches_without_padding_are_traced_too_and_take_their_own_blocks_
     assert not reserved.is_out_of_memory and reserved.allocated_bytes >= need.live_bytes
 
 
+def test_a_kind_that_cannot_be_traced_is_predicted_as_the_other_and_neither_is_refused() -> None:
+    class WithoutOne(MadeUpTraces):
+        """Refuses to trace what fills its rows, or what does not."""
+
+        refused: tuple[bool, ...] = ()
+
+        def traces(self, requests: Sequence[TraceRequest]) -> list[TraceDocument]:
+            documents = super().traces(requests)
+            return [
+                TraceDocument(trace=None, refusal=f"no {request.truth}") if request.truth in self.refused else document
+                for request, document in zip(requests, documents, strict=True)
+            ]
+
+    situation = card(80, lengths=SampleLengths.of([8, 16, 16, 16] * 80))
+    config = make_config(micro_batch_size=2, accumulation_steps=16)
+    for refused in (True, False):
+        traces = WithoutOne(scale=1)
+        traces.refused = (refused,)
+        need = needs_of(situation, traces).of(config)
+        assert not need.on_allocator(limit=80 * GIB, expandable=False).is_out_of_memory
+    traces.refused = (True, False)
+    with pytest.raises(CannotPredictError, match="no True"):
+        needs_of(situation, traces).of(config)
+
+
+def test_micro_steps_of_several_processes_are_traced_with_padding_where_any_has_it() -> None:
+    for lengths, truths in (([8, 16, 16, 16] * 80, {False}), ([16] * 80, {True})):
+        traces = MadeUpTraces()
+        situation = card(80, lengths=SampleLengths.of(lengths), processes=2)
+        needs_of(situation, traces).of(make_config(micro_batch_size=2, accumulation_steps=8))
+        assert {request.truth for request in traces.asked} == truths
+
+
 def test_where_rows_of_one_length_are_all_there_are_nothing_is_traced_with_padding() -> None:
     traces = MadeUpTraces()
     needs_of(card(80), traces).of(make_config())

@@ -19,6 +19,7 @@ from autofit.job.tasks import task_named
 from autofit.job.workload import Workload
 from autofit.knobs import knob
 from autofit.knobs.recipe import Recipe, recipe_for
+from autofit.predict.micro_batches import MicroBatches
 from autofit.study.measurement import BatchShape
 from autofit.worker.batches import StepBatches, nodes_to_time
 from autofit.worker.build import build_collator
@@ -128,6 +129,21 @@ def test_of_the_longest_samples_alone_there_is_one_with_padding_beside_the_one_w
     assert [is_full for *_, is_full in worst("flattened", cut_to_64)] == [False]
     # The longest sample is longer than any other, so that no micro-batch of four is full.
     assert worst("dynamic_padding", [*range(10, 74)] * 2) == [(4, 73, False)]
+
+
+def test_of_several_processes_shapes_are_those_of_the_largest_share() -> None:
+    def shapes(micro: int, found: list[int]) -> MicroBatches:
+        situation = make_situation(effective_batch=16, processes=2, lengths=SampleLengths.of(found))
+        config = make_config(micro_batch_size=micro, accumulation_steps=8 // micro)
+        return StepBatches(recipe_for(config, situation), situation.workload, 0).shapes()
+
+    found = shapes(4, [10, 30, 64, 64] * 64)
+    assert {each.rows for each in found.all} == {4}
+    assert [(each.length, each.is_full) for each in found.worst] == [(64, True), (64, False)]
+    assert 4 * 40 < found.mean_tokens <= 4 * 64 and found.mean_scores <= 4 * 64**2
+    # A sample alone in its micro-batch has no padding, whatever another process has.
+    alone = shapes(1, list(range(10, 75)))
+    assert all(each.is_full and each.rows == 1 for each in alone.all)
 
 
 def test_attention_in_a_flattened_row_works_on_each_sample_alone() -> None:

@@ -181,20 +181,56 @@ _HELD_BY_ONE_TENSOR = 2
 
 
 def _elementwise(operator: Any) -> Callable[..., Any]:
-    """A shortcut for what most operators are: torch's meta kernels for these are Python and take most of a trace."""
+    """A shortcut for what most operators are: torch's meta kernels for these are Python and take half of a trace.
 
-    def run(first: Any, second: Any, *args: Any, **kwargs: Any) -> Any:
-        if (
-            isinstance(second, torch.Tensor)
-            and first.dtype == second.dtype
-            and first.is_contiguous()
-            and second.is_contiguous()
-            and 0 < second.dim() <= first.dim()
-            and first.shape[first.dim() - second.dim() :] == second.shape
-            and first.dtype.is_floating_point
-        ):
-            return torch.empty_strided(first.size(), first.stride(), dtype=first.dtype, device=_META)
-        return operator(first, second, *args, **kwargs)
+    Like TensorIterator it gives the result the order of dimensions of the first tensor, where that is as large as the
+    result, and the usual order where all tensors have that.
+    """
+
+    def run(first: torch.Tensor, second: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if first.dtype.is_floating_point:
+            if second is None or type(second) in (float, int):
+                return torch.empty_like(first)
+            if isinstance(second, torch.Tensor) and _keeps_type(first, second):
+                shape = first.shape if first.shape == second.shape else _broadcast(first.shape, second.shape)
+                if shape == first.shape:
+                    return torch.empty_like(first)
+                if shape is not None and first.is_contiguous() and second.is_contiguous():
+                    return torch.empty(shape, dtype=first.dtype, device=_META)
+        return operator(*(first, second, *args) if second is not None else (first, *args), **kwargs)
+
+    return run
+
+
+def _keeps_type(first: torch.Tensor, second: torch.Tensor) -> bool:
+    """True if the result has the first one's type: a tensor without dimensions decides nothing beside one with some."""
+    is_number = second.dim() == 0 < first.dim() and second.dtype.is_floating_point
+    return is_number or bool(first.dtype == second.dtype)
+
+
+def _broadcast(first: torch.Size, second: torch.Size) -> torch.Size | None:
+    """The shape of both together; None where that is no sum of theirs, which torch then says."""
+    longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
+    sizes = list(longer)
+    for place, size in enumerate(shorter, start=len(longer) - len(shorter)):
+        if sizes[place] == 1:
+            sizes[place] = size
+        elif size not in (1, sizes[place]):
+            return None
+    return torch.Size(sizes)
+
+
+def _reduction(operator: Any) -> Callable[..., Any]:
+    """The same for sums and means over dimensions."""
+
+    def run(first: torch.Tensor, dims: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
+        if dims and not kwargs and first.dim() and first.dtype.is_floating_point and first.is_contiguous():
+            gone = {dim % first.dim() for dim in dims}
+            sizes = [
+                1 if place in gone else size for place, size in enumerate(first.shape) if keepdim or place not in gone
+            ]
+            return torch.empty(sizes, dtype=first.dtype, device=_META)
+        return operator(first, dims, keepdim, **kwargs)
 
     return run
 
@@ -213,7 +249,10 @@ def _grouped_mm(a: torch.Tensor, b: torch.Tensor, offs: Any = None, bias: Any = 
 
 _SPECIAL: dict[Any, Callable[..., Any]] = {
     operator: _elementwise(operator)
-    for operator in (aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor)
-}
+    for operator in (
+        *(aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor, aten.div.Tensor, aten.pow.Tensor_Scalar),
+        *(aten.add.Scalar, aten.sub.Scalar, aten.mul.Scalar, aten.div.Scalar, aten.neg.default, aten.rsqrt.default),
+    )
+} | {operator: _reduction(operator) for operator in (aten.sum.dim_IntList, aten.mean.dim)}
 if hasattr(aten, "_grouped_mm"):
     _SPECIAL[aten._grouped_mm.default] = _grouped_mm

@@ -30,7 +30,6 @@ class Recorder:
         self._events: list[int] = []
         self._ends: list[int] = []
         self._phase = Phase.BEFORE
-        self._weights: set[int] = set()
         self._named: dict[int, Category] = {}
         self._gradient_events: dict[int, int] = {}
         self._gradient_of: dict[int, int] = {}
@@ -130,8 +129,6 @@ class Recorder:
             number = self._number(tensor)
             if number is not None:
                 self._named[number] = category
-                if category is Category.WEIGHTS:
-                    self._weights.add(getattr(tensor, "_local_tensor", tensor).untyped_storage()._cdata)
 
     def exchanged(self, size: int) -> None:
         """Processes gave each other their parts of so many bytes."""
@@ -235,8 +232,9 @@ class Recorder:
 
     def _guess(self, func: Any, made: torch.Tensor, inputs: list[torch.Tensor]) -> Category | None:
         if func is aten._to_copy.default and self._phase > Phase.BEFORE:
-            source = inputs[0]
-            if source.untyped_storage()._cdata in self._weights and source.dtype != made.dtype:
+            number = self._number(inputs[0])
+            is_weight = number is not None and self._named.get(number) in (Category.WEIGHTS, Category.GATHERED)
+            if is_weight and inputs[0].dtype != made.dtype:
                 return Category.AUTOCAST_COPIES
         in_step = self._phase in (Phase.FORWARD, Phase.BACKWARD) and made.dim() >= 2 and self.vocabulary_size
         return Category.LOGITS_AND_LOSS if in_step and made.shape[-1] == self.vocabulary_size else None
