@@ -13,7 +13,8 @@ def main(words: list[str]) -> int:
     parser = Parser(
         prog="autofit estimate",
         description="Explain what one configuration needs on a card, from a training step traced without data. "
-        "Knobs that are not fixed take the first choice available on that card; see autofit doctor for their names.",
+        "Knobs that are not fixed take what is planned first: autocast in 16 bits where the card has it, and the "
+        "largest micro-batch up to 8.",
     )
     add_job_options(parser)
     place = parser.add_argument_group("the card")

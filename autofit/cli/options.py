@@ -59,7 +59,11 @@ def add_job_options(made: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--data", metavar="FILE", help="the training set: txt, jsonl, json, csv, tsv, parquet, a datasets folder"
     )
-    job.add_argument("--text-field", metavar="NAMES", help="the field of --data that holds the text (default: text)")
+    job.add_argument(
+        "--text-field",
+        metavar="NAMES",
+        help="the field of --data that holds the text (default: input_ids, text, content or sentence)",
+    )
     job.add_argument("--lengths", metavar="FILE", help="tokens of each sample, instead of --data: one number a line")
     job.add_argument("--max-length", type=whole_number, metavar="N", help="cut samples of --data and --lengths")
     job.add_argument(
@@ -129,7 +133,7 @@ def add_search_options(search: Any) -> None:
     search.add_argument("--budget", default="10m", metavar="TIME", help="time for the whole search (default: 10m)")
     search.add_argument("--max-trials", type=whole_number, metavar="N", help="trials for the whole search")
     search.add_argument(
-        "--trial-timeout", default="10m", metavar="TIME", help="end a trial that hangs this long (default: 10m)"
+        "--trial-timeout", default="10m", metavar="TIME", help="end a trial that takes longer (default: 10m)"
     )
     search.add_argument(
         "--seed", type=int, default=0, metavar="N", help="random seed for weights and tokens (default: 0)"
@@ -162,7 +166,7 @@ def add_result_options(made: argparse.ArgumentParser) -> None:
         "--epochs", type=positive_number, default=1.0, metavar="N", help="epochs in the whole run (default: 1)"
     )
     shown.add_argument(
-        "--price", type=positive_number, metavar="P", help="price per GPU-hour; adds the cost of the run"
+        "--price", type=positive_number, metavar="P", help="price per GPU-hour; with --samples, the cost of the run"
     )
 
 
@@ -197,7 +201,9 @@ def add_output_options(made: argparse.ArgumentParser) -> None:
 
 def add_study_options(parser: argparse.ArgumentParser) -> None:
     """``--storage``, ``--debug``."""
-    parser.add_argument("--storage", metavar="URL", help="where studies are kept (default: a file in ~/.autofit)")
+    parser.add_argument(
+        "--storage", metavar="URL", help="where studies are kept (default: AUTOFIT_STORAGE, else a file in ~/.autofit)"
+    )
     parser.add_argument("--debug", action="store_true", help="show a trace when something breaks")
 
 

@@ -56,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
         "--wait", default="10m", metavar="TIME", help="wait so long for the search to begin, or to go on (default: 10m)"
     )
     made.add_argument(
-        "--trial-timeout", default="10m", metavar="TIME", help="end a trial that hangs this long (default: 10m)"
+        "--trial-timeout", default="10m", metavar="TIME", help="end a trial that takes longer (default: 10m)"
     )
     made.add_argument("--quiet", action="store_true", help="say nothing on stderr")
     made.add_argument("--debug", action="store_true", help="show a trace when something breaks")

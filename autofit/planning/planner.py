@@ -116,7 +116,7 @@ def estimate(
     progress: Progress | None = None,
     **job: Unpack[JobKeywords],
 ) -> Estimate:
-    """One configuration, byte by byte: the values of ``fix``, and for other knobs what the reference has.
+    """One configuration, byte by byte: the values of ``fix``, and for other knobs what ``plan`` looks at first.
 
     Raises UserError where the configuration is not valid or cannot be predicted.
     """
