@@ -72,7 +72,8 @@ class Predictor:
         """
         need, workspaces = self._needs.of(config), self._kind.workspace_bytes(self._device)
         certain = need.live_bytes + workspaces + self._context
-        extra = self.calibration.extra_bytes(config)
+        # Where little is needed, what large configurations were off by says little.
+        extra = max(self.calibration.extra_bytes(config), -certain // 2)
         reserved = None
         if simulate and self._kind.caches_memory and certain <= self._limits.usable_bytes:
             reserved = self.on_allocator(config)

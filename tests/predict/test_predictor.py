@@ -274,6 +274,17 @@ def test_what_a_trial_needed_corrects_its_family_and_never_what_is_skipped() -> 
     assert sum(corrected.bytes_by_category.values()) == corrected.total_bytes
 
 
+def test_what_large_configurations_were_off_by_never_takes_more_than_half_of_what_is_certain() -> None:
+    predictor = predictor_of(make_situation(), MadeUpTraces())
+    small = make_config(attention="eager", micro_batch_size=2, accumulation_steps=16)
+    certain = predictor.predict(small).total_bytes
+    for size in (8, 16):
+        large = make_config(micro_batch_size=size, accumulation_steps=32 // size)
+        needed = predictor.plain(large).total_bytes - 10 * certain
+        predictor.learn(large, needed_bytes=needed, paged_bytes=0, context=0, seconds=1.0)
+    assert predictor.predict(small).total_bytes == certain - certain // 2
+
+
 def test_on_a_cpu_there_is_no_allocator_context_or_workspace() -> None:
     prediction = predictor_of(make_situation(), MadeUpTraces()).predict(make_config())
     assert prediction.total_bytes == prediction.live_bytes
