@@ -238,7 +238,7 @@ def result_of(study: Study, *, stopped: str = "", interrupted: bool = False, run
 
 
 def explain(study: str | None = None, *, storage: str | None = None) -> Explanation:
-    """Why a stored study recommends what it does; the newest one where no name is given. Raises UserError."""
+    """Reasons of a stored study's recommendation; of the newest one where no name is given. Raises UserError."""
     opened = load_study(storage or default_storage(), study)
     if opened.situation is None:
         raise UserError(f"Study '{opened.name}' was begun, but nothing was tried yet.")

@@ -1,1 +1,1 @@
-"""What proves the claims: each module runs by ``python -m benchmarks.NAME``, prints a table and writes JSON."""
+"""Proofs of the claims: each module runs by ``python -m benchmarks.NAME``, prints a table and writes JSON."""

@@ -1,4 +1,4 @@
-"""How good the prediction is: ``python -m benchmarks.memory_prediction PART``. Parts print a table and write JSON.
+"""Quality of the predictions: ``python -m benchmarks.memory_prediction PART``. Parts print a table and write JSON.
 
 live        1  bytes alive in each phase, traced, against real Trainer steps on this CPU (6 minutes)
 live_processes  the same of one of 2 and 4 processes that share a training by DDP or FSDP2 (6 minutes)

@@ -164,7 +164,7 @@ def _print(found: dict[str, dict[str, Any]], runs: dict[str, list[float]], effec
 
 
 def _reference(result: Result) -> Recipe:
-    """What a user of these tools has besides: the search's own reference."""
+    """A user's figures besides these tools: the search's own reference."""
     reference = result.ranking.reference
     assert reference is not None, "a search measures its reference"
     return recipe_for(reference.config, result.situation)

@@ -21,7 +21,7 @@ RESULTS = Path(__file__).parent / "results"
 
 
 def about(command: str) -> dict[str, Any]:
-    """Where and with what figures were made: command, date, machine, versions."""
+    """Circumstances of figures: command, date, machine, versions."""
     return {
         "command": command,
         "date": datetime.date.today().isoformat(),
@@ -55,7 +55,7 @@ def write_results(name: str, figures: dict[str, Any], path: Path | None = None) 
 
 
 def read_results(path: Path) -> dict[str, Any]:
-    """What ``write_results`` wrote."""
+    """The document that ``write_results`` wrote."""
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
@@ -71,5 +71,5 @@ def spread(values: Sequence[float]) -> list[float]:
 
 
 def measuring_seconds(measurement: Measurement) -> float:
-    """What of a trial went into its warm-up and timed steps; the rest is its overhead."""
+    """Seconds of a trial's warm-up and timed steps; the rest is its overhead."""
     return sum(step.total for step in measurement.warmup) + sum(window.wall_seconds for window in measurement.windows)

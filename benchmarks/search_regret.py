@@ -1,4 +1,4 @@
-"""How far from the best of the whole space a search ends, and what that costs, against other strategies.
+"""Distance from the best of the whole space at a search's end, and its cost, against other strategies.
 
 ``python -m benchmarks.search_regret [SWEEP ...]`` replays every recorded sweep of ``benchmarks/search/sweeps``, those
 that ``benchmarks.gpu`` recorded on a GPU, and the synthetic spaces, 20 seeds for each strategy; prints a table for each

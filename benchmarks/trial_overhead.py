@@ -1,4 +1,4 @@
-"""What a trial costs beyond measuring, how well a short step composes, and how small the parent stays.
+"""Cost of a trial beyond measuring, the error of composing a short step, and the parent's size.
 
     python -m benchmarks.trial_overhead
 
@@ -185,7 +185,7 @@ def _composition(runner: ProcessRunner, situation: Situation, rounds: int, conso
 
 
 def _shortened(step: StepSeconds) -> StepSeconds:
-    """What a trial would have run of this whole step: three of its micro-steps and their share of the fetch."""
+    """The part of a whole step that a trial runs: three of its micro-steps and their share of the fetch."""
     count = len(step.micro_steps)
     kept = (step.micro_steps[0], step.micro_steps[count // 2], step.micro_steps[-1])
     return StepSeconds(loop=step.loop, fetch=step.fetch * 3 / count, micro_steps=kept, update=step.update)

@@ -1,4 +1,4 @@
-"""What is added goes through everything: a made-up choice of a knob, a made-up knob, a made-up kind of device."""
+"""Additions go through everything: a made-up choice of a knob, a made-up knob, a made-up kind of device."""
 
 from __future__ import annotations
 

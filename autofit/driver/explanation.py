@@ -1,4 +1,4 @@
-"""Why a study recommends what it does: each configuration one knob away, and what other memory would change."""
+"""Explanation of a recommendation: each configuration one knob away, and what other memory would change."""
 
 from __future__ import annotations
 

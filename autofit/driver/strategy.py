@@ -41,7 +41,7 @@ class Strategy(Protocol):
 
     @property
     def conclusion(self) -> str:
-        """Why nothing was proposed, as the end of a sentence."""
+        """The reason that nothing was proposed, as the end of a sentence."""
 
     @property
     def trials_to_come(self) -> float | None:

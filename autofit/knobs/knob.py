@@ -101,7 +101,7 @@ class Knob:
         raise KeyError(f"{self.name} has no value {value}")
 
     def why_not_asked(self, situation: Situation) -> str | None:
-        """Why a situation does not ask this, as a sentence's end; None where it does."""
+        """Reason that a situation does not ask this, as a sentence's end; None where it asks."""
         if self.is_of_programs and situation.program is None:
             return "it is searched in programs of your own alone"
         if self.is_of_processes and situation.program is not None:

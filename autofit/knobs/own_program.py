@@ -68,7 +68,7 @@ def value_of(program: Program, row: Knob) -> str:
 
 
 def refused_by_program(program: Program, row: Knob, choice: Choice) -> str | None:
-    """Why a choice cannot be had in a program; None where it can."""
+    """Reason that a choice cannot be had in a program; None where it can."""
     settings = normalized(program.settings)
     for name, value in choice.model_kwargs.items():
         if name not in ACTS_LATE and settings.get(name) != value:

@@ -21,7 +21,7 @@ from autofit.knobs.train_config import KnobValue, TrainConfig
 
 
 def why_unavailable(row: Knob, choice: Choice, situation: Situation) -> str | None:
-    """Why a choice cannot be had here, or in the program that is searched; None where it can."""
+    """Reason that a choice cannot be had here, or in the program that is searched; None where it can."""
     not_asked = row.why_not_asked(situation)
     if not_asked is not None and choice.value != row.reference and not _is_programs(situation, row, choice.value):
         return not_asked
@@ -235,7 +235,7 @@ class SearchSpace:
         return len(self.combinations) * len(self.batch_pairs)
 
     def reasons_against(self, values: Mapping[str, KnobValue]) -> list[str]:
-        """Why values do not go together; empty where they do."""
+        """Reasons that values do not go together; empty where they do."""
         return [each.reason for each in CONSTRAINTS if each.forbids(values, self.situation)]
 
     @property

@@ -47,7 +47,7 @@ class Place:
 
     @property
     def label(self) -> str:
-        """Where it is, for people: ``node7 cuda:2``."""
+        """The place, for people: ``node7 cuda:2``."""
         return f"{self.facts['host']} {self.facts.get('device', '')}".rstrip()
 
 

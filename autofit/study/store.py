@@ -101,7 +101,7 @@ class Study:
 
     @property
     def stopped(self) -> str:
-        """Why the last search of it ended, as a sentence's end; empty where none has."""
+        """Reason that its last search ended, as a sentence's end; empty where none has."""
         return str(patiently(lambda: self._inner.user_attrs).get("stopped", ""))
 
     def keep_stopped(self, reason: str) -> None:

@@ -1,1 +1,1 @@
-"""What autofit claims, measured on a GPU in one command: ``python -m benchmarks.gpu``; see ``__main__``."""
+"""Claims of autofit, measured on a GPU in one command: ``python -m benchmarks.gpu``; see ``__main__``."""

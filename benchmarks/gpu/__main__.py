@@ -1,4 +1,4 @@
-"""What autofit claims, measured on a GPU in one command.
+"""Claims of autofit, measured on a GPU in one command.
 
     python -m benchmarks.gpu                          # all parts, on the first GPU
     python -m benchmarks.gpu --minutes 9              # go on for nine minutes, where the last call stopped
@@ -90,7 +90,7 @@ def main(words: list[str] | None = None) -> int:
 
 
 def _run(bench: Bench, name: str, *, again: bool) -> bool:
-    """Whether a part is complete now."""
+    """True if a part is complete now."""
     path = bench.folder / f"{name}.json"
     if path.exists() and not again and read_results(path)["is_complete"]:
         return True

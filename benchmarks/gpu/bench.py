@@ -30,7 +30,7 @@ class Bench:
 
     @property
     def on_gpu(self) -> bool:
-        """Whether a GPU is measured."""
+        """True if a GPU is measured."""
         return self.device != "cpu"
 
     @property
@@ -77,7 +77,7 @@ class PartResult:
 
 
 def attempt(what: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``measure`` returns; where it raises, the reason, so that the rest of a part still runs.
+    """The answer of ``measure``; where it raises, the reason, so that the rest of a part still runs.
 
     What failed is not complete: the next call tries it again.
     """

@@ -36,7 +36,7 @@ class Job:
 
     @property
     def wanted(self) -> dict[str, Any]:
-        """What ``autofit.search`` takes of the space."""
+        """Keywords of ``autofit.search`` for the space."""
         forbidden = {
             row.name: [choice.value for choice in row.choices if choice.value not in self.only[row.name]]
             for row in KNOBS

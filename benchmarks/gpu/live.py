@@ -77,7 +77,7 @@ def _search(bench: Bench, job: Job, limit: int) -> dict[str, Any]:
 
 
 def _regret(bench: Bench, job: Job, limit: int, result: Result) -> float | None:
-    """How much slower the recommendation is than the sweep's best, by the sweep's own times; None without a sweep."""
+    """The recommendation's share above the sweep's best, by the sweep's own times; None without a sweep."""
     path = sweep_path(bench, name_of(job, limit))
     best = result.ranking.best
     if not path.exists() or best is None:

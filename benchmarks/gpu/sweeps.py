@@ -29,7 +29,7 @@ def run(bench: Bench) -> PartResult:
 
 
 def sweep_path(bench: Bench, name: str) -> Path:
-    """Where a finished sweep lies."""
+    """Path of a finished sweep."""
     return bench.folder / "sweeps" / f"{name}.json.gz"
 
 

@@ -1,1 +1,1 @@
-"""How good the prediction is: ``python -m benchmarks.memory_prediction``, part by part."""
+"""Quality of the predictions: ``python -m benchmarks.memory_prediction``, part by part."""

@@ -140,7 +140,7 @@ def _calibrated(pairs: Sequence[Pair]) -> dict[str, Any]:
 
 
 def _worst(pairs: Sequence[Pair]) -> list[dict[str, Any]]:
-    """Where to look for missing bytes first."""
+    """Rows to look at first for missing bytes."""
     ordered = sorted(pairs, key=lambda pair: -abs(_allocated(pair) / pair.memory.peak_allocated - 1))
     return [
         {

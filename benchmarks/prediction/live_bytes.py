@@ -133,7 +133,7 @@ def situation_of(case: Case) -> tuple[Situation, ModelSource]:
 
 
 def request_of(case: Case) -> tuple[TraceRequest, Recipe]:
-    """What is traced, and the recipe that is run."""
+    """The traced request, and the recipe that is run."""
     situation, source = situation_of(case)
     config = TrainConfig(
         completed(

@@ -221,7 +221,7 @@ def of_group(group: Group) -> list[dict[str, Any]]:
 
 
 def _trained(job: StepJob, folder: Path) -> dict[str, Any]:
-    """What a plain training came to, in a process of its own."""
+    """Result of a plain training, in a process of its own."""
     path = folder / "training.json"
     write_document(path, job)
     command = [sys.executable, "-m", "benchmarks.prediction.real_training", str(path)]

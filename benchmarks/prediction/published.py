@@ -69,7 +69,7 @@ def run() -> dict[str, Any]:
 
 
 def _rule(row: dict[str, Any], config: dict[str, Any]) -> int:
-    """What people compute: 16 bytes for each trained parameter, 2 for each frozen one, half a byte in 4 bits.
+    """The usual rule: 16 bytes for each trained parameter, 2 for each frozen one, half a byte in 4 bits.
 
     accelerate's estimate ("training using Adam": four times the model in float32) is this rule for full training.
     """
@@ -124,7 +124,7 @@ def _predict(row: dict[str, Any], config: dict[str, Any]) -> int:
 
 
 def is_of_a_trainer(row: dict[str, Any]) -> bool:
-    """Whether the row's source ran Hugging Face's Trainer, and no loop of its own."""
+    """True if the row's source ran Hugging Face's Trainer, and no loop of its own."""
     return bool(row["id"].startswith("fms"))
 
 
@@ -234,7 +234,7 @@ def _loss_of_4_48() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _norms_in_float32() -> Iterator[None]:
-    """What the rows without the accelerated plugin left: norms in float32, everything else in 16 bits."""
+    """The model as the rows without the accelerated plugin left it: norms in float32, everything else in 16 bits."""
     from autofit.worker.tracer import quantized
 
     build = quantized.build_quantized

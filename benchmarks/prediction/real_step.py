@@ -1,4 +1,4 @@
-"""What a real step of the real Trainer keeps alive on a CPU, by the allocator's own account (torch.profiler)."""
+"""Bytes that a real step of the real Trainer keeps alive on a CPU, by the allocator's own account (torch.profiler)."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ class Contestant(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What is known of a sweep that no strategy sees."""
+    """Knowledge of a sweep that no strategy sees."""
 
     sweep: Sweep
     seconds: dict[TrainConfig, float]
@@ -40,7 +40,7 @@ class Truth:
         return cls(sweep=sweep, seconds=seconds, best=min(seconds.values()), full_cost=full_cost(sweep))
 
     def regret(self, config: TrainConfig | None) -> float:
-        """How much slower than the best of the whole space, as a share; infinite for nothing."""
+        """Share by which it is slower than the best of the whole space; infinite for nothing."""
         return math.inf if config is None else self.seconds[config] / self.best - 1
 
 

@@ -140,7 +140,7 @@ def _single_changes(history: History, config: TrainConfig) -> Iterator[TrainConf
 
 
 def _savers_where_memory_ended_it(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
-    """What did not fit, a larger micro-batch or a faster setting, tried again with as little saving as makes it fit."""
+    """Configurations that did not fit, tried again with as little saving as makes them fit."""
     space = history.space
     larger = [size for size in space.micro_batch_sizes if size > config.micro_batch_size]
     ended_at = next((size for size in larger if history.is_too_large(space.at_micro_batch(config, size))), None)

@@ -1,4 +1,4 @@
-"""What other tools do, as strategies over a replay: each with its own rules, as their sources have them.
+"""Other tools, as strategies over a replay: each with its own rules, as their sources have them.
 
 All begin from TrainingArguments' defaults and keep the effective batch by accumulation, which most of them do not do.
 """
@@ -25,7 +25,7 @@ class Peer:
         return next((config for config in self.steps(history) if history.outcome(config) is None), None)
 
     def steps(self, history: History) -> Iterator[TrainConfig]:
-        """What it runs in order, as far as the history goes."""
+        """Configurations that it runs in order, as far as the history goes."""
         raise NotImplementedError
 
     def choose(self, history: History) -> TrainConfig | None:

@@ -91,7 +91,7 @@ class Recorder:
         return True
 
     def answers(self) -> dict[TrainConfig, tuple[Answer, ...]]:
-        """What was answered so far, pass by pass."""
+        """Answers so far, pass by pass."""
         by_key: dict[str, list[Answer]] = {}
         for line in self._lines:
             by_key.setdefault(line.key, []).append(line.answer)
@@ -102,7 +102,7 @@ class Recorder:
         return [line.overhead_seconds for line in self._lines if line.answer.outcome is Outcome.OK]
 
     def predictions(self, limits: Limits | None = None) -> dict[TrainConfig, Prediction | None]:
-        """What is predicted before anything was measured, on this device under these limits."""
+        """Predictions before anything was measured, on this device under these limits."""
         situation = self.situation if limits is None else replace(self.situation, limits=limits)
         predictor = self._workers.predictor(situation)
         predictor.prepare(self.space.configs)
@@ -137,7 +137,7 @@ class Recorder:
 
 
 def answer_of(result: RunResult) -> Answer:
-    """What is kept of a run."""
+    """The part of a run that is kept."""
     measurement = result.measurement
     return Answer(
         outcome=result.outcome,

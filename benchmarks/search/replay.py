@@ -46,7 +46,7 @@ class ReplayRunner:
 
 
 class RecordedPredictions:
-    """What was predicted when the sweep was recorded; counts how many configurations were asked for."""
+    """Predictions of the time when the sweep was recorded; counts how many configurations were asked for."""
 
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep

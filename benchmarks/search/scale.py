@@ -1,4 +1,4 @@
-"""What a proposal costs in a space of more than 50,000 configurations: ``python -m benchmarks.search.scale``.
+"""Cost of a proposal in a space of more than 50,000 configurations: ``python -m benchmarks.search.scale``.
 
 The predictions are made up here, so that the time is the sampler's own. Prints seconds for each proposal and how much
 resident memory grows over 40 of them.

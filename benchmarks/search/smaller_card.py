@@ -1,4 +1,4 @@
-"""What a sweep without a limit says of a smaller card: most verdicts follow from the recorded peaks.
+"""Verdicts for a smaller card from a sweep without a limit: most verdicts follow from the recorded peaks.
 
 A configuration that reserved no more than the limit runs there as it ran; one that had more allocated at once runs out
 of memory. Only between the two, where the allocator would have to give back what it keeps, nothing is known: these are
@@ -55,7 +55,7 @@ def on_smaller_card(
 
 
 def _verdict(answer: Answer, limits: Limits) -> bool | None:
-    """Whether it fits; None where the recorded peaks do not say."""
+    """True if it fits; None where the recorded peaks do not say."""
     memory = answer.memory
     if answer.outcome is not Outcome.OK or memory is None:
         return True  # what failed without a limit fails in the same way with one

@@ -123,7 +123,7 @@ class _Hidden:
 
 
 def _with_verdict(prediction: Prediction, config: TrainConfig, usable: int) -> Prediction:
-    """What would be said under this limit; the allocator is not played through here."""
+    """The verdict under this limit; the allocator is not played through here."""
     verdict = Verdict.FITS if prediction.total_bytes <= 0.97 * usable else Verdict.BORDERLINE
     is_traced = not any(row.choice(config[row.name]).not_traced for row in KNOBS)
     if prediction.certain_bytes > usable and is_traced:

@@ -1,4 +1,4 @@
-"""What recorded peaks say of a smaller card."""
+"""Verdicts for a smaller card from recorded peaks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said of the configurations next to the recommendation."""
+"""Sentences about the configurations next to the recommendation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which configurations run whole, side by side, and when they have run enough."""
+"""Whole runs side by side: the configurations that are chosen, and the end of the rounds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What only a CUDA device can show. Run with ``make gpu``; skipped, with the reason, elsewhere."""
+"""Tests of what only a CUDA device can show. Run with ``make gpu``; skipped, with the reason, elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is printed where it is no terminal that shows it."""
+"""Printing to a pipe or a file."""
 
 from __future__ import annotations
 

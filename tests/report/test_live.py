@@ -1,4 +1,4 @@
-"""What is shown while a search runs."""
+"""The live view of a search."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which comparisons are made, and what their verdicts say."""
+"""Comparisons that are made, and their verdicts."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ from tests.doubles import make_situation
 
 
 def gone(process_id: int, patience: float = 10.0) -> bool:
-    """Whether a process ends (or is a zombie nobody has reaped) within some seconds."""
+    """True if a process ends (or is a zombie nobody has reaped) within some seconds."""
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
         try:

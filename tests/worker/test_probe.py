@@ -1,4 +1,4 @@
-"""What the probe reads in a model's source is how the model behaves."""
+"""Facts that the probe reads in a model's source, against the model's behaviour."""
 
 from __future__ import annotations
 
