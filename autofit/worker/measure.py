@@ -27,7 +27,7 @@ from autofit.worker.isolation import autocast_of, leak_between_samples
 from autofit.worker.made_up_samples import SamplesByLength
 from autofit.worker.processes import agreement, allow_sharding_on_host, check_sharding
 from autofit.worker.ranks import own_rank
-from autofit.worker.schedule import Schedule
+from autofit.worker.step_planner import StepPlanner
 from autofit.worker.timed_run import TimedRun
 
 
@@ -53,13 +53,14 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
     recipe, lengths = job.recipe, job.workload.lengths
     samples = SamplesByLength(task_named(job.workload.task), model.config, lengths.longest, job.plan.seed)
     collator = build_collator(recipe, model.config)
-    schedule = Schedule(job.plan, accelerator, batches, to_time, recipe.accumulation_steps, note=note)
-    micro_steps = schedule.micro_steps
+    steps = StepPlanner(
+        job.plan, batches, to_time, recipe.accumulation_steps, forgets_kernels=accelerator.forgets_kernels
+    )
     with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
-        arguments = training_arguments(job, Path(scratch), micro_steps, schedule.most_steps)
+        arguments = training_arguments(job, Path(scratch), steps.micro_steps, steps.most_steps)
         allow_sharding_on_host(arguments, recipe)
         recorder = StepRecorder(
-            accelerator, micro_steps=micro_steps, most_steps=schedule.most_steps, agree=agreement(arguments)
+            accelerator, micro_steps=steps.micro_steps, most_steps=steps.most_steps, agree=agreement(arguments)
         )
         trainer = MeasuredTrainer(
             model=model,
@@ -67,7 +68,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             train_dataset=samples,
             data_collator=collator,
         )
-        _give(trainer, schedule, batches, recorder, note)
+        _give(trainer, steps, batches, recorder, note)
         if recipe.shares_rows:
             leak = leak_between_samples(trainer.model, collator, samples, autocast_of(trainer.args))
             if leak is not None:
@@ -82,7 +83,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             recipe=recipe,
             plan=job.plan,
             batches=batches,
-            schedule=schedule,
+            steps=steps,
             recorder=recorder,
             accelerator=accelerator,
             trainer=trainer,
@@ -92,7 +93,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
                 collator([samples[each] for each in batches.share(batches.worst[0], own_rank())])
             ),
             note=note,
-            is_whole=job.plan.whole or (micro_steps == recipe.accumulation_steps and lengths.all_equal),
+            is_whole=job.plan.whole or (steps.micro_steps == recipe.accumulation_steps and lengths.all_equal),
             build_seconds=build_seconds,
         ).result()
 
@@ -107,22 +108,22 @@ def _meet(job: TrialJob, accelerator: Accelerator) -> None:
 
 def _give(
     trainer: MeasuredTrainer,
-    schedule: Schedule,
+    steps: StepPlanner,
     batches: StepBatches,
     recorder: StepRecorder,
     note: Callable[[Phase], None],
 ) -> None:
-    """Have a trainer run a schedule's micro-batches and mark where its steps begin and end."""
+    """Have a trainer run the planned micro-batches and mark where its steps begin and end."""
     rank = own_rank()
 
     def own_micro_batches() -> Iterator[list[int]]:
-        return (list(batches.share(tuple(each), rank)) for each in schedule.micro_batches())
+        return (list(batches.share(tuple(each), rank)) for each in steps.micro_batches())
 
     def own_shapes() -> list[BatchShape]:
-        return [batches.own_shape(tuple(each), rank) for each in schedule.micro_batches_now()]
+        return [batches.own_shape(tuple(each), rank) for each in steps.micro_batches_now()]
 
     trainer.recorder = recorder
-    trainer.sampler = GivenMicroBatches(own_micro_batches, schedule.most_steps * schedule.micro_steps)
+    trainer.sampler = GivenMicroBatches(own_micro_batches, steps.most_steps * steps.micro_steps)
     if trainer.args.world_size > 1:
         # accelerate 1.11 asks for one; nothing is cut by it.
         trainer.sampler.batch_size = batches.processes

@@ -19,6 +19,7 @@ from autofit.worker.compilation import compiled_graphs
 from autofit.worker.instrument import SkippedSteps, StepEnds, StepRecorder
 from autofit.worker.optimizer_state import state_tensors
 from autofit.worker.schedule import Schedule
+from autofit.worker.step_planner import StepPlanner
 
 
 class TrainingOver(BaseException):
@@ -29,16 +30,16 @@ class TrainingOver(BaseException):
 class TimedRun:
     """A Trainer that has its marks, and what is to be found out about it.
 
-    ``train`` runs it until the schedule is finished. ``evaluate`` runs one evaluation batch with the optimizer state
-    alive; it returns the batch's size (0 where the training never evaluates) and its seconds. ``worst_inputs`` gives
-    the bytes of the worst micro-batch on the device: of a shortened step's other micro-batches, which the Trainer
-    would have moved there, too.
+    ``train`` runs it until there are enough of the planned ``steps``. ``evaluate`` runs one evaluation batch with the
+    optimizer state alive; it returns the batch's size (0 where the training never evaluates) and its seconds.
+    ``worst_inputs`` gives the bytes of the worst micro-batch on the device: of a shortened step's other micro-batches,
+    which the Trainer would have moved there, too.
     """
 
     recipe: Recipe
     plan: MeasuringPlan
     batches: Batches
-    schedule: Schedule
+    steps: StepPlanner
     recorder: StepRecorder
     accelerator: Accelerator
     trainer: Any
@@ -53,17 +54,24 @@ class TimedRun:
     def result(self) -> RunResult:
         """The trial's result. Raises whatever the libraries raise."""
         self.note("train")
-        self.schedule.follow(self.recorder, SkippedSteps(self.trainer))
-        self.trainer.add_callback(StepEnds(self.recorder, self._finished))
+        schedule = Schedule(
+            self.plan,
+            self.steps,
+            self.recorder,
+            self.accelerator,
+            step_was_skipped=SkippedSteps(self.trainer),
+            note=self.note,
+        )
+        self.trainer.add_callback(StepEnds(self.recorder, lambda: self._is_over(schedule)))
         self.recorder.begin()
         with contextlib.suppress(TrainingOver):
             self.train()
         losses = self.recorder.losses()
-        refused = self._refused(losses)
+        refused = self._refused(schedule, losses)
         if refused is not None:
             return refused
         graphs = compiled_graphs()
-        (retries,) = self.recorder.agree([self.accelerator.alloc_retries() - self.schedule.retries_when_warm])
+        (retries,) = self.recorder.agree([self.accelerator.alloc_retries() - schedule.retries_when_warm])
         memory, evaluated, evaluation_seconds = self._peaks()
         if retries:
             return RunResult(
@@ -78,37 +86,37 @@ class TimedRun:
             tokens_per_step=self.batches.mean_tokens / self.batches.processes,
             padded_tokens_per_step=self.batches.mean_load / self.batches.processes,
             whole=self.is_whole,
-            warmup=tuple(self.schedule.warmup),
-            windows=tuple(self.schedule.windows),
-            shape_shares=self.schedule.shape_shares,
+            warmup=tuple(self.steps.progress.warmup),
+            windows=tuple(self.steps.progress.windows),
+            shape_shares=self.steps.shape_shares,
             losses=tuple(losses),
             memory=memory,
             evaluation_batch_size=evaluated,
             evaluation_seconds=evaluation_seconds,
             build_seconds=self.build_seconds,
-            late_compilations=graphs - self.schedule.graphs_when_warm,
+            late_compilations=graphs - schedule.graphs_when_warm,
         )
         return RunResult(outcome=Outcome.OK, measurement=measurement)
 
-    def _finished(self) -> bool:
-        finished = self.schedule.finished()
+    def _is_over(self, schedule: Schedule) -> bool:
+        finished = schedule.finished()
         if finished and self.leaves_by_exception:
             raise TrainingOver
         return finished
 
-    def _refused(self, losses: list[float | None]) -> RunResult | None:
+    def _refused(self, schedule: Schedule, losses: list[float | None]) -> RunResult | None:
         """The result of a run that ended early or trained wrongly; None of one that can be measured."""
-        schedule = self.schedule
         if schedule.surely_slower:
             ratio = schedule.fastest_warm_step() / (self.plan.slower_than_seconds or math.inf)
             return RunResult(outcome=Outcome.SLOWER, reason=f"its fastest warm step took {ratio:.1f} times the best")
-        if not schedule.windows:
+        if not schedule.progress.windows:
+            number = len(schedule.progress.warmup)
             return RunResult(
                 outcome=Outcome.INVALID,
-                reason=f"the optimizer skipped too many of its first {len(schedule.warmup)} steps (overflow in fp16)",
+                reason=f"the optimizer skipped too many of its first {number} steps (overflow in fp16)",
             )
         if None in losses:
-            broken = losses.index(None) // schedule.micro_steps + 1
+            broken = losses.index(None) // self.steps.micro_steps + 1
             return RunResult(outcome=Outcome.INVALID, reason=f"the loss was not finite in optimizer step {broken}")
         return None
 
@@ -116,7 +124,7 @@ class TimedRun:
         """Memory of training and of an evaluation after it, the evaluation's batch size and its seconds."""
         self.note("evaluate")
         # The Trainer moves all micro-batches of a step to the device before the first forward.
-        missing = (self.recipe.accumulation_steps - self.schedule.micro_steps) * self.worst_inputs()
+        missing = (self.recipe.accumulation_steps - self.steps.micro_steps) * self.worst_inputs()
         memory = self.accelerator.memory(_paged_bytes(self.trainer.optimizer), missing_inputs=missing)
         evaluated, seconds = self.evaluate()
         self.accelerator.synchronize()

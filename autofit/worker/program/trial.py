@@ -22,7 +22,7 @@ from autofit.worker.processes import agreement
 from autofit.worker.program.device import device_of, give_device
 from autofit.worker.program.samples import MOST_AHEAD, ProgramBatches, Source
 from autofit.worker.program.settings import evaluates, put, tensors_of_models
-from autofit.worker.schedule import Schedule
+from autofit.worker.step_planner import StepPlanner
 from autofit.worker.timed_run import TimedRun
 
 REPORTERS = ("transformers.integrations", "wandb", "mlflow", "comet_ml", "trackio", "swanlab")
@@ -79,27 +79,27 @@ def _measure(
     accelerator.synchronize()
     num_workers = recipe.training_arguments.get("dataloader_num_workers", source.loader.num_workers)
     plan = _past_what_is_fetched_ahead(job.plan, num_workers)
-    schedule = Schedule(plan, accelerator, batches, to_time, recipe.accumulation_steps, note=note)
+    steps = StepPlanner(plan, batches, to_time, recipe.accumulation_steps, forgets_kernels=accelerator.forgets_kernels)
     recorder = StepRecorder(
         accelerator,
-        micro_steps=schedule.micro_steps,
-        most_steps=schedule.most_steps,
+        micro_steps=steps.micro_steps,
+        most_steps=steps.most_steps,
         agree=agreement(trainer.args),
     )
-    _silence(trainer, schedule)
+    _silence(trainer, steps)
     process = trainer.args.process_index
 
     def own_micro_batches() -> Iterator[list[int]]:
-        return (list(batches.share(tuple(each), process)) for each in schedule.micro_batches())
+        return (list(batches.share(tuple(each), process)) for each in steps.micro_batches())
 
-    sampler = GivenMicroBatches(own_micro_batches, schedule.most_steps * schedule.micro_steps)
+    sampler = GivenMicroBatches(own_micro_batches, steps.most_steps * steps.micro_steps)
     _give(trainer, source.loader_of(sampler, trainer.accelerator, num_workers), recorder, note)
     lengths = set(job.samples.lengths)
     return TimedRun(
         recipe=recipe,
         plan=plan,
         batches=batches,
-        schedule=schedule,
+        steps=steps,
         recorder=recorder,
         accelerator=accelerator,
         trainer=trainer,
@@ -107,7 +107,7 @@ def _measure(
         evaluate=lambda: _evaluate(trainer, source, job.samples.longest),
         worst_inputs=lambda: bytes_of(source.batch(batches.share(batches.worst[0], process))),
         note=note,
-        is_whole=job.plan.whole or (schedule.micro_steps == recipe.accumulation_steps and len(lengths) == 1),
+        is_whole=job.plan.whole or (steps.micro_steps == recipe.accumulation_steps and len(lengths) == 1),
         build_seconds=time.perf_counter() - began,
         leaves_by_exception=True,
     ).result()
@@ -132,11 +132,11 @@ def _past_what_is_fetched_ahead(plan: MeasuringPlan, num_workers: int) -> Measur
     return msgspec.structs.replace(plan, warmup_steps=plan.warmup_steps + more, warmup_limit=plan.warmup_limit + more)
 
 
-def _silence(trainer: Any, schedule: Schedule) -> None:
+def _silence(trainer: Any, steps: StepPlanner) -> None:
     """Keep what would write, report or end the trial early out of it; the program's own callbacks stay."""
     arguments = trainer.args
-    arguments.gradient_accumulation_steps = schedule.micro_steps
-    arguments.max_steps = schedule.most_steps
+    arguments.gradient_accumulation_steps = steps.micro_steps
+    arguments.max_steps = steps.most_steps
     arguments.disable_tqdm = True
     arguments.eval_on_start = False
     arguments.auto_find_batch_size = False
