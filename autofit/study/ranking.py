@@ -79,22 +79,8 @@ class Ranking:
 def rank(trials: Sequence[Trial]) -> Ranking:
     """Rank the evidence per configuration; ties inside the noise go to the more exact, then the simpler."""
     evidence = Evidence(trials)
-    measured = sorted(evidence.measured, key=evidence.likely_seconds)
-    inside = [trial for trial in measured if not trial.is_outside]
-    fastest = next((trial for trial in inside if trial.whole), next(iter(inside), None))
-    tied: list[Trial] = []
-    if fastest is not None:
-        # What has not run whole cannot take the place of what has.
-        peers = [trial for trial in inside if trial.whole == fastest.whole]
-        tied = [trial for trial in peers if evidence.is_tied(trial, fastest)]
-        tied.sort(key=lambda trial: (_looseness(trial.config), _distance_from_reference(trial.config)))
-        place = measured.index(fastest)
-        rest = [trial for trial in measured if trial not in tied]
-        before = [trial for trial in measured[:place] if trial not in tied]
-        measured = [*before, *tied, *rest[len(before) :]]
-    baselines = [trial for trial in measured if trial.is_baseline]
-    newest = max(baselines, key=lambda trial: trial.number, default=None)
-    reference = newest or find_reference(measured, evidence)
+    measured, tied = _in_order(evidence)
+    reference = _newest_baseline(measured) or find_reference(measured, evidence)
     ranked = tuple(
         Ranked(
             rank=number,
@@ -108,6 +94,26 @@ def rank(trials: Sequence[Trial]) -> Ranking:
     )
     failed = tuple(trial for trial in evidence.by_config.values() if trial.measurement is None)
     return Ranking(ranked=ranked, failed=failed, reference=reference, evidence=evidence)
+
+
+def _in_order(evidence: Evidence) -> tuple[list[Trial], list[Trial]]:
+    """The measured trials, fastest first, and those of them that are tied with the fastest."""
+    measured = sorted(evidence.measured, key=evidence.likely_seconds)
+    inside = [trial for trial in measured if not trial.is_outside]
+    fastest = next((trial for trial in inside if trial.whole), next(iter(inside), None))
+    if fastest is None:
+        return measured, []
+    # What has not run whole cannot take the place of what has.
+    peers = [trial for trial in inside if trial.whole == fastest.whole]
+    tied = [trial for trial in peers if evidence.is_tied(trial, fastest)]
+    tied.sort(key=lambda trial: (_looseness(trial.config), _distance_from_reference(trial.config)))
+    before = [trial for trial in measured[: measured.index(fastest)] if trial not in tied]
+    behind = [trial for trial in measured if trial not in tied and trial not in before]
+    return [*before, *tied, *behind], tied
+
+
+def _newest_baseline(measured: Sequence[Trial]) -> Trial | None:
+    return max((trial for trial in measured if trial.is_baseline), key=lambda trial: trial.number, default=None)
 
 
 def find_reference(measured: Sequence[Trial], evidence: Evidence) -> Trial | None:
