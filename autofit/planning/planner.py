@@ -82,18 +82,14 @@ def plan(
     cards = cards_of(gpus, memory, prices or {})
     request = SpaceRequest.of(numerics, fix, allow, forbid)
     share = share_of(headroom)
-    planner = _Planner(
-        JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress or Progress()
-    )
-    record = planner.record
+    asked = JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job)
+    record = asked.record()
     kept = home() / "plans" / f"{_digest(record, record.workload, cards, request, share, __version__, FORMATS)}.json"
     known = read_plan(kept)
     if known is not None:
         return replace(known, seconds=time.monotonic() - began)
-    try:
-        plans = planner.plan(cards, request)
-    finally:
-        planner.close()
+    with _Site(record, share, progress or Progress()) as site:
+        plans = _Planner(asked, record, site).plan(cards, request)
     made = Plan(
         workload=record.workload,
         versions=record.versions,
@@ -121,46 +117,50 @@ def estimate(
     Raises UserError where the configuration is not valid or cannot be predicted.
     """
     (card,) = cards_of((gpu,) if gpu else (), memory, {})
-    share = share_of(headroom)
-    planner = _Planner(
-        JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job), share, progress or Progress()
-    )
-    try:
-        return planner.estimate(card, {name: str(value) for name, value in (fix or {}).items()})
-    finally:
-        planner.close()
+    asked = JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job)
+    record = asked.record()
+    with _Site(record, share_of(headroom), progress or Progress()) as site:
+        return _Planner(asked, record, site).estimate(card, {name: str(value) for name, value in (fix or {}).items()})
+
+
+class _Site:
+    """The worker and the traces of one planning, which every request that is planned in it shares."""
+
+    def __init__(self, record: StudyRecord, headroom: float, progress: Progress) -> None:
+        self.headroom = headroom
+        self.progress = progress
+        self.keeper = TraceKeeper(home() / "traces", record.versions, self.workshop, progress.traced)
+        self._open: Workshop | None = None
+
+    def workshop(self) -> Workshop:
+        """The worker, started where it is needed first."""
+        if self._open is None:
+            self._open = Workshop(kind_of("cpu"), 0, home() / "logs" / f"plan-{os.getpid()}", self.progress.say)
+        return self._open
+
+    def __enter__(self) -> _Site:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._open is not None:
+            self._open.close()
 
 
 class _Planner:
-    """One planning: the facts of the model once, needs once for each kind of card."""
+    """Plans of one request: the facts of its model once, its needs once for each kind of card."""
 
-    def __init__(
-        self, request: JobRequest, headroom: float, progress: Progress, shared: _Planner | None = None
-    ) -> None:
-        """``shared`` is a planner of another request, whose worker and traces are used."""
+    def __init__(self, request: JobRequest, record: StudyRecord, site: _Site) -> None:
         self._request = request
-        self._shared = shared
-        self._others: dict[str, _Planner] = {}
-        self.record: StudyRecord = request.record()
-        self._headroom = headroom
-        self._progress = progress
-        self._open: Workshop | None = None
+        self._record = record
+        self._site = site
+        self._changed: dict[str, _Planner] = {}
         self._found: Situation | None = None
         self._needs: dict[bool, Needs] = {}
-        self._keeper: TraceKeeper = (
-            TraceKeeper(home() / "traces", self.record.versions, self._workshop, self._progress.traced)
-            if shared is None
-            else shared._keeper
-        )
 
     @property
     def _all_is_trained(self) -> bool:
         """False for models of several parts, of which a task may leave some without a gradient."""
-        return not any(name in self.record.model.config for name in ("vision_config", "audio_config"))
-
-    def close(self) -> None:
-        if self._open is not None:
-            self._open.close()
+        return not any(name in self._record.model.config for name in ("vision_config", "audio_config"))
 
     def plan(self, cards: Sequence[Card], request: SpaceRequest) -> list[CardPlan]:
         """The first rungs of the ladder for every card, then those between where they may be faster."""
@@ -178,8 +178,8 @@ class _Planner:
         kinds = {number: has_flash_attention(spaces[number][0].device.compute_capability) for number in planned}
         of_first_kind = [number for number in planned if kinds[number] == kinds[planned[0]]]
         first = self._stage(spaces, of_first_kind, FIRST_RUNGS, FIRST_SIZES)
-        if self._keeper.made_any and planned:
-            self._progress.answer(f"First answer, for {_first_words(first[planned[0]])}. Now the rest.")
+        if self._site.keeper.made_any and planned:
+            self._site.progress.answer(f"First answer, for {_first_words(first[planned[0]])}. Now the rest.")
         # One sample at a time is traced for itself, and is faster than two only where two do not fit.
         plans |= self._stage(spaces, planned, FIRST_RUNGS, LATER_SIZES)
         unsure = [number for number in planned if _may_be_better(plans[number])]
@@ -234,7 +234,7 @@ class _Planner:
         except CannotPredictError as error:
             raise UserError(f"This configuration cannot be predicted: {error}") from None
         return Estimate(
-            workload=self.record.workload,
+            workload=self._record.workload,
             card=card,
             limits=situation.limits,
             config=config,
@@ -293,7 +293,7 @@ class _Planner:
         return tuple(helps)
 
     def _ways_out(self) -> list[tuple[str, dict[str, Any], str]]:
-        workload = self.record.workload
+        workload = self._record.workload
         ways: list[tuple[str, dict[str, Any], str]] = [("as asked, at its leanest", {}, "")]
         if workload.method == "full":
             ways.append(("--numerics aggressive (pure bf16)", {}, "aggressive"))
@@ -310,15 +310,14 @@ class _Planner:
         """The planner of a changed request, made once for all cards."""
         if not changes:
             return self
-        if words not in self._others:
-            self._others[words] = _Planner(
-                replace(self._request, **changes), self._headroom, self._progress, shared=self
-            )
-        return self._others[words]
+        if words not in self._changed:
+            request = replace(self._request, **changes)
+            self._changed[words] = _Planner(request, request.record(), self._site)
+        return self._changed[words]
 
     def _situation(self, card: Card) -> Situation:
         facts = self._facts()
-        limits = Limits(memory_bytes=card.device.memory_bytes, headroom=self._headroom)
+        limits = Limits(memory_bytes=card.device.memory_bytes, headroom=self._site.headroom)
         # What lacks only because no GPU is here may be had beside one; packages are taken to be as they are here.
         missing = {name: why for name, why in facts.libraries.missing.items() if name != "inductor"}
         model = facts.model
@@ -330,15 +329,15 @@ class _Planner:
 
     def _facts(self) -> Situation:
         if self._found is None:
-            record = self.record
+            record = self._record
             path = home() / "traces" / f"facts-{_digest(record, __version__)}.json"
             stored = read_document(path, Situation)
             if stored is not None:
                 self._found = replace(stored, workload=record.workload, device=record.device, limits=record.limits)
             else:
-                self._progress.say("Building the model without weights (the first start imports torch).")
+                self._site.progress.say("Building the model without weights (the first start imports torch).")
                 self._found = probe(
-                    self._workshop(), record.model, record.workload, record.device, record.limits,
+                    self._site.workshop(), record.model, record.workload, record.device, record.limits,
                     trust_remote_code=record.trust_remote_code,
                 )  # fmt: skip
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -348,8 +347,10 @@ class _Planner:
     def _needs_of(self, situation: Situation) -> Needs:
         kind = has_flash_attention(situation.device.compute_capability)
         if kind not in self._needs:
-            record = self.record
-            self._needs[kind] = Needs(situation, record.model, self._keeper, trust_remote_code=record.trust_remote_code)
+            record = self._record
+            self._needs[kind] = Needs(
+                situation, record.model, self._site.keeper, trust_remote_code=record.trust_remote_code
+            )
         return self._needs[kind]
 
     def _predictor(self, card: Card, situation: Situation) -> Predictor:
@@ -360,13 +361,6 @@ class _Planner:
             rates=card.rates or find_gpu("a100").rates,
             efficiency=OF_POWER_LIMITED_CARDS if card.is_power_limited else OF_PUBLISHED_PEAKS,
         )
-
-    def _workshop(self) -> Workshop:
-        if self._shared is not None:
-            return self._shared._workshop()
-        if self._open is None:
-            self._open = Workshop(kind_of("cpu"), 0, home() / "logs" / f"plan-{os.getpid()}", self._progress.say)
-        return self._open
 
 
 def _may_be_better(plan_: CardPlan) -> bool:
