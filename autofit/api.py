@@ -277,11 +277,7 @@ def verify(
     """
     opened = load_study(storage or default_storage(), study)
     result = result_of(opened)
-    by_number = {trial.number: trial for trial in opened.trials()}
-    unknown = [number for number in trials or () if number not in by_number]
-    if unknown:
-        raise UserError(f"Study '{opened.name}' has no trial {unknown[0]}; 'autofit show --json' lists them.")
-    chosen = [by_number[number] for number in trials] if trials else [result.best.trial]
+    chosen = _trials_to_verify(opened, trials) if trials else [result.best.trial]
     record, situation = opened.record, result.situation
     if record.workload.processes > 1:
         raise UserError(
@@ -310,14 +306,22 @@ def verify(
         comparisons = check_equivalence(labelled, situation, run)
     finally:
         workers.close()
-    problems = {each.label: each.problem for each in comparisons if each.loss_difference is not None}
-    for trial in chosen:
-        problem = problems.get(f"trial {trial.number}")
+    for trial, (label, _) in zip(chosen, labelled, strict=True):
+        compared = [each for each in comparisons if each.label == label and each.loss_difference is not None]
+        problem = compared[-1].problem if compared else None
         if problem is not None:
-            values = dict(trial.config)
             number = opened.begin(trial.config)
+            values = dict(trial.config)
             opened.finish(Trial(number=number, values=values, outcome=Outcome.INVALID, reason=problem, whole=True))
     return comparisons
+
+
+def _trials_to_verify(opened: Study, numbers: Sequence[int]) -> list[Trial]:
+    by_number = {trial.number: trial for trial in opened.trials()}
+    unknown = [number for number in numbers if number not in by_number]
+    if unknown:
+        raise UserError(f"Study '{opened.name}' has no trial {unknown[0]}; 'autofit show --json' lists them.")
+    return [by_number[number] for number in numbers]
 
 
 def examine(model: str, *, device: str = "auto", trust_remote_code: bool = False) -> Situation:

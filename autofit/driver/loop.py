@@ -128,12 +128,16 @@ class Search:
     def _spent(self) -> float:
         return self._spent_before + time.monotonic() - self._began
 
-    def _explore(self) -> str:
+    def _try_baseline(self) -> None:
+        """The user's own settings come first."""
         tried = {trial.config for trial in self._trials if trial.outcome not in NO_EVIDENCE}
         if self._baseline is not None and self._baseline not in tried and self._budget.has_time(self._spent):
             role = Role.BASELINE if self._baseline in self._space else Role.OUTSIDE
             prediction = self._prediction(self._baseline)
             self._try(self._baseline, Assignment(plan=self._plan, prediction=prediction, role=role))
+
+    def _explore(self) -> str:
+        self._try_baseline()
         while True:
             if self._running and not self._crew.is_free:
                 self._await_next()

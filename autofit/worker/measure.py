@@ -40,14 +40,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
     # Before the baseline: what choosing micro-batches allocates (numpy's LAPACK keeps 32 MiB) is not the job's.
     batches = StepBatches(job.recipe, job.workload, job.plan.seed)
     to_time = [] if job.plan.whole else batches.to_time()
-    if job.recipe.processes > 1:
-        _meet(job, accelerator)
-    accelerator.open(job.memory, reserved_for_paging=job.expected_paged_bytes)
-    model = build_trial_model(job)
-    if job.recipe.quantization is None:
-        # Quantized weights are made on the device in a training, too.
-        accelerator.forget_drawing()
-    accelerator.synchronize()
+    model = _build(job, accelerator)
     build_seconds = time.perf_counter() - began
 
     recipe, lengths = job.recipe, job.workload.lengths
@@ -62,12 +55,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         recorder = StepRecorder(
             accelerator, micro_steps=steps.micro_steps, most_steps=steps.most_steps, agree=agreement(arguments)
         )
-        trainer = MeasuredTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=samples,
-            data_collator=collator,
-        )
+        trainer = MeasuredTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
         _give(trainer, steps, batches, recorder, note)
         if recipe.shares_rows:
             leak = leak_between_samples(trainer.model, collator, samples, autocast_of(trainer.args))
@@ -96,6 +84,19 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             is_whole=job.plan.whole or (steps.micro_steps == recipe.accumulation_steps and lengths.all_equal),
             build_seconds=build_seconds,
         ).result()
+
+
+def _build(job: TrialJob, accelerator: Accelerator) -> Any:
+    """The model, in the memory that the training is given."""
+    if job.recipe.processes > 1:
+        _meet(job, accelerator)
+    accelerator.open(job.memory, reserved_for_paging=job.expected_paged_bytes)
+    model = build_trial_model(job)
+    if job.recipe.quantization is None:
+        # Quantized weights are made on the device in a training, too.
+        accelerator.forget_drawing()
+    accelerator.synchronize()
+    return model
 
 
 def _meet(job: TrialJob, accelerator: Accelerator) -> None:

@@ -117,12 +117,8 @@ def trace_step(
         with model_code_left_as_it_is(model, recipe):
             with mode:
                 trainer = TracedTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
-                trainer.recorder, trainer.micro_batch = recorder, tuple(micro_batch)
-                trainer.micro_steps = micro_steps
-                trainer.add_callback(StepEnd(recorder))
-                recorder.name([*model.parameters(), *model.buffers()], Category.WEIGHTS)
-                hear_of_gradients(model, recorder)
-                hear_of_backward(trainer, recorder)
+                trainer.micro_batch, trainer.micro_steps = tuple(micro_batch), micro_steps
+                _listen(trainer, recorder)
                 trainer.train()
                 recorder.name(state_tensors(trainer.optimizer), Category.OPTIMIZER_STATE)
             # On the host, as a batch is collated.
@@ -131,6 +127,15 @@ def trace_step(
                 trace_evaluation(trainer, evaluated, recorder)
                 recorder.end()
                 return recorder.trace(shape.rows, shape.length)
+
+
+def _listen(trainer: TracedTrainer, recorder: Recorder) -> None:
+    """Have a recorder hear of a trainer's phases, of its weights and of their gradients."""
+    trainer.recorder = recorder
+    trainer.add_callback(StepEnd(recorder))
+    recorder.name([*trainer.model.parameters(), *trainer.model.buffers()], Category.WEIGHTS)
+    hear_of_gradients(trainer.model, recorder)
+    hear_of_backward(trainer, recorder)
 
 
 def trace_evaluation(trainer: Any, batches: list[Any], recorder: Recorder) -> None:
