@@ -102,7 +102,9 @@ def parse_export(text: str, *, force: bool = False, takes_stdout: bool = False) 
 def parse_exports(texts: Sequence[str], *, force: bool = False, takes_stdout: bool = False) -> list[tuple[str, Path]]:
     """Several at once. Raises UserError as ``parse_export`` does, and where two are one file."""
     exports = [parse_export(text, force=force, takes_stdout=takes_stdout) for text in texts]
-    paths = [path.resolve() for _, path in exports]
+    paths = [path.resolve() for _, path in exports if path != STDOUT]
+    if len(exports) - len(paths) > 1:
+        raise UserError("Two exports would be printed into each other; give one of them a path.")
     twice = next((path for path in paths if path.is_file() is path.exists() and paths.count(path) > 1), None)
     if twice is not None:
         raise UserError(f"Two exports would be written to '{twice.name}'; give each a path of its own.")

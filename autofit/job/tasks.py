@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,9 @@ TASKS: tuple[Task, ...] = (
     ),
 )
 
+_WRITE_TEXT = ("ForConditionalGeneration", "ForImageTextToText")
+"""Endings of models that read images and write text, which causal language models may be, too."""
+
 TASK_NAMES = tuple(task.name for task in TASKS)
 
 
@@ -87,14 +91,13 @@ def task_named(name: str) -> Task:
 
 
 def is_for_another(class_name: str, task: Task) -> bool:
-    """True if a model's class says by its name that it is for another task.
-
-    "ForConditionalGeneration" says little: models that read images and write text have it, too.
-    """
+    """True if a model's class says by its name that it is for another task, in the table or not."""
     if class_name.endswith(task.architecture_endings):
         return False
-    generates = task.name == "causal-lm" and class_name.endswith("ForConditionalGeneration")
-    return not generates and any(class_name.endswith(other.architecture_endings) for other in TASKS)
+    if task.name == "causal-lm" and class_name.endswith(_WRITE_TEXT):
+        return False
+    named = re.search(r"For[A-Z]\w*$", class_name) is not None
+    return named or any(class_name.endswith(other.architecture_endings) for other in TASKS)
 
 
 def task_of(config: dict[str, Any], head: str | None) -> Task:

@@ -35,7 +35,7 @@ from autofit.planning.cards import cards_of
 from autofit.planning.progress import Progress
 from autofit.planning.result import Card, CardPlan, Estimate, Help, Plan, PlannedConfig, keep_plan, read_plan
 from autofit.predict.micro_batches import FORMAT as BATCHES_FORMAT
-from autofit.predict.micro_batches import CannotPredictError
+from autofit.predict.micro_batches import FORMAT_OF_SEVERAL, CannotPredictError
 from autofit.predict.needs import Needs
 from autofit.predict.predictor import Predictor
 from autofit.predict.step_time import OF_POWER_LIMITED_CARDS, OF_PUBLISHED_PEAKS
@@ -48,7 +48,7 @@ from autofit.trial.workshop import Workshop, probe
 from autofit.units import share_of
 from autofit.version import __version__
 
-FORMATS = (TRACE_FORMAT, BATCHES_FORMAT)
+FORMATS = (TRACE_FORMAT, BATCHES_FORMAT, FORMAT_OF_SEVERAL)
 """Of what plans are made of: kept plans of other ones are not read."""
 SHOWN = 3
 """Configurations planned for each card."""

@@ -22,6 +22,8 @@ from autofit.study.measurement import BatchShape
 
 FORMAT = 3
 """Counts up where the shapes are found in another way, so that older answers on the disk are not taken for new."""
+FORMAT_OF_SEVERAL = 2
+"""Counts up where shapes or traces of several processes alone are found in another way."""
 MOST_IN_ORDER = 100
 """Micro-batches in training order that the allocator's simulation plays."""
 
@@ -106,6 +108,7 @@ def key_of(layout: Recipe, model: ModelSource, workload: Workload, versions: dic
         workload.lengths,
         workload.effective_batch,
         workload.processes,
+        workload.processes > 1 and FORMAT_OF_SEVERAL,
         sorted(versions.items()),
     )
     return hashlib.sha256(msgspec.json.encode(parts, order="deterministic")).hexdigest()[:24]

@@ -268,7 +268,9 @@ class Needs:
         """Few rows of the longest samples, more of them, and as many of shorter ones; None for what tells nothing."""
         shapes, size, longest = self._layouts.of(config), config.micro_batch_size, self._longest
         every = shapes.all if self._kind.caches_memory else set(shapes.worst)
-        varies = any(shape.length != longest or shape.rows != size for shape in every if shape.is_full == is_full)
+        if len(self._kinds(config)) > 1:
+            every = {shape for shape in every if shape.is_full == is_full}
+        varies = any(shape.length != longest or shape.rows != size for shape in every)
         pair = self._pair(config)
         few, many = (size, None) if size == 1 or (size in pair and not varies) else pair
         shorter = None

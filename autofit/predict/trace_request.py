@@ -9,6 +9,7 @@ import msgspec
 from autofit.job.models import ModelSource
 from autofit.job.workload import Workload
 from autofit.knobs.recipe import Recipe
+from autofit.predict.micro_batches import FORMAT_OF_SEVERAL
 from autofit.predict.trace import StepTrace
 
 FORMAT = 6
@@ -54,6 +55,7 @@ class TraceRequest(msgspec.Struct, frozen=True, kw_only=True):
             self.micro_batch,
             self.truth,
             self.micro_steps,
+            self.recipe.processes > 1 and FORMAT_OF_SEVERAL,
             self.target,
             self.target != "cpu" and has_flash_attention(self.compute_capability),
             sorted(versions.items()),

@@ -164,7 +164,7 @@ class StepPlanner:
     def _plan_shapes(self) -> None:
         for micro_batch, share in self._to_time:
             step = self._alike(micro_batch)
-            if self._last_planned is None or self._last_planned.shape != step.shape:
+            if self._last_planned is None or self._shapes(self._last_planned) != self._shapes(step):
                 # The first step after another shape loads kernels and asks the allocator for new sizes.
                 self._plan_step(step)
             for _ in range(self._steps_for(step.load, share)):

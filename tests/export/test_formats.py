@@ -240,6 +240,8 @@ def test_standard_output_is_written_to_only_where_nothing_else_is_printed(capsys
     write_export(result, name, path)
     assert capsys.readouterr().out == EXPORTERS["csv"](result).text
     assert not Path("-").exists()
+    with pytest.raises(UserError, match=r"^Two exports would be printed into each other"):
+        parse_exports(["csv=-", "json=-"], takes_stdout=True)
     with pytest.raises(
         UserError, match=r"^'csv=-': the table is printed there; 'autofit export csv=-' prints this one"
     ):

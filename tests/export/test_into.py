@@ -136,10 +136,11 @@ def test_a_model_of_another_task_than_the_measured_one_is_named(tmp_path: Path) 
         return edited(make_result(make_trial()), path).other_model
 
     assert other("AutoModelForSequenceClassification") == "AutoModelForSequenceClassification"
-    assert other("BertForMaskedLM") == "BertForMaskedLM"
+    for name in ("BertForMaskedLM", "AutoModelForQuestionAnswering", "Wav2Vec2ForCTC", "T5ForQuestionAnswering"):
+        assert other(name) == name
     for name in ("AutoModelForCausalLM", "transformers.LlamaForCausalLM", "AutoPeftModelForCausalLM", "MyModel"):
         assert other(name) == ""
-    for name in ("RoFormerForCausalLM", "GPT2LMHeadModel", "Gemma3ForConditionalGeneration"):
+    for name in ("RoFormerForCausalLM", "GPT2LMHeadModel", "Gemma3ForConditionalGeneration", "RoFormerModel"):
         assert other(name) == ""
 
 

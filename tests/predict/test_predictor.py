@@ -178,11 +178,16 @@ def test_a_kind_that_cannot_be_traced_is_predicted_as_the_other_and_neither_is_r
 
 
 def test_micro_steps_of_several_processes_are_traced_with_padding_where_any_has_it() -> None:
-    for lengths, truths in (([8, 16, 16, 16] * 80, {False}), ([16] * 80, {True})):
+    for lengths, truths, number in (
+        ([8, 16, 16, 16] * 80, {False}, 1),
+        ([16] * 80, {True}, 1),
+        ([8, 16] * 80, {False}, 3),
+    ):
         traces = MadeUpTraces()
         situation = card(80, lengths=SampleLengths.of(lengths), processes=2)
         needs_of(situation, traces).of(make_config(micro_batch_size=2, accumulation_steps=8))
         assert {request.truth for request in traces.asked} == truths
+        assert len(traces.asked) == number
 
 
 def test_where_rows_of_one_length_are_all_there_are_nothing_is_traced_with_padding() -> None:

@@ -184,11 +184,11 @@ def _elementwise(operator: Any) -> Callable[..., Any]:
     """A shortcut for what most operators are: torch's meta kernels for these are Python and take half of a trace.
 
     Like TensorIterator it gives the result the order of dimensions of the first tensor, where that is as large as the
-    result, and the usual order where all tensors have that.
+    result and not expanded, and the usual order where all tensors have that.
     """
 
-    def run(first: torch.Tensor, second: Any = None, *args: Any, **kwargs: Any) -> Any:
-        if first.dtype.is_floating_point:
+    def run(first: Any, second: Any = None, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(first, torch.Tensor) and first.dtype.is_floating_point and 0 not in first.stride():
             if second is None or type(second) in (float, int):
                 return torch.empty_like(first)
             if isinstance(second, torch.Tensor) and _keeps_type(first, second):
@@ -225,7 +225,9 @@ def _reduction(operator: Any) -> Callable[..., Any]:
 
     def run(first: torch.Tensor, dims: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
         if dims and not kwargs and first.dim() and first.dtype.is_floating_point and first.is_contiguous():
-            gone = {dim % first.dim() for dim in dims}
+            gone = {dim % first.dim() for dim in dims if -first.dim() <= dim < first.dim()}
+            if len(gone) < len(dims):
+                return operator(first, dims, keepdim)
             sizes = [
                 1 if place in gone else size for place, size in enumerate(first.shape) if keepdim or place not in gone
             ]
