@@ -129,3 +129,8 @@ def test_a_loss_over_a_step_count_has_the_type_of_what_has_dimensions() -> None:
     check(aten.div.Tensor, torch.ones(3, dtype=torch.bfloat16), torch.tensor(2.0))
     check(aten.mul.Tensor, torch.tensor(2.0), torch.ones(3, dtype=torch.bfloat16))
     check(aten.add.Tensor, torch.ones(2, 3), torch.ones(3), alpha=0.5)
+
+
+def test_an_expanded_tensor_takes_the_order_of_the_other() -> None:
+    check(aten.mul.Tensor, torch.ones(3, 1).expand(3, 4), torch.ones(4, 3).t())
+    check(aten.mul.Tensor, torch.ones(4, 3).t(), torch.ones(3, 1).expand(3, 4))
