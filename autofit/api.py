@@ -306,9 +306,9 @@ def verify(
         comparisons = check_equivalence(labelled, situation, run)
     finally:
         workers.close()
+    problems = {each.label: each.problem for each in comparisons if each.loss_difference is not None}
     for trial, (label, _) in zip(chosen, labelled, strict=True):
-        compared = [each for each in comparisons if each.label == label and each.loss_difference is not None]
-        problem = compared[-1].problem if compared else None
+        problem = problems.get(label)
         if problem is not None:
             number = opened.begin(trial.config)
             values = dict(trial.config)

@@ -49,10 +49,11 @@ FOR_NODES = ("training-arguments", "yaml", "slurm")
 """Formats that are written for several nodes, too."""
 IMPORTED = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
 """Packages that exported Python files import, and that a file of such a name in the same folder would hide."""
+_YAML = ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "unsloth", "accelerate")
 BY_SUFFIX = {
     ".py": ("training-arguments", "trl-python"),
-    ".yaml": ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "unsloth", "accelerate"),
-    ".yml": ("yaml", "trl", "axolotl", "llama-factory", "ms-swift", "unsloth", "accelerate"),
+    ".yaml": _YAML,
+    ".yml": _YAML,
     ".json": ("json", "deepspeed"),
     ".md": ("markdown",),
     ".csv": ("csv",),

@@ -41,6 +41,11 @@ class FilledShape(BatchShape):
 
     is_full: bool = False
 
+    @classmethod
+    def of(cls, shape: BatchShape, *, is_full: bool) -> FilledShape:
+        """The same shape, and whether it is full."""
+        return cls(rows=shape.rows, length=shape.length, is_full=is_full)
+
 
 class MicroBatches(msgspec.Struct, frozen=True, kw_only=True):
     """Micro-batches that one layout makes of a workload, at one micro-batch size.

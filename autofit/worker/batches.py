@@ -110,8 +110,7 @@ class Batches(ABC):
 
     def filled_shape(self, micro_batch: MicroBatch) -> FilledShape:
         """Shape of a collated micro-batch, and whether it is full."""
-        shape = self.shape(micro_batch)
-        return FilledShape(rows=shape.rows, length=shape.length, is_full=self.is_full(micro_batch))
+        return FilledShape.of(self.shape(micro_batch), is_full=self.is_full(micro_batch))
 
     @cached_property
     def all_alike(self) -> bool:
@@ -225,8 +224,7 @@ class StepBatches(Batches):
         return max(shares, key=lambda share: (self._shape(share).padded_tokens, not self._fills(share)))
 
     def _filled(self, share: MicroBatch) -> FilledShape:
-        shape = self._shape(share)
-        return FilledShape(rows=shape.rows, length=shape.length, is_full=self._fills(share))
+        return FilledShape.of(self._shape(share), is_full=self._fills(share))
 
     def _fills(self, share: MicroBatch) -> bool:
         return self._recipe.collator == "PadRight" and sum(share) == self._shape(share).padded_tokens

@@ -187,8 +187,9 @@ def _elementwise(operator: Any) -> Callable[..., Any]:
     result and not expanded, and the usual order where all tensors have that.
     """
 
-    def run(first: Any, second: Any = None, *args: Any, **kwargs: Any) -> Any:
+    def run(first: Any, *others: Any, **kwargs: Any) -> Any:
         if isinstance(first, torch.Tensor) and first.dtype.is_floating_point and 0 not in first.stride():
+            second = others[0] if others else None
             if second is None or type(second) in (float, int):
                 return torch.empty_like(first)
             if isinstance(second, torch.Tensor) and _keeps_type(first, second):
@@ -197,7 +198,7 @@ def _elementwise(operator: Any) -> Callable[..., Any]:
                     return torch.empty_like(first)
                 if shape is not None and first.is_contiguous() and second.is_contiguous():
                     return torch.empty(shape, dtype=first.dtype, device=_META)
-        return operator(*(first, second, *args) if second is not None else (first, *args), **kwargs)
+        return operator(first, *others, **kwargs)
 
     return run
 
@@ -209,7 +210,7 @@ def _keeps_type(first: torch.Tensor, second: torch.Tensor) -> bool:
 
 
 def _broadcast(first: torch.Size, second: torch.Size) -> torch.Size | None:
-    """The shape of both together; None where that is no sum of theirs, which torch then says."""
+    """The shape of both together; None where they do not go together, which torch then says."""
     longer, shorter = (first, second) if len(first) >= len(second) else (second, first)
     sizes = list(longer)
     for place, size in enumerate(shorter, start=len(longer) - len(shorter)):
@@ -226,12 +227,10 @@ def _reduction(operator: Any) -> Callable[..., Any]:
     def run(first: torch.Tensor, dims: Any = None, keepdim: bool = False, **kwargs: Any) -> Any:
         if dims and not kwargs and first.dim() and first.dtype.is_floating_point and first.is_contiguous():
             gone = {dim % first.dim() for dim in dims if -first.dim() <= dim < first.dim()}
-            if len(gone) < len(dims):
-                return operator(first, dims, keepdim)
-            sizes = [
-                1 if place in gone else size for place, size in enumerate(first.shape) if keepdim or place not in gone
-            ]
-            return torch.empty(sizes, dtype=first.dtype, device=_META)
+            if len(gone) == len(dims):
+                kept = [1 if place in gone else size for place, size in enumerate(first.shape)]
+                sizes = [size for place, size in enumerate(kept) if keepdim or place not in gone]
+                return torch.empty(sizes, dtype=first.dtype, device=_META)
         return operator(first, dims, keepdim, **kwargs)
 
     return run
