@@ -24,12 +24,18 @@ def is_offloaded(value: object) -> bool:
     return value == OFFLOADED
 
 
+# With NCCL alone nothing can be reduced that lies on the host, such as the gradients' norm: accelerate adds gloo where
+# its launcher has set these (accelerate 1.15, state.py), which torchrun does not.
+_OFFLOADING = {"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}
+
+
 def _fsdp2(value: str, title: str, *, rung: int | None, planned: int | None = None, **settings: object) -> Choice:
     offloads = settings.get("cpu_offload")
     return Choice(
         value=value,
         title=title,
         training_arguments={"fsdp": True, "fsdp_config": {"version": 2, **settings}},
+        environment=_OFFLOADING if offloads else {},
         unavailable=needs_cuda("offloading parameters to the host") if offloads else always_available,
         rung=rung,
         planned=planned,

@@ -8,7 +8,11 @@ segment that is wholly free is given back first, and the request is tried once m
 
 With expandable segments each of the two kinds of blocks has one segment, which grows in pages of 2 or 20 MiB.
 
-Not covered: several streams, garbage collection by threshold, and the round-up options of the environment variable.
+A block goes back to the stream of work that it was taken for, and is not given to another one: each stream has segments
+of its own.
+
+Not covered: blocks that several streams use (``Tensor.record_stream``), garbage collection by threshold, and the
+round-up options of the environment variable.
 """
 
 from __future__ import annotations
@@ -46,9 +50,9 @@ class _Block:
 
 
 class _Pool:
-    """Free blocks of one kind, by size and then address."""
+    """Free blocks of one kind and stream, by size and then address."""
 
-    def __init__(self, *, is_small: bool) -> None:
+    def __init__(self, is_small: bool) -> None:
         self.is_small = is_small
         self.end: _Block | None = None  # the last block of an expandable segment
         self._keys: list[tuple[int, int]] = []
@@ -88,19 +92,20 @@ class CachingAllocator:
     def __init__(self, *, limit: int | None = None, expandable: bool = False) -> None:
         self._limit = limit
         self._expandable = expandable
-        self._small, self._large = _Pool(is_small=True), _Pool(is_small=False)
+        self._pools: dict[tuple[bool, int], _Pool] = {}
         self._taken: dict[int, _Block] = {}
         self._next_address = 0
         self.allocated = 0
         self.reserved = 0
         self.peaks = AllocatorPeaks()
 
-    def take(self, number: int, size: int) -> None:
-        """Allocate ``size`` bytes for block ``number``. Raises SimulatedOutOfMemoryError."""
+    def take(self, number: int, size: int, stream: int = 0) -> None:
+        """Allocate ``size`` bytes for block ``number`` on a stream. Raises SimulatedOutOfMemoryError."""
         if size == 0:
             return
         size = -(-size // SMALLEST_BLOCK) * SMALLEST_BLOCK
-        pool = self._small if size <= LARGEST_SMALL else self._large
+        is_small = size <= LARGEST_SMALL
+        pool = self._pools.get((is_small, stream)) or self._pools.setdefault((is_small, stream), _Pool(is_small))
         block = pool.best_fit(size) or self._grow(pool, size)
         pool.remove(block)
         left = block.size - size
@@ -163,9 +168,8 @@ class CachingAllocator:
             last.size += missing
             pool.add(last)
             return last
-        # The two segments lie far apart.
-        address = (0 if pool.is_small else 2**60) if last is None else last.address + last.size
-        block = _Block(address, missing, pool)
+        # Addresses order the blocks of one pool, which have one segment.
+        block = _Block(0 if last is None else last.address + last.size, missing, pool)
         if last is not None:
             last.after, block.before = block, last
         pool.end = block
@@ -192,7 +196,7 @@ class CachingAllocator:
 
     def _release_free_segments(self) -> None:
         self.peaks.retries += 1
-        for pool in (self._small, self._large):
+        for pool in self._pools.values():
             for block in pool.blocks():
                 if self._expandable:
                     self._unmap(block)

@@ -41,7 +41,7 @@ class Course:
         self._roles = {self._main: self._role(self._main, {})}
         own = {event - 1 for event in parts.between if event > 0} & {-event - 1 for event in parts.between if event < 0}
         self._repeated = [event for event in parts.between if abs(event) - 1 in own]
-        self._play(parts.before, self._sizes, {})
+        self._play(parts, parts.before, self._sizes, {})
 
     def step(self, micro_batches: Sequence[MicroStep], *, accumulation: int | None = None) -> None:
         """One optimizer step of these micro-batches.
@@ -53,7 +53,7 @@ class Course:
         sizes = [own.tolist() for _, own in micro_batches]
         held = [sum(own[block] for block in role.parts.inputs) for role, own in zip(roles, sizes, strict=True)]
         missing = (accumulation or len(sizes)) - len(sizes)
-        self._play(roles[0].parts.fetched, sizes[0], roles[0].numbers[parity])
+        self._play(roles[0].parts, roles[0].parts.fetched, sizes[0], roles[0].numbers[parity])
         self._allocator.take(self._others[parity], sum(held[1:]) + missing * held[-1])
         if self._steps:
             # The last step's list of micro-batches is there until this one's is.
@@ -65,11 +65,11 @@ class Course:
                 # Of the micro-step before, if there was one.
                 self._allocator.free(block)
             if place and parts.last:
-                self._play(self._further(place, len(sizes)), own, numbers)
+                self._play(parts, self._further(place, len(sizes)), own, numbers)
             elif place:
-                self._play((*parts.forward, *parts.accumulating), own, {**numbers, **role.incoming})
+                self._play(parts, (*parts.forward, *parts.accumulating), own, {**numbers, **role.incoming})
             elif self._steps:
-                self._play((*parts.forward, *parts.backward), own, numbers)
+                self._play(parts, (*parts.forward, *parts.backward), own, numbers)
             else:
                 self._play_first(parts.forward, own, role, thread=0)
                 self._play_first(parts.backward, own, role, thread=1)
@@ -104,27 +104,27 @@ class Course:
 
     def evaluation(self) -> None:
         """One evaluation batch of the first micro-batch's samples, after the last step."""
-        self._play(self._main.parts.evaluation, self._sizes, {})
+        self._play(self._main.parts, self._main.parts.evaluation, self._sizes, {})
 
     def _update(self, parity: int) -> None:
         parts = self._main.parts
         skipped = parts.state if self._steps or self._is_paged else frozenset()
         events = (event for event in parts.update if event - 1 not in skipped)
-        self._play(events, self._sizes, self._roles[self._main].numbers[parity])
+        self._play(parts, events, self._sizes, self._roles[self._main].numbers[parity])
 
     def _play_first(self, events: Sequence[int], sizes: Sequence[int], role: _Role, *, thread: int) -> None:
         makes_product = (event > 0 and event - 1 in role.parts.products for event in events)
         until = next((place + 1 for place, is_one in enumerate(makes_product) if is_one), 0)
-        self._play(events[:until], sizes, role.numbers[0])
+        self._play(role.parts, events[:until], sizes, role.numbers[0])
         self._allocator.take(self._workspace_numbers[thread], self._workspace)
-        self._play(events[until:], sizes, role.numbers[0])
+        self._play(role.parts, events[until:], sizes, role.numbers[0])
 
-    def _play(self, events: Iterable[int], sizes: Sequence[int], numbers: dict[int, int]) -> None:
-        take, free = self._allocator.take, self._allocator.free
+    def _play(self, parts: StepParts, events: Iterable[int], sizes: Sequence[int], numbers: dict[int, int]) -> None:
+        take, free, stream_of = self._allocator.take, self._allocator.free, parts.stream_of
         for event in events:
             block = abs(event) - 1
             if event > 0:
-                take(numbers.get(block, block), sizes[block])
+                take(numbers.get(block, block), sizes[block], stream_of.get(block, 0))
             else:
                 free(numbers.get(block, block))
 

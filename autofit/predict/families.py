@@ -135,7 +135,7 @@ class Family:
     @staticmethod
     def are_alike(few: StepTrace, many: StepTrace) -> bool:
         """True if two traces tell of the same step, event by event."""
-        names = ("events", "categories", "phase_ends", "gradient_events", "again")
+        names = ("events", "categories", "phase_ends", "gradient_events", "again", "stream_of")
         same = all(getattr(few, name) == getattr(many, name) for name in names)
         return same and few.operators.names == many.operators.names
 

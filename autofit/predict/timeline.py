@@ -77,8 +77,9 @@ class StepParts:
     """Events of the parts of a step, and the blocks that need a word: what stays (``state``), what every micro-batch
     has of its own (``inputs``), what a micro-step leaves behind that is no gradient (``left_over``), and the gradients
     that an ``accumulating`` backward pass adds to those that are there (``incoming``, by the gradients' own numbers).
-    ``products`` are outputs of matrix products. Several processes end a step together: their ``last`` micro-step is
-    like no other, and those ``between`` it and the first are alike; each is forward and backward.
+    ``products`` are outputs of matrix products, ``stream_of`` is the trace's. Several processes end a step together:
+    their ``last`` micro-step is like no other, and those ``between`` it and the first are alike; each is forward and
+    backward.
     """
 
     before: tuple[int, ...]
@@ -95,6 +96,7 @@ class StepParts:
     left_over: tuple[int, ...]
     incoming: tuple[int, ...]
     products: frozenset[int]
+    stream_of: dict[int, int]
 
 
 _PRODUCTS = ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "aten::_grouped_mm")
@@ -207,6 +209,7 @@ class StepBuilder:
             left_over=() if self._further else tuple(self._left_over()),
             incoming=tuple(incoming),
             products=frozenset(block for block, maker in enumerate(self.trace.makers) if maker in _PRODUCTS),
+            stream_of=self.trace.stream_of,
         )
 
     def _incoming(self) -> list[int]:

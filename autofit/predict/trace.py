@@ -7,7 +7,7 @@ steps of it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 SORTED_EMBEDDING_TOKENS = 3072
@@ -75,6 +75,7 @@ class StepTrace:
 
     ``again`` says after how many events the forward and the backward pass of each further micro-step began, within the
     backward phase: of the last one, or of one in between and the last; it is empty where there was one micro-step.
+    ``stream_of`` has the number of the stream of work that a block is taken on, where that is not the first one.
     ``exchanged`` are the bytes that all processes together have of what they gather and reduce in each traced
     micro-step; a sum counts twice, as it is gathered again.
     """
@@ -91,4 +92,5 @@ class StepTrace:
     cloned_gradients: tuple[int, ...]
     operators: Operators
     again: tuple[int, ...] = ()
+    stream_of: dict[int, int] = field(default_factory=dict)
     exchanged: tuple[int, ...] = (0,)

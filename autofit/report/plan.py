@@ -13,7 +13,7 @@ from autofit.job.workload import Workload
 from autofit.knobs import KNOBS, numerics_of
 from autofit.knobs.train_config import TrainConfig
 from autofit.planning.result import CardPlan, Estimate, Plan, PlannedConfig
-from autofit.report.text import describe
+from autofit.report.text import batch_of, describe
 from autofit.study.prediction import Prediction, Verdict
 from autofit.units import format_bytes, format_rate, format_seconds
 
@@ -111,8 +111,7 @@ def _heading(workload: Workload, config: TrainConfig) -> Text:
 def _job(workload: Workload) -> str:
     lengths = f"sequence {workload.sequence_length}" if workload.lengths.all_equal else workload.lengths.describe()
     method = "" if workload.method == "full" else f", {workload.method}"
-    place = "" if workload.processes == 1 else f", {workload.processes} processes on a card each"
-    return f"{workload.task}{method}, effective batch {workload.effective_batch}{place}, {lengths}"
+    return f"{workload.task}{method}, {batch_of(workload)}, {lengths}"
 
 
 def _card_details(card: CardPlan, plan: Plan, width: int) -> list[RenderableType]:

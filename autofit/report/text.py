@@ -64,9 +64,15 @@ def heading_line(result: Result) -> str:
     """The job and the device in a line, the model's name apart."""
     workload, limits = result.record.workload, result.situation.limits
     return (
-        f"{_kind(result)}, effective batch {workload.effective_batch}, {_samples(workload)}, "
+        f"{_kind(result)}, {batch_of(workload)}, {_samples(workload)}, "
         f"on {result.situation.device.name}, limit {format_bytes(limits.memory_bytes)} less {limits.headroom:.0%}"
     )
+
+
+def batch_of(workload: Workload) -> str:
+    """The effective batch, and how many processes share it, in a few words."""
+    processes = "" if workload.processes == 1 else f" in {workload.processes} processes"
+    return f"effective batch {workload.effective_batch}{processes}"
 
 
 def _kind(result: Result) -> str:

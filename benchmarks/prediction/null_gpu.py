@@ -53,7 +53,8 @@ ALLOCATED, RESERVED_UNDER, RESERVED_OVER = 0.005, 0.015, 0.03
 @dataclass(frozen=True, kw_only=True)
 class Group:
     """One job. ``varied`` are the knobs of which each value is tried beside the plain bf16 configuration (fp16 where
-    there is no bf16); ``splits`` the micro-batches that are."""
+    there is no bf16); ``splits`` the micro-batches that are. ``processes`` have a card each, and share the model
+    by ``parallelism``."""
 
     model: str
     effective_batch: int = 16
@@ -63,12 +64,15 @@ class Group:
     task: str | None = None
     splits: tuple[int, ...] = (1, 4, 16)
     varied: tuple[str, ...] = tuple(row.name for row in KNOBS if row.name not in ("batch_layout", "compile"))
+    processes: int = 1
+    parallelism: str = "ddp"
     capabilities: tuple[str, ...] = CAPABILITIES
 
     @property
     def name(self) -> str:
         """Model, method and lengths: what tells the groups apart."""
-        return f"{self.model} {self.method} {'varied' if self.lengths else 'fixed'}"
+        shared = f" {self.parallelism} of {self.processes}" if self.processes > 1 else ""
+        return f"{self.model} {self.method} {'varied' if self.lengths else 'fixed'}{shared}"
 
 
 MIXTURE = "benchmarks/prediction/models/small-moe"
@@ -91,6 +95,34 @@ GROUPS = (
     Group(model=MIXTURE, seq_len=512, effective_batch=8, splits=(2, 8), varied=FEW, capabilities=("9.0",)),
     Group(model="google-t5/t5-small", seq_len=256, splits=(1, 8), varied=("precision", *FEW)),
     Group(model="google/vit-base-patch16-224", splits=(1, 8), varied=("precision", *FEW)),
+    Group(model="HuggingFaceTB/SmolLM2-135M", seq_len=512, splits=(1, 4, 8), capabilities=("9.0",), processes=2),
+    Group(
+        model="HuggingFaceTB/SmolLM2-135M",
+        seq_len=512,
+        splits=(1, 4, 8),
+        capabilities=("9.0",),
+        processes=2,
+        parallelism="fsdp2",
+    ),
+    Group(
+        model="meta-llama/Llama-3.2-1B",
+        seq_len=512,
+        splits=(1, 4, 8),
+        method="lora",
+        varied=("parallelism", *FEW),
+        capabilities=("9.0",),
+        processes=2,
+        parallelism="fsdp2",
+    ),
+    Group(
+        model="Qwen/Qwen3-0.6B",
+        seq_len=512,
+        splits=(1, 2, 4),
+        varied=("parallelism", *FEW),
+        capabilities=("9.0",),
+        processes=4,
+        parallelism="fsdp2",
+    ),
 )
 
 
@@ -136,7 +168,8 @@ def figures_of(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
 
 def _in_a_process(number: int, capability: str, scratch: Path) -> list[dict[str, Any]]:
     answers = scratch / f"{number}-{capability}.json"
-    settings = {"NULL_GPU_CAPABILITY": capability, "HF_HUB_OFFLINE": "1", "AUTOFIT_HOME": str(scratch / "home")}
+    settings = {"NULL_GPU_CAPABILITY": capability, "NULL_GPU_CARDS": str(GROUPS[number].processes)}
+    settings |= {"HF_HUB_OFFLINE": "1", "AUTOFIT_HOME": str(scratch / "home")}
     variables = environment(scratch / "null-gpu", {**os.environ, **settings})
     command = [sys.executable, "-m", "benchmarks.prediction.null_gpu", str(number), str(answers)]
     try:
@@ -154,9 +187,10 @@ def configs_of(group: Group, space: SearchSpace) -> list[TrainConfig]:
     plain = {row.name: row.reference for row in KNOBS}
     halves = (value for value in ("bf16", "fp16") if value in space.choices["precision"])
     plain["precision"] = next(halves, plain["precision"])
+    plain["parallelism"] = group.parallelism
 
     def at(size: int, **changes: Any) -> TrainConfig:
-        split = {"micro_batch_size": size, "accumulation_steps": group.effective_batch // size}
+        split = {"micro_batch_size": size, "accumulation_steps": group.effective_batch // group.processes // size}
         return TrainConfig({**split, **plain, **changes})
 
     middle = group.splits[len(group.splits) // 2]
@@ -179,6 +213,7 @@ def of_group(group: Group) -> list[dict[str, Any]]:
         method=group.method,
         task=group.task,
         device="cuda:0",
+        processes=group.processes,
     )
     record = request.record()
     rows = []

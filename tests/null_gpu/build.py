@@ -17,13 +17,16 @@ SOURCES = Path(__file__).with_name("src")
 LIBRARY = "libnullgpu.so"
 STANDS_FOR = ("libcuda.so.1", "libcuda.so", "libnvidia-ml.so.1")
 """Libraries of the driver, which a machine without a card lacks; the runtime's, of torch, are preloaded over."""
-NOT_SUPPORTED, SUCCESS = 801, 0
+NOT_SUPPORTED, NCCL_INVALID_USAGE, SUCCESS = 801, 5, 0
+CUDA_LIBRARIES, NCCL_LIBRARIES = "cu13", "nccl"
+"""Folders of pip's packages."""
 RUNTIME_LIBRARIES = (
-    ("libcudart.so.13", "cuda", NOT_SUPPORTED),
-    ("libcublas.so.13", "cublas", SUCCESS),
-    ("libcublasLt.so.13", "cublasLt", SUCCESS),
+    (CUDA_LIBRARIES, "libcudart.so.13", "cuda", NOT_SUPPORTED),
+    (CUDA_LIBRARIES, "libcublas.so.13", "cublas", SUCCESS),
+    (CUDA_LIBRARIES, "libcublasLt.so.13", "cublasLt", SUCCESS),
+    (NCCL_LIBRARIES, "libnccl.so.2", "nccl", NCCL_INVALID_USAGE),
 )
-"""Library, prefix of its names, and what a function answers that is not written by hand: products succeed."""
+"""Package, library, prefix of its names, and what a function answers that is not written by hand: products succeed."""
 SUCCEEDING_DRIVER_NAMES = ("cuTensorMapEncode", "cuLogs")
 
 
@@ -31,12 +34,12 @@ class BuildError(Exception):
     """Something to build the null GPU with is missing; the text is a sentence."""
 
 
-def libraries() -> Path:
-    """The folder of the CUDA libraries that torch came with. Raises BuildError."""
+def package(name: str) -> Path:
+    """The folder of one of NVIDIA's packages that torch came with. Raises BuildError."""
     spec = importlib.util.find_spec("nvidia")
     for place in (spec.submodule_search_locations or ()) if spec else ():
-        folder = Path(place) / "cu13" / "lib"
-        if (folder / RUNTIME_LIBRARIES[0][0]).exists():
+        folder = Path(place) / name
+        if (folder / "lib").exists():
             return folder
     raise BuildError("This Python has no torch for CUDA 13: pip install torch==2.14.1.")
 
@@ -46,7 +49,7 @@ def headers() -> Path:
     home = os.environ.get("CUDA_HOME")
     places = [Path(home) / "include"] if home else []
     places += [each / "include" for each in sorted(Path("/usr/local").glob("cuda*"), reverse=True)]
-    places.append(libraries().parent / "include")
+    places.append(package(CUDA_LIBRARIES) / "include")
     for place in places:
         if (place / "cuda.h").exists() and (place / "crt" / "host_defines.h").exists():
             return place
@@ -68,8 +71,8 @@ def written_by_hand() -> set[str]:
 
 def refused(have: set[str], include: Path) -> Iterator[tuple[str, int]]:
     """Every function that is not written by hand, and what it answers."""
-    for library, prefix, answer in RUNTIME_LIBRARIES:
-        for name in sorted(exported(libraries() / library)):
+    for of_package, library, prefix, answer in RUNTIME_LIBRARIES:
+        for name in sorted(exported(package(of_package) / "lib" / library)):
             belongs_to_another = prefix == "cublas" and name.startswith("cublasLt")
             if name.startswith(prefix) and name not in have and not belongs_to_another:
                 yield name, answer
@@ -93,10 +96,8 @@ def build(folder: Path) -> Path:
     made = folder / f"{LIBRARY}.new"
     options = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden"]
     sources = [*sorted(SOURCES.glob("*.c")), generated]
-    subprocess.run(
-        ["gcc", *options, "-fno-builtin", f"-I{SOURCES}", f"-I{include}", "-o", made, *sources, "-ldl", "-lpthread"],
-        check=True,
-    )
+    folders = [f"-I{each}" for each in (SOURCES, include, package(NCCL_LIBRARIES) / "include")]
+    subprocess.run(["gcc", *options, "-fno-builtin", *folders, "-o", made, *sources, "-ldl", "-lpthread"], check=True)
     made.replace(folder / LIBRARY)
     for name in STANDS_FOR:
         link = folder / name

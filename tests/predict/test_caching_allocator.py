@@ -50,6 +50,26 @@ def test_freed_neighbours_join_and_are_found_again() -> None:
     assert allocator.reserved == 20 * MIB
 
 
+def test_a_freed_block_goes_to_its_own_stream_alone() -> None:
+    for expandable in (False, True):
+        allocator = CachingAllocator(expandable=expandable)
+        allocator.take(0, 30 * MIB, 1)
+        once = allocator.reserved
+        allocator.free(0)
+        allocator.take(1, 30 * MIB)
+        assert allocator.reserved == 2 * once
+        allocator.take(2, 30 * MIB, 1)
+        assert allocator.reserved == 2 * once
+
+
+def test_free_segments_of_every_stream_are_given_back_where_the_limit_is_met() -> None:
+    allocator = CachingAllocator(limit=100 * MIB)
+    allocator.take(0, 60 * MIB, 3)
+    allocator.free(0)
+    allocator.take(1, 80 * MIB)
+    assert allocator.reserved == 80 * MIB
+
+
 def test_under_a_limit_free_segments_are_given_back_first_and_that_is_counted() -> None:
     allocator = CachingAllocator(limit=100 * MIB)
     allocator.take(0, 60 * MIB)

@@ -41,6 +41,18 @@ def test_between_steps_weights_state_and_the_last_inputs_are_alive_alone() -> No
         assert allocator_after([[2, 3]] * steps).allocated == (1000 + 2000 + 2 * 8 + 3 * 8) * MIB
 
 
+def test_blocks_of_another_stream_have_segments_of_their_own() -> None:
+    reserved = []
+    for stream_of in ({}, {LOSS: 1}):
+        builder = StepBuilder(replace(made_up_trace(), stream_of=stream_of))
+        allocator = CachingAllocator()
+        course = Course(micro_step(2, builder), allocator, is_paged=False)
+        for _ in range(3):
+            course.step([micro_step(2, builder)])
+        reserved.append(allocator.peaks.reserved)
+    assert reserved[1] > reserved[0]
+
+
 def test_a_loss_that_outlives_the_update_is_freed_before_the_next_step() -> None:
     trace = made_up_trace()
     kept = tuple(event for event in trace.events if event != -(LOSS + 1))

@@ -51,16 +51,19 @@ def _forget_processes() -> None:
 
 @contextlib.contextmanager
 def _mesh_of_numbers() -> Iterator[None]:
-    """The processes' numbers are in a tensor that is asked for them, and has to have data for that."""
-    import torch.distributed.fsdp._fully_shard._fully_shard as sharding
+    """The processes' numbers are in a tensor that is asked for them, and has to have data for that.
 
-    make: Any = sharding._init_default_mesh
+    Their mesh is the host's, as the trace's tensors are, also where torch has a card.
+    """
+    import torch.distributed.fsdp._fully_shard._fsdp_init as beginning
 
-    def made_outside(*args: Any, **kwargs: Any) -> Any:
+    make: Any = beginning.init_device_mesh
+
+    def made_on_host(kind: str, *args: Any, **kwargs: Any) -> Any:
         with torch.utils._python_dispatch._disable_current_modes():
-            return make(*args, **kwargs)
+            return make("cpu", *args, **kwargs)
 
-    with patched(sharding, _init_default_mesh=made_outside):
+    with patched(beginning, init_device_mesh=made_on_host):
         yield
 
 

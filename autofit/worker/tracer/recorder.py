@@ -25,6 +25,8 @@ class Recorder:
         self._watches: dict[int, weakref.ref[Any]] = {}
         self._sizes: list[int] = []
         self._makers: list[str] = []
+        self._streams: list[int] = []
+        self._known_streams = [torch.cpu.current_stream()]
         self._phases: list[Phase] = []
         self._guesses: list[Category | None] = []
         self._events: list[int] = []
@@ -206,6 +208,7 @@ class Recorder:
             sizes=tuple(self._sizes[old] for old in kept),
             categories=tuple(int(self._category(old)) for old in kept),
             makers=tuple(self._makers[old] for old in kept),
+            stream_of={renumbered[old]: self._streams[old] for old in kept if self._streams[old]},
             events=tuple(events),
             phase_ends=tuple(end + shift for end in self._ends),
             again=tuple(begin + shift for begin in self._again),
@@ -258,8 +261,16 @@ class Recorder:
     def _add_block(self, size: int, func: Any, guess: Category | None) -> None:
         self._sizes.append(size)
         self._makers.append(func._schema.name)
+        self._streams.append(self._stream())
         self._phases.append(self._phase)
         self._guesses.append(guess)
+
+    def _stream(self) -> int:
+        """Number of the stream that work goes to: FSDP2 has streams of its own, on a host stand-ins for them."""
+        current = torch.cpu.current_stream()
+        if current not in self._known_streams:
+            self._known_streams.append(current)
+        return self._known_streams.index(current)
 
     def _number(self, tensor: Any) -> int | None:
         if not torch.is_tensor(tensor):

@@ -12,14 +12,14 @@
 // Facts of each architecture's best known card: CUDA C++ Programming Guide, "Technical Specifications per Compute
 // Capability", and the vendor's data sheets for the number of multiprocessors, second-level cache and bus.
 static const Card architectures[] = {
-    {70, 80, 2048, 32, 98304, 98304, 6 << 20, 4096, "Tesla V100-SXM2-16GB", 16144 * MIB, 0, 0},
-    {75, 40, 1024, 16, 65536, 65536, 4 << 20, 256, "Tesla T4", 14914 * MIB, 0, 0},
-    {80, 108, 2048, 32, 167936, 166912, 40 << 20, 5120, "NVIDIA A100-SXM4-80GB", 81153 * MIB, 0, 0},
-    {86, 82, 1536, 16, 102400, 101376, 6 << 20, 384, "NVIDIA GeForce RTX 3090", 24124 * MIB, 0, 0},
-    {89, 128, 1536, 24, 102400, 101376, 72 << 20, 384, "NVIDIA GeForce RTX 4090", 24080 * MIB, 0, 0},
-    {90, 132, 2048, 32, 233472, 232448, 50 << 20, 5120, "NVIDIA H100 80GB HBM3", 81004 * MIB, 0, 0},
-    {100, 148, 2048, 32, 233472, 232448, 126 << 20, 8192, "NVIDIA B200", 182642 * MIB, 0, 0},
-    {120, 170, 1536, 24, 102400, 101376, 96 << 20, 512, "NVIDIA GeForce RTX 5090", 32109 * MIB, 0, 0},
+    {70, 80, 2048, 32, 98304, 98304, 6 << 20, 4096, "Tesla V100-SXM2-16GB", 16144 * MIB, 0, 0, 0},
+    {75, 40, 1024, 16, 65536, 65536, 4 << 20, 256, "Tesla T4", 14914 * MIB, 0, 0, 0},
+    {80, 108, 2048, 32, 167936, 166912, 40 << 20, 5120, "NVIDIA A100-SXM4-80GB", 81153 * MIB, 0, 0, 0},
+    {86, 82, 1536, 16, 102400, 101376, 6 << 20, 384, "NVIDIA GeForce RTX 3090", 24124 * MIB, 0, 0, 0},
+    {89, 128, 1536, 24, 102400, 101376, 72 << 20, 384, "NVIDIA GeForce RTX 4090", 24080 * MIB, 0, 0, 0},
+    {90, 132, 2048, 32, 233472, 232448, 50 << 20, 5120, "NVIDIA H100 80GB HBM3", 81004 * MIB, 0, 0, 0},
+    {100, 148, 2048, 32, 233472, 232448, 126 << 20, 8192, "NVIDIA B200", 182642 * MIB, 0, 0, 0},
+    {120, 170, 1536, 24, 102400, 101376, 96 << 20, 512, "NVIDIA GeForce RTX 5090", 32109 * MIB, 0, 0, 0},
 };
 #define NUM_ARCHITECTURES (sizeof architectures / sizeof *architectures)
 #define DEFAULT_CAPABILITY 90
@@ -121,6 +121,7 @@ __attribute__((constructor)) static void read_settings(void) {
   card.memory = number("NULL_GPU_MEMORY_MIB", card.memory / MIB) * MIB;
   card.context = number("NULL_GPU_CONTEXT_MIB", 500) * MIB;
   card.kept_by_driver = number("NULL_GPU_KEPT_BY_DRIVER_MIB", 555) * MIB;
+  card.communicator = number("NULL_GPU_COMMUNICATOR_MIB", 688) * MIB;
   largest_copy = number("NULL_GPU_LARGEST_COPY", MIB);
   makes_finite = (int)number("NULL_GPU_FINITE", 1);
   logs = (int)number("NULL_GPU_LOG", 0);

@@ -25,7 +25,7 @@ typedef struct {
   int shared_per_multiprocessor, shared_per_block;  // bytes; the second by opting in
   int l2_bytes, bus_bits;
   const char *name;
-  size_t memory, context, kept_by_driver;  // bytes
+  size_t memory, context, kept_by_driver, communicator;  // bytes
 } Card;
 
 extern Card card;          // all cards of the machine are alike

@@ -53,6 +53,29 @@ def test_afterwards_the_process_is_alone_again() -> None:
     assert trace_request(request).trace == before
 
 
+def test_what_fsdp2_gathers_and_reduces_is_on_streams_of_its_own() -> None:
+    case = Case(architecture="llama", accumulation=1)
+    request, _ = request_of(case)
+    streams = {}
+    for parallelism in ("ddp", "fsdp2"):
+        recipe = Shared(case=case, parallelism=parallelism).shared(request.recipe)
+        trace = trace_request(msgspec.structs.replace(request, recipe=recipe)).trace
+        assert trace is not None
+        streams[parallelism] = trace.stream_of
+    assert streams["ddp"] == {}
+    # Copies of what is gathered, and what is reduced, which stays as the gradients.
+    assert set(streams["fsdp2"].values()) == {1, 2}
+    assert {streams["fsdp2"].get(block) for block in trace.gradient_of.values()} == {2}
+
+
+def test_the_mesh_is_the_hosts_also_where_torch_has_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch._C, "_get_accelerator", lambda: torch.device("cuda"))
+    request, _ = request_of(Case(architecture="llama", accumulation=1))
+    shared = Shared(case=Case(architecture="llama", accumulation=1), parallelism="fsdp2")
+    document = trace_request(msgspec.structs.replace(request, recipe=shared.shared(request.recipe)))
+    assert document.trace is not None, document.refusal
+
+
 def test_each_process_takes_less_the_more_there_are_and_gathers_the_same() -> None:
     case = Case(architecture="llama", accumulation=1)
     request, _ = request_of(case)

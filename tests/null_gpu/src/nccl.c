@@ -1,0 +1,291 @@
+// NCCL: processes that meet in a file of shared memory. What is small is really exchanged, so that what they decide
+// together is the same in all of them; large tensors hold nothing and stay so. Messages from one process to one other
+// are refused.
+#include "null_gpu.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <nccl.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <time.h>
+#include <unistd.h>
+
+#define SLOT MIB            // bytes that a process can hand over at once
+#define LONGEST_WAIT 600.0  // seconds for the others: as long as torch waits for them
+
+typedef struct {
+  atomic_int arrived, meetings;
+  atomic_int splits;  // communicators that were made of this one
+} Meeting;
+
+struct ncclComm {
+  char name[64];  // of the file
+  int rank, size, device;
+  size_t bytes;
+  Meeting *meeting;
+  char *slots;
+};
+
+static _Thread_local char last_error[128] = "";
+static atomic_int has_buffers;
+
+static ncclResult_t fails(ncclResult_t answer, const char *words) {
+  snprintf(last_error, sizeof last_error, "%s", words);
+  tell("NCCL: %s", words);
+  return answer;
+}
+
+static char *slot_of(ncclComm_t comm, int rank) { return comm->slots + (size_t)rank * SLOT; }
+
+static double now(void) {
+  struct timespec time;
+  clock_gettime(CLOCK_MONOTONIC, &time);
+  return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+// Until every process of the communicator is here.
+static ncclResult_t meet(ncclComm_t comm) {
+  Meeting *meeting = comm->meeting;
+  int before = meeting->meetings;
+  if (atomic_fetch_add(&meeting->arrived, 1) + 1 == comm->size) {
+    meeting->arrived = 0;
+    meeting->meetings++;
+    return ncclSuccess;
+  }
+  const struct timespec pause = {.tv_nsec = 50000};
+  for (double start = now(); meeting->meetings == before; nanosleep(&pause, NULL))
+    if (now() - start > LONGEST_WAIT) return fails(ncclRemoteError, "another process did not come");
+  return ncclSuccess;
+}
+
+// ------------------------------------------------------------------------------------------------------ communicators
+
+static ncclResult_t join(ncclComm_t *joined, const char *name, int size, int rank) {
+  if (need_context()) return fails(ncclUnhandledCudaError, "Cuda failure 'initialization error'");
+  if (!atomic_exchange(&has_buffers, 1) && !take(as_present[current_device], card.communicator)) {
+    has_buffers = 0;
+    return fails(ncclUnhandledCudaError, "Cuda failure 2 'out of memory'");
+  }
+  ncclComm_t comm = calloc(1, sizeof *comm);
+  snprintf(comm->name, sizeof comm->name, "%s", name);
+  comm->rank = rank, comm->size = size, comm->device = current_device;
+  comm->bytes = PAGE + (size_t)size * SLOT;
+  int file = open(comm->name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+  void *shared = MAP_FAILED;
+  if (file >= 0 && !ftruncate(file, (off_t)comm->bytes))
+    shared = mmap(NULL, comm->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
+  if (file >= 0) close(file);
+  if (shared == MAP_FAILED) {
+    free(comm);
+    return fails(ncclSystemError, strerror(errno));
+  }
+  comm->meeting = shared;
+  comm->slots = (char *)shared + PAGE;
+  ncclResult_t answer = meet(comm);
+  if (rank == 0) unlink(comm->name);
+  *joined = comm;
+  return answer;
+}
+
+static ncclResult_t leave(ncclComm_t comm) {
+  munmap(comm->meeting, comm->bytes);
+  free(comm);
+  return ncclSuccess;
+}
+
+PUBLIC ncclResult_t ncclGetVersion(int *version) {
+  *version = NCCL_VERSION_CODE;
+  return ncclSuccess;
+}
+PUBLIC const char *ncclGetErrorString(ncclResult_t answer) {
+  switch (answer) {
+    case ncclSuccess: return "no error";
+    case ncclUnhandledCudaError: return "unhandled cuda error (run with NCCL_DEBUG=INFO for details)";
+    case ncclSystemError: return "unhandled system error (run with NCCL_DEBUG=INFO for details)";
+    case ncclInvalidUsage: return "invalid usage (run with NCCL_DEBUG=WARN for details)";
+    case ncclRemoteError: return "remote process exited or there was a network error";
+    default: return "internal error - please report this issue to the NCCL developers";
+  }
+}
+PUBLIC const char *ncclGetLastError(UNUSED ncclComm_t comm) { return last_error; }
+
+PUBLIC ncclResult_t ncclGetUniqueId(ncclUniqueId *id) {
+  uint64_t drawn = 0;
+  if (getrandom(&drawn, sizeof drawn, 0) != sizeof drawn) return fails(ncclSystemError, strerror(errno));
+  snprintf(id->internal, sizeof id->internal, "/dev/shm/null-nccl-%d-%016llx", (int)getuid(),
+           (unsigned long long)drawn);
+  return ncclSuccess;
+}
+PUBLIC ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int size, ncclUniqueId id, int rank,
+                                           UNUSED ncclConfig_t *config) {
+  return join(comm, id.internal, size, rank);
+}
+PUBLIC ncclResult_t ncclCommInitRank(ncclComm_t *comm, int size, ncclUniqueId id, int rank) {
+  return join(comm, id.internal, size, rank);
+}
+// Processes of one colour are together, in the order of their keys.
+PUBLIC ncclResult_t ncclCommSplit(ncclComm_t comm, int color, int key, ncclComm_t *made, UNUSED ncclConfig_t *config) {
+  *(int *)slot_of(comm, comm->rank) = color;
+  *((int *)slot_of(comm, comm->rank) + 1) = key;
+  ncclResult_t answer = meet(comm);
+  if (answer) return answer;
+  int size = 0, rank = 0, number = comm->meeting->splits;
+  for (int other = 0; other < comm->size; other++) {
+    const int *wish = (int *)slot_of(comm, other);
+    if (wish[0] != color) continue;
+    size++;
+    rank += wish[1] < key || (wish[1] == key && other < comm->rank);
+  }
+  if ((answer = meet(comm))) return answer;
+  if (comm->rank == 0) comm->meeting->splits++;
+  if ((answer = meet(comm))) return answer;
+  *made = NULL;
+  if (color == NCCL_SPLIT_NOCOLOR) return ncclSuccess;
+  char name[sizeof comm->name + 32];
+  snprintf(name, sizeof name, "%s-%d-%d", comm->name, number, color);
+  return join(made, name, size, rank);
+}
+PUBLIC ncclResult_t ncclCommFinalize(UNUSED ncclComm_t comm) { return ncclSuccess; }
+PUBLIC ncclResult_t ncclCommDestroy(ncclComm_t comm) { return leave(comm); }
+PUBLIC ncclResult_t ncclCommAbort(ncclComm_t comm) { return leave(comm); }
+PUBLIC ncclResult_t ncclCommGetAsyncError(UNUSED ncclComm_t comm, ncclResult_t *error) {
+  *error = ncclSuccess;
+  return ncclSuccess;
+}
+PUBLIC ncclResult_t ncclCommCount(ncclComm_t comm, int *size) {
+  *size = comm->size;
+  return ncclSuccess;
+}
+PUBLIC ncclResult_t ncclCommUserRank(ncclComm_t comm, int *rank) {
+  *rank = comm->rank;
+  return ncclSuccess;
+}
+PUBLIC ncclResult_t ncclCommCuDevice(ncclComm_t comm, int *device) {
+  *device = comm->device;
+  return ncclSuccess;
+}
+PUBLIC ncclResult_t ncclCommRegister(UNUSED ncclComm_t comm, UNUSED void *buffer, UNUSED size_t size, void **handle) {
+  *handle = comm;
+  return ncclSuccess;
+}
+PUBLIC ncclResult_t ncclCommDeregister(UNUSED ncclComm_t comm, UNUSED void *handle) { return ncclSuccess; }
+PUBLIC ncclResult_t ncclMemAlloc(void **pointer, size_t size) {
+  return allocate(pointer, size, ON_CARD) ? fails(ncclUnhandledCudaError, "Cuda failure 2 'out of memory'")
+                                          : ncclSuccess;
+}
+PUBLIC ncclResult_t ncclMemFree(void *pointer) { return release(pointer) ? ncclInvalidArgument : ncclSuccess; }
+
+// -------------------------------------------------------------------------------------------------------- collectives
+
+// Carried out one after the other as they are called: every process calls them in the same order.
+PUBLIC ncclResult_t ncclGroupStart(void) { return ncclSuccess; }
+PUBLIC ncclResult_t ncclGroupEnd(void) { return ncclSuccess; }
+
+// Handles of operators that were made are not told apart: all of them are sums times a number that is one here.
+PUBLIC ncclResult_t ncclRedOpCreatePreMulSum(ncclRedOp_t *reduction, UNUSED void *factor, UNUSED ncclDataType_t type,
+                                             UNUSED ncclScalarResidence_t residence, UNUSED ncclComm_t comm) {
+  *reduction = ncclNumOps;
+  return ncclSuccess;
+}
+PUBLIC ncclResult_t ncclRedOpDestroy(UNUSED ncclRedOp_t reduction, UNUSED ncclComm_t comm) { return ncclSuccess; }
+
+static size_t bytes_of(ncclDataType_t type) {
+  switch (type) {
+    case ncclInt64:
+    case ncclUint64:
+    case ncclFloat64: return 8;
+    case ncclInt32:
+    case ncclUint32:
+    case ncclFloat32: return 4;
+    case ncclFloat16:
+    case ncclBfloat16: return 2;
+    default: return 1;
+  }
+}
+
+#define COMBINE(type)                                                      \
+  for (size_t place = 0; place < count; place++) {                         \
+    type *sum = (type *)into + place, value = ((const type *)from)[place]; \
+    switch (reduction) {                                                   \
+      case ncclProd: *sum *= value; break;                                 \
+      case ncclMax: *sum = value > *sum ? value : *sum; break;             \
+      case ncclMin: *sum = value < *sum ? value : *sum; break;             \
+      default: *sum += value; break;                                       \
+    }                                                                      \
+  }                                                                        \
+  return
+
+// Floating-point numbers of 16 and 8 bits, which C has no arithmetic for, are the first process's.
+static void combine(void *into, const void *from, size_t count, ncclDataType_t type, ncclRedOp_t reduction) {
+  switch (type) {
+    case ncclInt8: COMBINE(int8_t);
+    case ncclUint8: COMBINE(uint8_t);
+    case ncclInt32: COMBINE(int32_t);
+    case ncclUint32: COMBINE(uint32_t);
+    case ncclInt64: COMBINE(int64_t);
+    case ncclUint64: COMBINE(uint64_t);
+    case ncclFloat32: COMBINE(float);
+    case ncclFloat64: COMBINE(double);
+    default: return;
+  }
+}
+
+static void average(void *of, size_t count, ncclDataType_t type, int size) {
+  for (size_t place = 0; place < count; place++) {
+    if (type == ncclFloat32) ((float *)of)[place] /= (float)size;
+    if (type == ncclFloat64) ((double *)of)[place] /= size;
+  }
+}
+
+// Hands over what fits into a slot, and lets ``take_all`` read what all handed over. The second meeting keeps the slots
+// as they are until everybody has read them.
+#define EXCHANGE(comm, send, bytes, take_all)         \
+  do {                                                \
+    if ((bytes) > SLOT) return ncclSuccess;           \
+    memcpy(slot_of(comm, (comm)->rank), send, bytes); \
+    ncclResult_t answer = meet(comm);                 \
+    if (answer) return answer;                        \
+    take_all;                                         \
+    return meet(comm);                                \
+  } while (0)
+
+static void reduce_slots(ncclComm_t comm, void *receive, size_t offset, size_t count, ncclDataType_t type,
+                         ncclRedOp_t reduction) {
+  memcpy(receive, slot_of(comm, 0) + offset, count * bytes_of(type));
+  for (int rank = 1; rank < comm->size; rank++)
+    combine(receive, slot_of(comm, rank) + offset, count, type, reduction);
+  if (reduction == ncclAvg) average(receive, count, type, comm->size);
+}
+
+PUBLIC ncclResult_t ncclAllReduce(const void *send, void *receive, size_t count, ncclDataType_t type,
+                                  ncclRedOp_t reduction, ncclComm_t comm, UNUSED cudaStream_t stream) {
+  EXCHANGE(comm, send, count * bytes_of(type), reduce_slots(comm, receive, 0, count, type, reduction));
+}
+PUBLIC ncclResult_t ncclReduce(const void *send, void *receive, size_t count, ncclDataType_t type, ncclRedOp_t reduction,
+                               int root, ncclComm_t comm, UNUSED cudaStream_t stream) {
+  EXCHANGE(comm, send, count * bytes_of(type),
+           if (comm->rank == root) reduce_slots(comm, receive, 0, count, type, reduction));
+}
+PUBLIC ncclResult_t ncclReduceScatter(const void *send, void *receive, size_t count, ncclDataType_t type,
+                                      ncclRedOp_t reduction, ncclComm_t comm, UNUSED cudaStream_t stream) {
+  size_t part = count * bytes_of(type);
+  EXCHANGE(comm, send, part * (size_t)comm->size,
+           reduce_slots(comm, receive, part * (size_t)comm->rank, count, type, reduction));
+}
+PUBLIC ncclResult_t ncclAllGather(const void *send, void *receive, size_t count, ncclDataType_t type, ncclComm_t comm,
+                                  UNUSED cudaStream_t stream) {
+  size_t part = count * bytes_of(type);
+  EXCHANGE(comm, send, part, for (int rank = 0; rank < comm->size; rank++)
+                                 memcpy((char *)receive + part * (size_t)rank, slot_of(comm, rank), part));
+}
+PUBLIC ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count, ncclDataType_t type, int root,
+                                  ncclComm_t comm, UNUSED cudaStream_t stream) {
+  size_t bytes = count * bytes_of(type);
+  EXCHANGE(comm, comm->rank == root ? send : receive, bytes, memcpy(receive, slot_of(comm, root), bytes));
+}
+PUBLIC ncclResult_t ncclBcast(void *buffer, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
+                              cudaStream_t stream) {
+  return ncclBroadcast(buffer, buffer, count, type, root, comm, stream);
+}

@@ -1,0 +1,88 @@
+"""Several processes, each with a card that is not there: what they send each other, and trainings that they share."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from tests.null_gpu.conftest import MODEL, NullGpu
+from tests.null_gpu.test_search import answer
+
+pytestmark = pytest.mark.null_gpu
+
+EXCHANGES = """
+import os, torch, torch.distributed as dist
+rank = int(os.environ["LOCAL_RANK"])
+torch.cuda.set_device(rank)
+before = torch.cuda.mem_get_info()[0]
+dist.init_process_group("nccl", device_id=torch.device("cuda", rank) if os.environ["BOUND"] == "1" else None)
+own = torch.tensor([rank + 1.5, -rank], dtype=torch.float64, device="cuda")
+said = {}
+for name in ("SUM", "PRODUCT", "MAX", "MIN", "AVG"):
+    dist.all_reduce(reduced := own.clone(), getattr(dist.ReduceOp, name))
+    said[name] = reduced.tolist()
+said["communicator"] = (before - torch.cuda.mem_get_info()[0]) // 2**20
+gathered = torch.zeros(4, dtype=torch.int64, device="cuda")
+dist.all_gather(list(gathered.split(2)), torch.tensor([rank, 10], device="cuda"))
+said["gathered"] = gathered.tolist()
+part = torch.zeros(2, device="cuda")
+dist.reduce_scatter(part, list(torch.arange(4.0, device="cuda").split(2)))
+said["part"] = part.tolist()
+dist.broadcast(sent := torch.tensor([rank + 7], device="cuda"), 1)
+said["sent"] = sent.tolist()
+dist.all_reduce(in_group := own.clone(), group=dist.new_group([0, 1]))
+said["in a group"] = in_group.tolist()
+dist.all_reduce(torch.zeros(2**22, device="cuda"))
+dist.barrier()
+if rank == 1:
+    print(said)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.parametrize("bound", ["0", "1"], ids=["made when needed", "bound to its device"])
+def test_small_tensors_are_exchanged_as_nccl_does(
+    bound: str, null_gpu: NullGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BOUND", bound)
+    program = null_gpu.home / "exchanges.py"
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(EXCHANGES)
+    words = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program))
+    ended = null_gpu.run(*words, CARDS="2", COMMUNICATOR_MIB="300")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    assert eval(ended.stdout) == {
+        "SUM": [4.0, -1.0],
+        "PRODUCT": [3.75, 0.0],
+        "MAX": [2.5, 0.0],
+        "MIN": [1.5, -1.0],
+        "AVG": [2.0, -0.5],
+        "communicator": 302,  # and a segment of torch's
+        "gathered": [0, 10, 1, 10],
+        "part": [4.0, 6.0],
+        "sent": [8],
+        "in a group": [4.0, -1.0],
+    }
+
+
+def test_a_card_too_full_for_nccls_buffers_is_out_of_memory(null_gpu: NullGpu) -> None:
+    words = (MODEL, "--effective-batch", "4", "--seq-len", "64", "--processes", "2", "--max-trials", "2", "--json")
+    ended = null_gpu.autofit(*words, CARDS="2", MEMORY_MIB="4000", COMMUNICATOR_MIB="3500")
+    assert ended.returncode != 0 and "out of memory" in ended.stderr, ended.stderr[-4000:]
+
+
+def test_two_processes_share_the_training_in_every_way(null_gpu: NullGpu) -> None:
+    words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--processes", "2", "--fix", "compile=off", "--json")
+    ways = ("ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload")
+    for way in ways:
+        document = answer(null_gpu.autofit(*words, "--fix", f"parallelism={way}", "--max-trials", "2", CARDS="2"))
+        assert document["recommendation"]["config"]["parallelism"] == way
+        (best, *_) = document["ranking"]
+        assert best["config"]["micro_batch_size"] * best["config"]["accumulation_steps"] == 4
+
+
+def test_two_trials_run_side_by_side_on_two_cards(null_gpu: NullGpu) -> None:
+    words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--gpus", "0,1", "--max-trials", "4", "--json")
+    document = answer(null_gpu.autofit(*words, "--fix", "compile=off", CARDS="2"))
+    assert document["recommendation"]["confirmed"]
