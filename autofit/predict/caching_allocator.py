@@ -70,7 +70,10 @@ class _Pool:
 
     def best_fit(self, size: int) -> _Block | None:
         place = bisect.bisect_left(self._keys, (size, -1))
-        return self._blocks[self._keys[place]] if place < len(self._keys) else None
+        fitting = (self._blocks[key] for key in self._keys[place : place + 2])
+        first = next(fitting, None)
+        # The end of an expandable segment counts as large as it can grow: any other that fits is preferred.
+        return next(fitting, first) if first is not None and first is self.end else first
 
     def blocks(self) -> list[_Block]:
         return list(self._blocks.values())

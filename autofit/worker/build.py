@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import transformers
 
+from autofit.device.kinds import kind_of
 from autofit.job.models import ModelSource
 from autofit.job.tasks import Task, task_named
 from autofit.knobs import knob
@@ -17,6 +18,7 @@ from autofit.predict.trace_request import TraceRequest
 from autofit.runtime import varlen_attention
 from autofit.runtime.collators import make_collator
 from autofit.trial.protocol import StepJob, TrialJob
+from autofit.worker.host_weights import made_up_weights
 
 
 def load_config(source: ModelSource, *, trust_remote_code: bool) -> Any:
@@ -50,10 +52,13 @@ def build_trial_model(job: TrialJob | StepJob | TraceRequest, config: Any = None
         model = build_model(config, task, job.device, drawn, trust_remote_code=job.trust_remote_code)
         for weight in model.parameters():
             weight.data = weight.data.to(getattr(torch, recipe.model_kwargs["dtype"]))
-    elif recipe.quantization is None:
-        model = build_model(config, task, job.device, recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
-    else:
+    elif recipe.quantization is not None:
         model = _build_quantized(config, task, job)
+    elif recipe.processes > 1 and recipe.training_arguments.get("fsdp") and not kind_of(job.device).is_host:
+        # No device has to hold all of it: FSDP2 moves a layer at a time there, and keeps its part.
+        model = _loaded(config, task, job)
+    else:
+        model = build_model(config, task, job.device, recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
     return finished(model, recipe)
 
 
@@ -103,37 +108,28 @@ def with_adapter(model: Any, adapter: dict[str, Any]) -> Any:
 
 
 def _build_quantized(config: Any, task: Task, job: TrialJob | StepJob | TraceRequest) -> Any:
-    """The model in 4 bits, through the quantiser's own loading path, which takes its weights from a dict.
-
-    The weights are drawn once and repeated: values matter to no kernel here as long as they are spread like
-    a model's own, and drawing billions of them on the host would take minutes.
-    """
-    keywords = {**job.recipe.model_kwargs, "dtype": getattr(torch, job.recipe.model_kwargs["dtype"])}
-    plain = build_model(config, task, "meta", job.recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
+    """The model in 4 bits, through the quantiser's own loading path."""
     quantization = dict(job.recipe.quantization or {})
     quantization["bnb_4bit_compute_dtype"] = getattr(torch, quantization["bnb_4bit_compute_dtype"])
-    return type(plain).from_pretrained(
-        None,
-        config=config,
-        state_dict=_made_up_weights(plain, float(getattr(config, "initializer_range", 0.02))),
+    return _loaded(
+        config,
+        task,
+        job,
         quantization_config=transformers.BitsAndBytesConfig(**quantization),
         device_map={"": job.device},
-        **keywords,
     )
 
 
-def _made_up_weights(model: Any, spread: float) -> dict[str, torch.Tensor]:
-    """Matrices from one block of normal numbers, vectors as norms and biases begin: ones and zeros."""
-    block = torch.randn(2**20) * spread
-    weights = {}
-    for name, weight in model.state_dict().items():
-        if weight.ndim >= 2:
-            whole = block.to(weight.dtype).repeat(-(-weight.numel() // len(block)))
-            # A copy: a slice would keep the whole block in memory for the smallest weight.
-            weights[name] = whole[: weight.numel()].reshape(weight.shape).clone()
-        else:
-            weights[name] = torch.full(weight.shape, float(name.endswith("weight")), dtype=weight.dtype)
-    return weights
+def _loaded(config: Any, task: Task, job: TrialJob | StepJob | TraceRequest, **keywords: Any) -> Any:
+    """The model as it is loaded from a file, with weights that were made up."""
+    plain = build_model(config, task, "meta", job.recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
+    return type(plain).from_pretrained(
+        None,
+        config=config,
+        state_dict=made_up_weights(plain, float(getattr(config, "initializer_range", 0.02))),
+        **{**job.recipe.model_kwargs, "dtype": getattr(torch, job.recipe.model_kwargs["dtype"])},
+        **keywords,
+    )
 
 
 def build_collator(recipe: Recipe, config: Any) -> Any:

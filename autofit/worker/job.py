@@ -17,6 +17,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from autofit.device.kinds import kind_of
 from autofit.study.outcome import Outcome
 from autofit.study.trial import RunResult
@@ -139,8 +141,10 @@ def _run_trial(job: TrialJob, note: Note) -> JobResult:
     from autofit.worker.accelerator import accelerator_for
     from autofit.worker.measure import measure
 
-    # Several processes see a device each; one sees the one that is meant.
-    accelerator = accelerator_for(kind_of(job.device).label(own_rank()) if is_rank() else job.device)
+    if is_rank():
+        # Several processes see all their devices, of which each has one; one process sees the one that is meant.
+        job = msgspec.structs.replace(job, device=kind_of(job.device).label(own_rank()))
+    accelerator = accelerator_for(job.device)
     return run_trial(accelerator, lambda: measure(job, accelerator, note))
 
 

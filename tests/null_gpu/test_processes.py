@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from collections import Counter
 
 import pytest
 
@@ -67,19 +69,29 @@ def test_small_tensors_are_exchanged_as_nccl_does(
 
 
 def test_a_card_too_full_for_nccls_buffers_is_out_of_memory(null_gpu: NullGpu) -> None:
-    words = (MODEL, "--effective-batch", "4", "--seq-len", "64", "--processes", "2", "--max-trials", "2", "--json")
-    ended = null_gpu.autofit(*words, CARDS="2", MEMORY_MIB="4000", COMMUNICATOR_MIB="3500")
-    assert ended.returncode != 0 and "out of memory" in ended.stderr, ended.stderr[-4000:]
+    words = (MODEL, "--effective-batch", "4", "--seq-len", "64", "--processes", "2", "--max-trials", "2")
+    settings = {"CARDS": "2", "MEMORY_MIB": "4000", "COMMUNICATOR_MIB": "3500"}
+    ended = null_gpu.autofit(*words, "--fix", "optimizer=adamw_8bit", **settings)
+    assert ended.returncode != 0 and "oom" in ended.stderr, ended.stderr[-4000:]
+    assert "NCCL could not allocate its buffers" in ended.stderr, ended.stderr[-4000:]
 
 
 def test_two_processes_share_the_training_in_every_way(null_gpu: NullGpu) -> None:
     words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--processes", "2", "--fix", "compile=off", "--json")
     ways = ("ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload")
     for way in ways:
-        document = answer(null_gpu.autofit(*words, "--fix", f"parallelism={way}", "--max-trials", "2", CARDS="2"))
-        assert document["recommendation"]["config"]["parallelism"] == way
-        (best, *_) = document["ranking"]
-        assert best["config"]["micro_batch_size"] * best["config"]["accumulation_steps"] == 4
+        own = ("--study", way, "--fix", f"parallelism={way}", "--max-trials", "2")
+        document = answer(null_gpu.autofit(*words, *own, CARDS="2", LOG="1"))
+        trials = [trial for trial in document["trials"] if trial["outcome"] == "ok"]
+        assert document["recommendation"]["confirmed"] and trials
+        for trial in trials:
+            assert trial["config"]["parallelism"] == way
+            assert trial["config"]["micro_batch_size"] * trial["config"]["accumulation_steps"] == 4
+        logs = "\n".join(log.read_text() for log in (null_gpu.home / "logs" / way).glob("trial-*.log"))
+        opened = Counter(re.findall(r"null GPU \[(\d+)\]: card (\d) is opened", logs))
+        # Each process has one card, and opens no other.
+        assert len({process for process, _ in opened}) == len(opened) == 2 * len(trials)
+        assert sum(card == "1" for _, card in opened) == len(trials)
 
 
 def test_two_trials_run_side_by_side_on_two_cards(null_gpu: NullGpu) -> None:

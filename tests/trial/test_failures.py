@@ -31,6 +31,9 @@ OUT_OF_MEMORY = [
     "Error out of memory at line 380 in file /src/csrc/pythonInterface.cpp",
     "RuntimeError: Triton Error [CUDA]: out of memory",
     "RuntimeError: Triton Error [HIP]: out of memory",
+    "DistBackendError: NCCL error in: /src/torch/csrc/distributed/c10d/NCCLUtils.cpp:92, unhandled cuda error (run "
+    "with NCCL_DEBUG=INFO for details), NCCL version 2.30.7\nncclUnhandledCudaError: Call to CUDA function failed.\n"
+    "Last error:\nCuda failure 2 'out of memory'",
     "MemoryError: ",
     "terminate called after throwing an instance of 'std::bad_alloc'",
     "OSError: [Errno 12] Cannot allocate memory",

@@ -71,6 +71,7 @@ cudaError_t need_context(void) {
   pthread_mutex_lock(&guard);
   int opened = has_context(current_device) || take(as_present[current_device], card.context);
   if (opened) context_process[current_device] = getpid();
+  if (opened) tell("card %d is opened", as_present[current_device]);
   pthread_mutex_unlock(&guard);
   return opened ? cudaSuccess : failed(cudaErrorMemoryAllocation);
 }
