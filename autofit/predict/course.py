@@ -147,7 +147,7 @@ def numbers_in(main: StepBuilder, other: StepBuilder) -> dict[int, int] | None:
     weights = main.trace.gradient_of.keys()
     if mains.before != others.before or weights != other.trace.gradient_of.keys():
         return None
-    numbers = {event - 1: event - 1 for event in mains.before}
+    numbers = {event - 1: event - 1 for event in mains.before if event > 0}
     for own, mine in (
         ([event - 1 for event in others.fetched if event > 0], [event - 1 for event in mains.fetched if event > 0]),
         (others.inputs, mains.inputs),

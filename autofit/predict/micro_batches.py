@@ -22,7 +22,7 @@ from autofit.study.measurement import BatchShape
 
 FORMAT = 3
 """Counts up where the shapes are found in another way, so that older answers on the disk are not taken for new."""
-FORMAT_OF_SEVERAL = 3
+FORMAT_OF_SEVERAL = 4
 """Counts up where shapes or traces of several processes alone are found in another way."""
 MOST_IN_ORDER = 100
 """Micro-batches in training order that the allocator's simulation plays."""

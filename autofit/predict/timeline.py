@@ -165,7 +165,9 @@ class StepBuilder:
         # Inputs of a second micro-batch are like those of the first, and come and go with all others'.
         self._inputs = inputs[: len(inputs) // (1 + len(trace.again) // 2)]
         further = set(inputs) - set(self._inputs)
-        self._resident = [event - 1 for event in events[: ends[Phase.BEFORE]]]
+        self._before = events[: ends[Phase.BEFORE]]
+        passing = {-event - 1 for event in self._before if event < 0}
+        self._resident = [event - 1 for event in self._before if event > 0 and event - 1 not in passing]
         self._fetched = [
             each for each in events[ends[Phase.BEFORE] : ends[Phase.FETCH]] if abs(each) - 1 not in further
         ]
@@ -195,7 +197,7 @@ class StepBuilder:
         """The step taken apart, to be put together with other sizes for each micro-batch."""
         incoming = [] if self._further else self._incoming()
         return StepParts(
-            before=tuple(block + 1 for block in self._resident),
+            before=tuple(self._before),
             fetched=tuple(self._fetched),
             forward=tuple(self._forward),
             backward=tuple(self._backward),

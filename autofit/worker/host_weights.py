@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import mmap
@@ -21,37 +22,58 @@ def made_up_weights(model: Any, spread: float) -> dict[str, torch.Tensor]:
     Values matter to no kernel as long as they are spread like a model's own, and drawing billions of them on the host
     would take minutes.
     """
-    drawn = functools.cache(lambda dtype: (torch.randn(DRAWN) * spread).to(dtype))
-    return {
-        name: repeated(drawn(weight.dtype), weight.numel()).view(weight.shape)
-        if weight.ndim >= 2
-        else torch.full(weight.shape, float(name.endswith("weight")), dtype=weight.dtype)
-        for name, weight in model.state_dict().items()
-    }
+    drawn: dict[torch.dtype, RepeatedNumbers] = {}
+    weights = {}
+    with contextlib.ExitStack() as stack:
+        for name, weight in model.state_dict().items():
+            if weight.ndim < 2:
+                value = float(name.endswith("weight"))
+                weights[name] = torch.full(weight.shape, value, dtype=weight.dtype)
+                continue
+            if weight.dtype not in drawn:
+                numbers = (torch.randn(DRAWN) * spread).to(weight.dtype)
+                drawn[weight.dtype] = stack.enter_context(RepeatedNumbers(numbers))
+            weights[name] = drawn[weight.dtype].take(weight.numel()).view(weight.shape)
+    return weights
 
 
-def repeated(numbers: torch.Tensor, count: int) -> torch.Tensor:
-    """``count`` numbers, the given ones again and again. Where the system can, they are there once however many are
-    asked for, as long as nobody writes to them; the addresses are given back when the process ends.
+class RepeatedNumbers:
+    """Numbers that are given out again and again. Where the system can, they are in memory once, however many are
+    taken, as long as nobody writes to them; addresses are given back when the process ends."""
 
-    Raises OSError where the system has no addresses left.
-    """
-    size = numbers.nbytes
-    if count <= len(numbers) or size % mmap.PAGESIZE or not hasattr(os, "memfd_create"):
-        return numbers.repeat(-(-count // len(numbers)))[:count].clone()
-    file = os.memfd_create("weights")
-    try:
-        os.truncate(file, size)
-        with mmap.mmap(file, size) as shared:
-            ctypes.memmove((ctypes.c_char * size).from_buffer(shared), numbers.data_ptr(), size)
-        whole = -(-count // len(numbers)) * size
-        start = _map(None, whole, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        for offset in range(0, whole, size):
-            _map(start + offset, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _MAP_FIXED, file)
-    finally:
-        os.close(file)
-    memory = (ctypes.c_char * whole).from_address(start)
-    return torch.frombuffer(memory, dtype=numbers.dtype, count=count)
+    def __init__(self, numbers: torch.Tensor) -> None:
+        """Raises OSError where the system has no memory left for them."""
+        self._numbers = numbers
+        self._file = -1
+        if numbers.nbytes % mmap.PAGESIZE == 0 and hasattr(os, "memfd_create"):
+            self._file = os.memfd_create("weights")
+            os.truncate(self._file, numbers.nbytes)
+            with mmap.mmap(self._file, numbers.nbytes) as shared:
+                memory = (ctypes.c_char * numbers.nbytes).from_buffer(shared)
+                ctypes.memmove(memory, numbers.data_ptr(), numbers.nbytes)
+                del memory
+
+    def __enter__(self) -> RepeatedNumbers:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """What was taken stays; no more can be."""
+        if self._file >= 0:
+            os.close(self._file)
+
+    def take(self, count: int) -> torch.Tensor:
+        """``count`` numbers in a row. Raises OSError where the system has no addresses left."""
+        repeats = -(-count // len(self._numbers))
+        if repeats == 1:
+            return self._numbers[:count].clone()
+        if self._file < 0:
+            return self._numbers.repeat(repeats)[:count].clone()
+        size = self._numbers.nbytes
+        start = _map(None, repeats * size, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        for offset in range(0, repeats * size, size):
+            _map(start + offset, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _MAP_FIXED, self._file)
+        memory = (ctypes.c_char * (repeats * size)).from_address(start)
+        return torch.frombuffer(memory, dtype=self._numbers.dtype, count=count)
 
 
 _MAP_FIXED = 0x10

@@ -13,6 +13,20 @@ from tests.null_gpu.test_search import answer
 
 pytestmark = pytest.mark.null_gpu
 
+SLOW_WAYS = ("ddp", "fsdp2_kept", "fsdp2_offload")
+PLAIN = tuple(
+    word
+    for knob, value in (
+        ("precision", "bf16"),
+        ("activation_checkpointing", "off"),
+        ("attention", "sdpa"),
+        ("kernels", "default"),
+        ("optimizer", "adamw_torch_fused"),
+        ("allocator", "default"),
+        ("compile", "off"),
+    )
+    for word in ("--fix", f"{knob}={value}")
+)
 EXCHANGES = """
 import os, torch, torch.distributed as dist
 rank = int(os.environ["LOCAL_RANK"])
@@ -76,25 +90,25 @@ def test_a_card_too_full_for_nccls_buffers_is_out_of_memory(null_gpu: NullGpu) -
     assert "NCCL could not allocate its buffers" in ended.stderr, ended.stderr[-4000:]
 
 
-def test_two_processes_share_the_training_in_every_way(null_gpu: NullGpu) -> None:
-    words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--processes", "2", "--fix", "compile=off", "--json")
-    ways = ("ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload")
-    for way in ways:
-        own = ("--study", way, "--fix", f"parallelism={way}", "--max-trials", "2")
-        document = answer(null_gpu.autofit(*words, *own, CARDS="2", LOG="1"))
-        trials = [trial for trial in document["trials"] if trial["outcome"] == "ok"]
-        assert document["recommendation"]["confirmed"] and trials
-        for trial in trials:
-            assert trial["config"]["parallelism"] == way
-            assert trial["config"]["micro_batch_size"] * trial["config"]["accumulation_steps"] == 4
-        logs = "\n".join(log.read_text() for log in (null_gpu.home / "logs" / way).glob("trial-*.log"))
-        opened = Counter(re.findall(r"null GPU \[(\d+)\]: card (\d) is opened", logs))
-        # Each process has one card, and opens no other.
-        assert len({process for process, _ in opened}) == len(opened) == 2 * len(trials)
-        assert sum(card == "1" for _, card in opened) == len(trials)
+@pytest.mark.parametrize("way", [*(pytest.param(each, marks=pytest.mark.slow) for each in SLOW_WAYS), "fsdp2"])
+def test_two_processes_share_the_training_each_on_a_card_of_its_own(way: str, null_gpu: NullGpu) -> None:
+    words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--processes", "2", "--study", "mine", "--json")
+    words += ("--fix", f"parallelism={way}", *PLAIN, "--max-trials", "2")
+    document = answer(null_gpu.autofit(*words, CARDS="2", LOG="1"))
+    trials = [trial for trial in document["trials"] if trial["outcome"] == "ok"]
+    assert document["recommendation"]["confirmed"] and trials
+    for trial in trials:
+        assert trial["config"]["parallelism"] == way
+        assert trial["config"]["micro_batch_size"] * trial["config"]["accumulation_steps"] == 4
+    logs = "\n".join(log.read_text() for log in (null_gpu.home / "logs" / "mine").glob("trial-*.log"))
+    opened = Counter(re.findall(r"null GPU \[(\d+)\]: card (\d) is opened", logs))
+    assert len({process for process, _ in opened}) == len(opened) == 2 * len(trials)
+    assert sum(card == "1" for _, card in opened) == len(trials)
 
 
 def test_two_trials_run_side_by_side_on_two_cards(null_gpu: NullGpu) -> None:
-    words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--gpus", "0,1", "--max-trials", "4", "--json")
-    document = answer(null_gpu.autofit(*words, "--fix", "compile=off", CARDS="2"))
-    assert document["recommendation"]["confirmed"]
+    words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--gpus", "0,1", "--max-trials", "4")
+    ended = null_gpu.autofit(*words, *PLAIN, "--study", "mine", "--json", CARDS="2", LOG="1")
+    assert answer(ended)["recommendation"]["confirmed"]
+    logs = "\n".join(log.read_text() for log in (null_gpu.home / "logs" / "mine").rglob("trial-*.log"))
+    assert {"0", "1"} == set(re.findall(r"card (\d) is opened", logs))

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autofit.worker.host_weights import DRAWN, made_up_weights, repeated
+from autofit.worker.host_weights import DRAWN, RepeatedNumbers, made_up_weights
 
 
 def own_bytes() -> int:
@@ -22,7 +22,8 @@ def own_bytes() -> int:
 @given(st.integers(1, 20_000), st.sampled_from([torch.float32, torch.bfloat16]), st.sampled_from([1000, 4096]))
 def test_numbers_are_repeated_to_any_count(count: int, dtype: torch.dtype, length: int) -> None:
     numbers = torch.arange(length).to(dtype)
-    found = repeated(numbers, count)
+    with RepeatedNumbers(numbers) as source:
+        found, _ = source.take(count), source.take(3 * length)
     assert found.dtype == dtype and found.shape == (count,)
     assert torch.equal(found, numbers.repeat(count // length + 1)[:count])
 
@@ -31,14 +32,16 @@ def test_numbers_are_repeated_to_any_count(count: int, dtype: torch.dtype, lengt
 def test_many_numbers_take_the_memory_of_the_few_that_are_repeated() -> None:
     numbers = torch.randn(DRAWN // 16)
     before = own_bytes()
-    many = repeated(numbers, 2**31)
+    with RepeatedNumbers(numbers) as source:
+        many = source.take(2**31)
     assert float(many[:: 2**20].abs().sum()) > 0
     assert own_bytes() - before < 16 * 2**20 < many.nbytes
 
 
 def test_what_is_written_into_one_place_is_in_no_other() -> None:
     numbers = torch.randn(4096)
-    found, other = repeated(numbers, 3 * 4096), repeated(numbers, 2 * 4096)
+    with RepeatedNumbers(numbers) as source:
+        found, other = source.take(3 * 4096), source.take(2 * 4096)
     found[4096 + 7] = 5.0
     assert found[7] == found[2 * 4096 + 7] == numbers[7] == other[4096 + 7]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 from collections.abc import Iterator
@@ -33,7 +34,13 @@ def one_of(processes: int, recorder: Recorder) -> Iterator[None]:
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
         _forget_processes()
         torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
-        with _mesh_of_numbers(), _shapes_told_outside(), _storages_emptied(recorder), _gradients_averaged(recorder):
+        with (
+            _mesh_of_numbers(),
+            _shapes_told_outside(),
+            _layers_moved(recorder),
+            _storages_emptied(recorder),
+            _gradients_averaged(recorder),
+        ):
             yield
     finally:
         os.environ.clear()
@@ -119,6 +126,15 @@ def _gradients_averaged(recorder: Recorder) -> Iterator[None]:
 
     make = parallel.DistributedDataParallel.__init__
 
+    def broadcast(group: Any, tensors: list[torch.Tensor], most_bytes: int, *args: Any) -> None:
+        # Copies of several tensors in a row, two of which are under way at once (c10d/comm.cpp, broadcast_coalesced).
+        recorder.begin_on_device()
+        under_way: collections.deque[torch.Tensor] = collections.deque(maxlen=2)
+        for bucket in torch.distributed._compute_bucket_assignment_by_size(tensors, [most_bytes])[0]:
+            if len(under_way) == under_way.maxlen:
+                under_way.popleft()
+            under_way.append(torch._utils._flatten_dense_tensors([tensors[place] for place in bucket]))
+
     def averaged(state: Any, bucket: Any) -> Any:
         recorder.exchanged(2 * bucket.buffer().nbytes)
         sent: Any = torch.futures.Future()
@@ -135,7 +151,22 @@ def _gradients_averaged(recorder: Recorder) -> Iterator[None]:
         return None
 
     with (
-        patched(parallel, _verify_param_shape_across_processes=nothing, _sync_module_states=nothing),
+        patched(parallel, _verify_param_shape_across_processes=nothing),
+        patched(torch.distributed, _broadcast_coalesced=broadcast),
         patched(parallel.DistributedDataParallel, __init__=made),
     ):
+        yield
+
+
+@contextlib.contextmanager
+def _layers_moved(recorder: Recorder) -> Iterator[None]:
+    """FSDP2 moves a layer at a time from the host to the device and keeps its part there."""
+    import torch.distributed.fsdp._fully_shard._fsdp_init as beginning
+
+    def moved(parameters: list[torch.nn.Parameter], buffers: list[torch.Tensor], device: torch.device) -> None:
+        recorder.begin_on_device()
+        for tensor in (*parameters, *buffers):
+            tensor.data = tensor.detach().clone()
+
+    with patched(beginning, _move_states_to_device=moved):
         yield

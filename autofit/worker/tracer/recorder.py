@@ -31,6 +31,7 @@ class Recorder:
         self._guesses: list[Category | None] = []
         self._events: list[int] = []
         self._ends: list[int] = []
+        self._begin: int | None = None
         self._phase = Phase.BEFORE
         self._named: dict[int, Category] = {}
         self._gradient_events: dict[int, int] = {}
@@ -121,6 +122,14 @@ class Recorder:
         self._ends += [len(self._events)] * (int(phase) - len(self._ends))
         self._phase = phase
 
+    def begin_on_device(self) -> None:
+        """What is there now and stays until the step is on the device; all that is taken from here on is taken there.
+
+        Without a word of this only what is there when the step begins counts.
+        """
+        if self._begin is None and self._phase is Phase.BEFORE:
+            self._begin = len(self._events)
+
     def end(self) -> None:
         """The last phase has ended."""
         self._ends += [len(self._events)] * (len(Phase) - len(self._ends))
@@ -190,16 +199,17 @@ class Recorder:
     def trace(self, rows: int, length: int) -> StepTrace:
         """The recorded trace, without the blocks that were gone before the step began."""
         start = self._ends[0]
-        alive = {event - 1 for event in self._events[:start] if event > 0}
-        alive -= {-event - 1 for event in self._events[:start] if event < 0}
-        later = {abs(event) - 1 for event in self._events[start : self._ends[-1]]}
-        kept = sorted(alive | later)
+        begin = start if self._begin is None else self._begin
+        on_device = _alive_after(self._events[:start]) & _alive_after(self._events[:begin])
+        happened = self._events[begin : self._ends[-1]]
+        kept = sorted(on_device | {event - 1 for event in happened if event > 0})
         renumbered = {old: new for new, old in enumerate(kept)}
-        events = [renumbered[old] + 1 for old in sorted(alive)]
-        shift = len(events) - start
-        for event in self._events[start : self._ends[-1]]:
-            number = renumbered[abs(event) - 1] + 1
-            events.append(number if event > 0 else -number)
+        events = [renumbered[old] + 1 for old in sorted(on_device)]
+        for event in happened:
+            number = renumbered.get(abs(event) - 1)
+            if number is not None:  # what was there when it began and is gone since was on the host
+                events.append(number + 1 if event > 0 else -(number + 1))
+        shift = len(events) - self._ends[-1]
         events = _with_frees_in_order(events, [end + shift for end in (*self._ends, *self._again)])
         names, phases, flops, moved, bits, quadratic = zip(*self._operators, strict=True)
         return StepTrace(
@@ -277,6 +287,14 @@ class Recorder:
             return None
         # Of a tensor that is cut into parts its own part.
         return self._numbers.get(getattr(tensor, "_local_tensor", tensor).untyped_storage()._cdata)
+
+
+def _alive_after(events: Iterable[int]) -> set[int]:
+    """Numbers of the blocks that were taken and not given back."""
+    taken: set[int] = set()
+    for event in events:
+        (taken.add if event > 0 else taken.discard)(abs(event) - 1)
+    return taken
 
 
 def _with_frees_in_order(events: list[int], ends: list[int]) -> list[int]:
