@@ -29,7 +29,7 @@ from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import SearchSpace, SpaceRequest
 from autofit.knobs.train_config import TrainConfig
 from autofit.predict.micro_batches import FORMAT as BATCHES_FORMAT
-from autofit.predict.micro_batches import CannotPredictError
+from autofit.predict.micro_batches import FORMAT_OF_SEVERAL, CannotPredictError
 from autofit.predict.trace_request import FORMAT as TRACE_FORMAT
 from autofit.study.outcome import Outcome
 from autofit.study.prediction import Verdict
@@ -156,14 +156,19 @@ def kept_groups(earlier: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
     """Groups of an earlier document that would be the same today; samples of one length are cut in no other way."""
     if earlier["versions"] != about("")["versions"] or earlier["formats"][0] != TRACE_FORMAT:
         return {}
-    has_same = earlier["formats"] == list(FORMATS)
-    return {name: rows for name, rows in earlier["groups"].items() if has_same or rows[0]["lengths"] == "fixed"}
+    changed = set()
+    if earlier["formats"] != list(FORMATS):
+        changed |= {name for name, rows in earlier["groups"].items() if rows[0]["lengths"] != "fixed"}
+    if earlier.get("format_of_several") != FORMAT_OF_SEVERAL:
+        changed |= {name for name, rows in earlier["groups"].items() if "processes" in rows[0]}
+    return {name: rows for name, rows in earlier["groups"].items() if name not in changed}
 
 
 def figures_of(groups: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """The document of results: a summary, and every row."""
     rows = [row for members in groups.values() for row in members]
-    return {"where": "on the null GPU", "formats": FORMATS, **summary(rows), "groups": groups}
+    formats = {"formats": FORMATS, "format_of_several": FORMAT_OF_SEVERAL}
+    return {"where": "on the null GPU", **formats, **summary(rows), "groups": groups}
 
 
 def _in_a_process(number: int, capability: str, scratch: Path) -> list[dict[str, Any]]:
@@ -228,6 +233,8 @@ def of_group(group: Group) -> list[dict[str, Any]]:
             for place, config in enumerate(configs):
                 row: dict[str, Any] = {"model": group.model, "method": group.method, "config": dict(config)}
                 row["lengths"] = "varied" if group.lengths else "fixed"
+                if group.processes > 1:
+                    row["processes"] = group.processes
                 try:
                     predicted = predictor.predict(config)
                     simulated = predictor.on_allocator(config)
@@ -284,6 +291,7 @@ def line(row: dict[str, Any]) -> str:
     changed = " ".join(f"{name}={value}" for name, value in config.items() if name in plain and value != plain[name])
     head = f"{row['model'].split('/')[-1][:20]:20} {row['method']:5} {row['lengths']:6} "
     head += f"{config['micro_batch_size']} x {config['accumulation_steps']} {changed}"
+    head += f" in {row['processes']} processes" if "processes" in row else ""
     allocated, reserved = error_of(row, "allocated"), error_of(row, "reserved")
     if allocated is None or reserved is None:
         return f"{head}: {row['outcome']} {row['reason'][:60]} {row.get('not_predicted', '')[:60]}"
