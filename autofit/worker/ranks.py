@@ -8,14 +8,11 @@ end when one is stopped, and the trial's result is that of the process that fail
 from __future__ import annotations
 
 import contextlib
-import mmap
 import os
 import shutil
 import signal
 import socket
-import struct
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -26,8 +23,8 @@ from autofit.study.outcome import Outcome
 from autofit.study.trial import RunResult
 from autofit.trial.protocol import JobFiles, JobResult, TrialResult, read_result
 
-BEAT_SECONDS, SILENT_SECONDS = 1.0, 15.0
-"""Each process says so often that it is there, and counts as hanging after so long without."""
+STOPPED_SECONDS = 15.0
+"""A process that a signal has stopped, and none continued after so long, is not waited for."""
 GATHER_SECONDS = 1.0
 """After the first failure: others fail because of it, and one of them may be the cause."""
 POLL_SECONDS = 0.02
@@ -67,20 +64,18 @@ def run_in_ranks(path: Path, number: int, run_job: RunJob) -> JobResult:
 
     Where one was ended by a signal, this process ends by the same: whoever started it tells what that means.
     """
-    beats = mmap.mmap(-1, 8 * number)
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     copies = [copy_for(path, rank) for rank in range(number)]
     children: dict[int, int] = {}
     for rank, own in enumerate(copies):
-        _beat(beats, rank)
         child = os.fork()
         if child == 0:
             variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
-            _become_rank(own, {**place, **{name: str(value) for name, value in variables.items()}}, beats, run_job)
+            _become_rank(own, {**place, **{name: str(value) for name, value in variables.items()}}, run_job)
         children[child] = rank
-    ended, silent = _await(children, beats)
-    if silent is not None:
-        reason = f"process {silent} of {number} stopped answering, and the others waited for it"
+    ended, stopped = _await(children)
+    if stopped is not None:
+        reason = f"process {stopped} of {number} was stopped, and the others waited for it"
         return TrialResult(run=RunResult(outcome=Outcome.TIMEOUT, reason=reason))
     files = [JobFiles(own).result for own in copies]
     results = {rank: read_result(file) for rank, file in enumerate(files)}
@@ -112,9 +107,10 @@ def _verdict(ended: Mapping[int, int], results: Mapping[int, JobResult | None], 
     return first
 
 
-def _await(children: dict[int, int], beats: mmap.mmap) -> tuple[dict[int, int], int | None]:
-    """Exit codes by rank, in the order in which they came, and the rank that hung; whoever is left is killed."""
+def _await(children: dict[int, int]) -> tuple[dict[int, int], int | None]:
+    """Exit codes by rank, in the order in which they came, and the rank that was stopped; whoever is left is killed."""
     ended: dict[int, int] = {}
+    stopped_at: dict[int, float] = {}
     failed_at: float | None = None
     try:
         while len(ended) < len(children):
@@ -122,12 +118,16 @@ def _await(children: dict[int, int], beats: mmap.mmap) -> tuple[dict[int, int], 
             for child, rank in children.items():
                 if rank in ended:
                     continue
-                found, status = os.waitpid(child, os.WNOHANG)
-                if found:
+                found, status = os.waitpid(child, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+                if found and os.WIFSTOPPED(status):
+                    stopped_at[rank] = now
+                elif found and os.WIFCONTINUED(status):
+                    stopped_at.pop(rank, None)
+                elif found:
                     ended[rank] = os.waitstatus_to_exitcode(status)
                     if ended[rank] != 0 and failed_at is None:
                         failed_at = now
-                elif now - _last_beat(beats, rank) > SILENT_SECONDS:
+                elif now - stopped_at.get(rank, now) > STOPPED_SECONDS:
                     return ended, rank
             if failed_at is not None and now - failed_at > GATHER_SECONDS:
                 return ended, None
@@ -141,12 +141,10 @@ def _await(children: dict[int, int], beats: mmap.mmap) -> tuple[dict[int, int], 
                 os.waitpid(child, 0)
 
 
-def _become_rank(path: Path, variables: Mapping[str, str], beats: mmap.mmap, run_job: RunJob) -> NoReturn:
+def _become_rank(path: Path, variables: Mapping[str, str], run_job: RunJob) -> NoReturn:
     code = FAILED
     try:
         os.environ.update(variables)
-        rank = int(variables["RANK"])
-        threading.Thread(target=_keep_beating, args=(beats, rank), daemon=True).start()
         if "OMP_NUM_THREADS" not in os.environ:
             # As torchrun has it.
             os.environ["OMP_NUM_THREADS"] = "1"
@@ -160,21 +158,6 @@ def _become_rank(path: Path, variables: Mapping[str, str], beats: mmap.mmap, run
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _keep_beating(beats: mmap.mmap, rank: int) -> None:
-    while True:
-        _beat(beats, rank)
-        time.sleep(BEAT_SECONDS)
-
-
-def _beat(beats: mmap.mmap, rank: int) -> None:
-    struct.pack_into("d", beats, 8 * rank, time.monotonic())
-
-
-def _last_beat(beats: mmap.mmap, rank: int) -> float:
-    seconds: float = struct.unpack_from("d", beats, 8 * rank)[0]
-    return seconds
 
 
 def _free_port() -> int:

@@ -55,13 +55,14 @@ def test_a_killed_process_ends_the_trial_by_its_signal(tmp_path: Path) -> None:
     assert nobody_is_left(tmp_path)
 
 
-def test_a_process_that_hangs_is_named(tmp_path: Path) -> None:
+def test_a_process_that_is_stopped_is_named(tmp_path: Path) -> None:
     outcome, reason, seconds = run(tmp_path, "stopped").stdout.strip().rsplit("\n", 1)[-1].split("|")
-    assert outcome == "timeout" and reason.startswith("process 1 of 2 stopped answering")
+    assert outcome == "timeout" and reason.startswith("process 1 of 2 was stopped")
     assert float(seconds) < SECONDS
     assert nobody_is_left(tmp_path)
 
 
-def test_processes_that_all_end_give_the_first_ones_result(tmp_path: Path) -> None:
-    outcome, reason, _ = run(tmp_path, "none").stdout.strip().rsplit("\n", 1)[-1].split("|")
+@pytest.mark.parametrize("fault", ["none", "paused"])
+def test_processes_that_all_end_give_the_first_ones_result(tmp_path: Path, fault: str) -> None:
+    outcome, reason, _ = run(tmp_path, fault).stdout.strip().rsplit("\n", 1)[-1].split("|")
     assert (outcome, reason) == ("slower", "it trained to its end")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -33,6 +34,10 @@ def fail(where: str, fault: str, step: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "stopped":
         os.kill(os.getpid(), signal.SIGSTOP)
+    if fault == "paused":
+        subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return
     if fault == "broken":
         raise ValueError("a fault in the training")
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
@@ -56,7 +61,7 @@ def train(fault: str) -> RunResult:
             return gradient
 
     for step in range(STEPS):
-        for where in ("killed", "stopped", "broken", "forward"):
+        for where in ("killed", "stopped", "paused", "broken", "forward"):
             fail(where, fault, step)
         loss = Marked.apply(model(torch.ones(2, 8))).sum()
         loss.backward()
