@@ -11,6 +11,7 @@ import yaml
 
 from autofit.device.kinds import kind_of
 from autofit.errors import UserError
+from autofit.knobs.parallelism import OFFLOADING
 from autofit.study.ranking import Ranked
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
@@ -62,6 +63,15 @@ def all_arguments(result: Result) -> dict[str, Any]:
     return {**({} if program is None else program.settings), **recommendation.training_arguments}
 
 
+def _processes(result: Result) -> str:
+    number = result.record.workload.processes
+    return "" if number == 1 else f" in {number} processes"
+
+
+def _each(result: Result) -> str:
+    return "" if result.record.workload.processes == 1 else " by each"
+
+
 def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell: str = "") -> list[str]:
     """Lines that say what the settings are, how they were measured and, of a file that leaves some out, which.
 
@@ -74,7 +84,8 @@ def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell:
         f"Training settings for {record.workload.model}, found by autofit {__version__}; exported on "
         f"{datetime.date.today().isoformat()} from study '{result.study}'{_rank(result)}.",
         f"Measured: {format_seconds(best.measurement.step_seconds)} per optimizer step of "
-        f"{record.workload.effective_batch} samples, {format_bytes(best.measurement.memory.needed)} needed, on "
+        f"{record.workload.effective_batch} samples{_processes(result)}, "
+        f"{format_bytes(best.measurement.memory.needed)} needed{_each(result)}, on "
         f"{result.situation.device.name} with {versions}.",
         recommendation.warning,
     ]
@@ -94,10 +105,14 @@ def _rank(result: Result) -> str:
 
 
 def command(result: Result, words: str, **variables: str) -> str:
-    """A shell command that trains on the measured device alone, with the variables that were measured and others."""
+    """A shell command that trains on the measured device alone, with the variables that were measured and others.
+
+    It is for programs whose files leave ``fsdp`` out: what belongs to that alone would switch on another kind of it.
+    """
     _, recommendation = recommended(result)
     workload, device = result.record.workload, result.situation.device
-    environment = {**variables, **recommendation.environment}
+    measured = {name: value for name, value in recommendation.environment.items() if name not in OFFLOADING}
+    environment = {**variables, **measured}
     if workload.processes == 1:
         environment["CUDA_VISIBLE_DEVICES"] = "" if kind_of(device).is_host else str(device.index)
     return " ".join([*(f"{name}={value}" for name, value in environment.items()), words])

@@ -186,7 +186,7 @@ def _imports(task: Task, recommendation: Recommendation, device: Device, *, runs
     lines += [
         "",
         f"ENVIRONMENT = {literal(recommendation.environment)}",
-        "os.environ.update(ENVIRONMENT)  # torch reads these when it is imported",
+        "os.environ.update(ENVIRONMENT)  # read when torch is imported, or when it begins",
         "",
     ]
     lines += ["import torch  # noqa: E402"] if varlen or own_collator else []

@@ -17,7 +17,7 @@ _TEMPLATE = '''\
 
 import os
 
-os.environ.update(@ENVIRONMENT@)  # torch reads these when it is imported
+os.environ.update(@ENVIRONMENT@)  # read when torch is imported, or when it begins
 
 @IMPORTS@
 

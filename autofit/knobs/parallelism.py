@@ -12,6 +12,10 @@ from autofit.knobs.knob import PROGRAMS_OWN, Choice, Knob, always_available
 NAME = "parallelism"
 DDP = "ddp"
 OFFLOADED = "fsdp2_offload"
+OFFLOADING = {"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}
+"""Variables with which accelerate adds gloo to NCCL, which alone cannot reduce what lies on the host, such as the norm
+of offloaded gradients: its own launcher sets them, torchrun does not (accelerate 1.15, state.py). Read when the
+process group is made."""
 
 
 def is_sharded(value: object) -> bool:
@@ -24,18 +28,13 @@ def is_offloaded(value: object) -> bool:
     return value == OFFLOADED
 
 
-# With NCCL alone nothing can be reduced that lies on the host, such as the gradients' norm: accelerate adds gloo where
-# its launcher has set these (accelerate 1.15, state.py), which torchrun does not.
-_OFFLOADING = {"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}
-
-
 def _fsdp2(value: str, title: str, *, rung: int | None, planned: int | None = None, **settings: object) -> Choice:
     offloads = settings.get("cpu_offload")
     return Choice(
         value=value,
         title=title,
         training_arguments={"fsdp": True, "fsdp_config": {"version": 2, **settings}},
-        environment=_OFFLOADING if offloads else {},
+        environment=OFFLOADING if offloads else {},
         unavailable=needs_cuda("offloading parameters to the host") if offloads else always_available,
         rung=rung,
         planned=planned,

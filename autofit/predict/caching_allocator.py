@@ -6,7 +6,7 @@ The smallest free block that is large enough is taken and split, unless what wou
 be of use. A freed block joins its free neighbours in its segment. Where a new segment would pass the limit, every
 segment that is wholly free is given back first, and the request is tried once more.
 
-With expandable segments each of the two kinds of blocks has one segment, which grows in pages of 2 or 20 MiB.
+With expandable segments each of the two kinds of blocks has one segment a stream, which grows in pages of 2 or 20 MiB.
 
 A block goes back to the stream of work that it was taken for, and is not given to another one: each stream has segments
 of its own.
@@ -18,7 +18,6 @@ round-up options of the environment variable.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autofit.units import MIB
@@ -134,15 +133,6 @@ class CachingAllocator:
             block.pool.remove(after)
             block = self._join(block, after)
         block.pool.add(block)
-
-    def play(self, events: Iterable[int], sizes: Sequence[int]) -> AllocatorPeaks:
-        """Take and free blocks as a timeline's events say. Raises SimulatedOutOfMemoryError."""
-        for event in events:
-            if event > 0:
-                self.take(event - 1, sizes[event - 1])
-            else:
-                self.free(-event - 1)
-        return self.peaks
 
     def _grow(self, pool: _Pool, size: int) -> _Block:
         if self._expandable:

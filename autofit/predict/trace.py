@@ -67,9 +67,9 @@ class StepTrace:
     """Blocks of memory, numbered in the order they were taken, and what happened to them.
 
     ``events`` holds ``block + 1`` where a block is taken and ``-(block + 1)`` where it is freed. Blocks that were
-    there before (weights) are taken in the beginning; several processes also take some there that are gone before the
-    step. ``phase_ends`` says how many events had happened when
-    each Phase ended. ``sizes`` are bytes as asked for, ``makers`` names of operators.
+    there before (weights) are taken in the beginning; in a training of several processes some are also taken and freed
+    before the step. ``phase_ends`` says how many events had happened when each Phase ended. ``sizes`` are bytes as they
+    were asked for, ``makers`` names of operators.
     ``gradient_of`` maps the number of a trained weight to its gradient's block, ``gradient_events`` that block to the
     number of events when it became ``.grad``;
     ``cloned_gradients`` are those that were copied for that instead of handed over.

@@ -49,6 +49,7 @@ def _facts(result: Result) -> dict[str, str]:
         "task": record.workload.task,
         "method": record.workload.method,
         "effective batch": str(record.workload.effective_batch),
+        "processes": str(record.workload.processes),
         "samples": record.workload.lengths.describe(),
         "device": record.device.name,
         "limit": format_bytes(record.limits.memory_bytes),

@@ -42,6 +42,7 @@ class StudyLine:
             "began": None if self.began is None else self.began.isoformat(timespec="seconds"),
             "model": workload.model,
             "effective_batch": workload.effective_batch,
+            "processes": workload.processes,
             "device": self.record.device.name,
             "trials": self.num_run,
             "best": None

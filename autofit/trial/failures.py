@@ -29,8 +29,9 @@ OUT_OF_MEMORY_TEXTS: tuple[tuple[str, str], ...] = (
     (r"CUDNN_STATUS_(ALLOC_FAILED|INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED)", "cuDNN could not allocate its workspace"),
     (r"cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\.", "cuDNN could not allocate its workspace"),
     (r"cuSOLVER error: CUSOLVER_STATUS_ALLOC_FAILED", "cuSOLVER could not allocate its workspace"),
-    # torch puts NCCL's last error on a line of its own (c10d/NCCLUtils.hpp).
-    (r"NCCL .*out of memory|(?s:ncclUnhandledCudaError.{,99}out of memory)", "NCCL could not allocate its buffers"),
+    # torch puts NCCL's last warning on a line of its own (c10d/NCCLUtils.hpp); these are of NCCL's src/include/alloc.h.
+    (r"NCCL .*out of memory|Cuda failure (\d+ )?'out of memory'", "NCCL could not allocate its buffers"),
+    (r"Failed to CUDA (calloc|malloc)", "NCCL could not allocate its buffers"),
     (r"DefaultCPUAllocator: (can't|not enough memory)", "the memory limit was reached"),
     (r"Error (an illegal|out of) memory .*at line \d+ in file .*csrc", "bitsandbytes could not allocate its state"),
     (r"Triton Error \[(CUDA|HIP)\]: out of memory", "a Triton kernel could not allocate its memory"),

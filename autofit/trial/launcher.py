@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from autofit.device.host import own_peak_resident, reap
+from autofit.knobs.parallelism import OFFLOADING
 from autofit.trial.protocol import JobFiles
 
 SERVER_START_SECONDS = 180.0
@@ -28,9 +29,10 @@ DECIDED_BY_KNOBS = (
     "PYTORCH_CUDA_ALLOC_CONF",
     "PYTORCH_HIP_ALLOC_CONF",
     "TORCHINDUCTOR_MAX_AUTOTUNE",
+    *OFFLOADING,
 )
-"""Variables that a trial does not take over from the user: the default would not be the default with them, and with the
-last one compiling in bf16 raises."""
+"""Variables that a trial does not take over from the user: the default would not be the default with them, and with
+max-autotune compiling in bf16 raises."""
 
 
 class LaunchError(Exception):

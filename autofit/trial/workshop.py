@@ -15,6 +15,7 @@ from autofit.errors import AutofitError, UserError
 from autofit.job.models import ModelSource
 from autofit.job.situation import Limits, Situation
 from autofit.job.workload import Workload
+from autofit.knobs.parallelism import OFFLOADING
 from autofit.trial.launcher import (
     ForkServer,
     Launcher,
@@ -84,7 +85,8 @@ class Workshop:
 
     def launcher(self, environment: dict[str, str]) -> Launcher:
         """Launcher of the next worker. Variables that torch reads when it is imported need a fresh one."""
-        if not self._starts.has(environment):
+        at_import = {name: value for name, value in environment.items() if name not in OFFLOADING}
+        if not self._starts.has(at_import):
             return self._starts.fresh(environment)
         if self._launcher is None:
             assert self._server is not None

@@ -7,12 +7,15 @@ import ctypes
 import functools
 import mmap
 import os
+import weakref
 from typing import Any
 
 import torch
 
 DRAWN = 2**24
 """Numbers that are drawn; weights with more repeat them."""
+LEAST_MAPPED = 2**20
+"""Bytes of the smallest weight that is mapped and not copied: the system gives out a limited number of mappings."""
 
 
 def made_up_weights(model: Any, spread: float) -> dict[str, torch.Tensor]:
@@ -39,7 +42,7 @@ def made_up_weights(model: Any, spread: float) -> dict[str, torch.Tensor]:
 
 class RepeatedNumbers:
     """Numbers that are given out again and again. Where the system can, they are in memory once, however many are
-    taken, as long as nobody writes to them; addresses are given back when the process ends."""
+    taken, as long as nobody writes to them."""
 
     def __init__(self, numbers: torch.Tensor) -> None:
         """Raises OSError where the system has no memory left for them."""
@@ -57,22 +60,22 @@ class RepeatedNumbers:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """What was taken stays; no more can be."""
+        """No more can be taken; tensors that were stay."""
         if self._file >= 0:
             os.close(self._file)
 
     def take(self, count: int) -> torch.Tensor:
         """``count`` numbers in a row. Raises OSError where the system has no addresses left."""
-        repeats = -(-count // len(self._numbers))
-        if repeats == 1:
-            return self._numbers[:count].clone()
-        if self._file < 0:
-            return self._numbers.repeat(repeats)[:count].clone()
-        size = self._numbers.nbytes
-        start = _map(None, repeats * size, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
-        for offset in range(0, repeats * size, size):
-            _map(start + offset, size, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _MAP_FIXED, self._file)
-        memory = (ctypes.c_char * (repeats * size)).from_address(start)
+        size = count * self._numbers.itemsize
+        if self._file < 0 or size < LEAST_MAPPED:
+            return self._numbers.repeat(-(-count // len(self._numbers)))[:count].clone()
+        whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+        start = _map(None, whole, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        for offset in range(0, whole, self._numbers.nbytes):
+            part = min(self._numbers.nbytes, whole - offset)
+            _map(start + offset, part, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _MAP_FIXED, self._file)
+        memory = (ctypes.c_char * whole).from_address(start)
+        weakref.finalize(memory, _system().munmap, start, whole).atexit = False
         return torch.frombuffer(memory, dtype=self._numbers.dtype, count=count)
 
 
@@ -81,15 +84,16 @@ _MAP_FIXED = 0x10
 
 
 @functools.cache
-def _system_map() -> Any:
-    function = ctypes.CDLL(None, use_errno=True).mmap
-    function.restype = ctypes.c_void_p
-    function.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
-    return function
+def _system() -> Any:
+    library = ctypes.CDLL(None, use_errno=True)
+    library.mmap.restype = ctypes.c_void_p
+    library.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    library.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+    return library
 
 
 def _map(at: int | None, size: int, protection: int, flags: int, file: int) -> int:
-    address = _system_map()(at, size, protection, flags, file, 0)
+    address = _system().mmap(at, size, protection, flags, file, 0)
     if address is None or address == ctypes.c_void_p(-1).value:
         raise OSError(ctypes.get_errno(), f"{size} bytes of addresses could not be had")
     return int(address)

@@ -24,7 +24,7 @@ from autofit.study.trial import RunResult
 from autofit.trial.protocol import JobFiles, JobResult, TrialResult, read_result
 
 STOPPED_SECONDS = 15.0
-"""A process that a signal has stopped, and none continued after so long, is not waited for."""
+"""A process that was stopped by a signal and not continued within so many seconds is no longer waited for."""
 GATHER_SECONDS = 1.0
 """After the first failure: others fail because of it, and one of them may be the cause."""
 POLL_SECONDS = 0.02

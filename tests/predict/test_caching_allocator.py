@@ -101,6 +101,17 @@ def test_expandable_segments_grow_behind_what_is_free_at_their_end() -> None:
     assert expandable.reserved == 60 * MIB
 
 
+def test_a_free_block_is_preferred_to_the_end_of_an_expandable_segment_which_can_grow() -> None:
+    allocator = CachingAllocator(expandable=True)
+    for number, size in enumerate((30, 10, 20, 10)):
+        allocator.take(number, size * MIB)
+    allocator.free(0)
+    assert allocator.reserved == 80 * MIB  # of which 30 MiB are free in the beginning, and 10 MiB at the end
+    allocator.take(4, 8 * MIB)
+    allocator.take(5, 25 * MIB)
+    assert allocator.reserved == 100 * MIB
+
+
 def test_expandable_segments_that_had_to_be_given_back_are_mapped_again_as_far_as_the_limit_goes() -> None:
     allocator = CachingAllocator(expandable=True, limit=100 * MIB)
     allocator.take(0, 60 * MIB)

@@ -41,6 +41,30 @@ def test_between_steps_weights_state_and_the_last_inputs_are_alive_alone() -> No
         assert allocator_after([[2, 3]] * steps).allocated == (1000 + 2000 + 2 * 8 + 3 * 8) * MIB
 
 
+def test_what_is_taken_and_freed_before_the_step_leaves_a_segment_and_is_alive_in_no_step() -> None:
+    trace = made_up_trace()
+    passing = len(trace.sizes)
+    events = (trace.events[0], passing + 1, -(passing + 1), *trace.events[1:])
+    categories = (*trace.categories, Category.WEIGHTS)
+    with_it = replace(
+        trace,
+        sizes=(*trace.sizes, 5000),
+        categories=categories,
+        makers=(*trace.makers, "aten::cat"),
+        events=events,
+        phase_ends=tuple(end + 2 for end in trace.phase_ends),
+        gradient_events={GRADIENT: trace.gradient_events[GRADIENT] + 2},
+    )
+    builder = StepBuilder(with_it)
+    assert builder.steady_step(1).peak_bytes == StepBuilder(trace).steady_step(1).peak_bytes
+    allocator = CachingAllocator()
+    step = MicroStep(builder, np.array(with_it.sizes) * MIB)
+    course = Course(step, allocator, is_paged=False)
+    assert allocator.allocated == 1000 * MIB and allocator.reserved == 6000 * MIB
+    course.step([step])
+    assert allocator.peaks.reserved == 6000 * MIB
+
+
 def test_blocks_of_another_stream_have_segments_of_their_own() -> None:
     reserved = []
     for stream_of in ({}, {LOSS: 1}):

@@ -34,6 +34,8 @@ OUT_OF_MEMORY = [
     "DistBackendError: NCCL error in: /src/torch/csrc/distributed/c10d/NCCLUtils.cpp:92, unhandled cuda error (run "
     "with NCCL_DEBUG=INFO for details), NCCL version 2.30.7\nncclUnhandledCudaError: Call to CUDA function failed.\n"
     "Last error:\nCuda failure 2 'out of memory'",
+    "DistBackendError: NCCL error in: NCCLUtils.cpp:92, unhandled cuda error, NCCL version 2.21.5\n"
+    "ncclUnhandledCudaError: Call to CUDA function failed.\nLast error:\nFailed to CUDA calloc 8388608 bytes",
     "MemoryError: ",
     "terminate called after throwing an instance of 'std::bad_alloc'",
     "OSError: [Errno 12] Cannot allocate memory",

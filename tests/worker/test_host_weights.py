@@ -13,13 +13,16 @@ from hypothesis import strategies as st
 from autofit.worker.host_weights import DRAWN, RepeatedNumbers, made_up_weights
 
 
-def own_bytes() -> int:
-    """Memory of this process that nothing else shares."""
+def own_bytes(kind: str = "RssAnon") -> int:
+    """Memory of this process that nothing else shares, or another line of its status."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{kind}:"))
 
 
-@given(st.integers(1, 20_000), st.sampled_from([torch.float32, torch.bfloat16]), st.sampled_from([1000, 4096]))
+DTYPES = st.sampled_from([torch.float32, torch.bfloat16])
+
+
+@given(st.integers(0, 3_000_000), DTYPES, st.sampled_from([1000, 4096, 2**20]))
 def test_numbers_are_repeated_to_any_count(count: int, dtype: torch.dtype, length: int) -> None:
     numbers = torch.arange(length).to(dtype)
     with RepeatedNumbers(numbers) as source:
@@ -38,12 +41,24 @@ def test_many_numbers_take_the_memory_of_the_few_that_are_repeated() -> None:
     assert own_bytes() - before < 16 * 2**20 < many.nbytes
 
 
+@pytest.mark.skipif(not hasattr(os, "memfd_create"), reason="only Linux gives a block several addresses")
+def test_a_model_of_many_matrices_takes_next_to_no_memory_and_gives_its_addresses_back() -> None:
+    with torch.device("meta"):
+        model = torch.nn.ModuleList(torch.nn.Linear(4096, 4096, bias=False) for _ in range(32))
+    made_up_weights(torch.nn.Linear(2048, 2048, device="meta"), 0.02)
+    before, addresses = own_bytes(), own_bytes("VmData")
+    weights = made_up_weights(model, 0.02)
+    assert own_bytes() - before < 2**28 < sum(weight.nbytes for weight in weights.values()) == 2**31
+    weights.clear()
+    assert own_bytes("VmData") - addresses < 2**28
+
+
 def test_what_is_written_into_one_place_is_in_no_other() -> None:
-    numbers = torch.randn(4096)
+    numbers = torch.randn(2**20)
     with RepeatedNumbers(numbers) as source:
-        found, other = source.take(3 * 4096), source.take(2 * 4096)
-    found[4096 + 7] = 5.0
-    assert found[7] == found[2 * 4096 + 7] == numbers[7] == other[4096 + 7]
+        found, other = source.take(3 * 2**20), source.take(2 * 2**20)
+    found[2**20 + 7] = 5.0
+    assert found[7] == found[2 * 2**20 + 7] == numbers[7] == other[2**20 + 7]
 
 
 def test_matrices_are_spread_and_vectors_are_as_norms_and_biases_begin() -> None:

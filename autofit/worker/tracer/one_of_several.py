@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.utils._python_dispatch
 
+from autofit.knobs.parallelism import OFFLOADING
 from autofit.worker.tracer.patched import patched
 from autofit.worker.tracer.recorder import Recorder
 
@@ -32,6 +33,8 @@ def one_of(processes: int, recorder: Recorder) -> Iterator[None]:
     try:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE=number, LOCAL_WORLD_SIZE=number)
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
+        for name in OFFLOADING:  # accelerate would take them for the recipe's
+            os.environ.pop(name, None)
         _forget_processes()
         torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
         with (

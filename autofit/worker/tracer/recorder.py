@@ -123,9 +123,9 @@ class Recorder:
         self._phase = phase
 
     def begin_on_device(self) -> None:
-        """What is there now and stays until the step is on the device; all that is taken from here on is taken there.
+        """Blocks that are there now and stay until the step are on the device, and all that are taken from here on.
 
-        Without a word of this only what is there when the step begins counts.
+        Where this is not called, only those count that are there when the step begins.
         """
         if self._begin is None and self._phase is Phase.BEFORE:
             self._begin = len(self._events)
@@ -197,7 +197,8 @@ class Recorder:
             self._cloned.append(number)
 
     def trace(self, rows: int, length: int) -> StepTrace:
-        """The recorded trace, without the blocks that were gone before the step began."""
+        """The recorded trace, without the blocks that were gone before the step or, where ``begin_on_device`` was
+        called, before that."""
         start = self._ends[0]
         begin = start if self._begin is None else self._begin
         on_device = _alive_after(self._events[:start]) & _alive_after(self._events[:begin])

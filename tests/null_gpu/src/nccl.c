@@ -66,7 +66,7 @@ static ncclResult_t join(ncclComm_t *joined, const char *name, int size, int ran
   if (need_context()) return fails(ncclUnhandledCudaError, "Cuda failure 'initialization error'");
   if (!atomic_exchange(&has_buffers, 1) && !take(as_present[current_device], card.communicator)) {
     has_buffers = 0;
-    return fails(ncclUnhandledCudaError, "Cuda failure 2 'out of memory'");
+    return fails(ncclUnhandledCudaError, "Failed to CUDA calloc 8388608 bytes");
   }
   ncclComm_t comm = calloc(1, sizeof *comm);
   snprintf(comm->name, sizeof comm->name, "%s", name);

@@ -12,6 +12,7 @@ import msgspec
 import pytest
 import torch
 
+from autofit.predict.trace import Phase
 from autofit.worker.tracer.batch import trace_request
 from benchmarks.prediction.live_bytes import Case, request_of
 from benchmarks.prediction.live_processes import Shared
@@ -68,8 +69,24 @@ def test_what_fsdp2_gathers_and_reduces_is_on_streams_of_its_own() -> None:
     assert {streams["fsdp2"].get(block) for block in trace.gradient_of.values()} == {2}
 
 
+def test_what_processes_move_and_send_before_the_first_step_is_taken_and_freed_there() -> None:
+    case = Case(architecture="llama", accumulation=1)
+    request, _ = request_of(case)
+    for parallelism, processes in (("ddp", 1), ("fsdp2", 2)):
+        recipe = Shared(case=case, parallelism=parallelism).shared(request.recipe)
+        trace = trace_request(msgspec.structs.replace(request, recipe=recipe)).trace
+        assert trace is not None
+        before = trace.events[: trace.phase_ends[Phase.BEFORE]]
+        freed = [-event - 1 for event in before if event < 0]
+        assert {block + 1 for block in freed} <= set(before)
+        # DDP sends all weights in one piece; FSDP2 has each on the card whole before it keeps its part.
+        gradients = sum(trace.sizes[block] for block in set(trace.gradient_of.values()))
+        assert sum(trace.sizes[block] for block in freed) == pytest.approx(processes * gradients, rel=0.01)
+
+
 def test_the_mesh_is_the_hosts_also_where_torch_has_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._C, "_get_accelerator", lambda: torch.device("cuda"))
+    monkeypatch.setenv("FSDP_OFFLOAD_PARAMS", "true")
     request, _ = request_of(Case(architecture="llama", accumulation=1))
     shared = Shared(case=Case(architecture="llama", accumulation=1), parallelism="fsdp2")
     document = trace_request(msgspec.structs.replace(request, recipe=shared.shared(request.recipe)))
