@@ -16,7 +16,7 @@ from autofit.knobs.attention import FLASH, VARLEN
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.knobs.numerics import NUMERICS_LEVELS
 from autofit.knobs.own_program import refused_by_program, value_of
-from autofit.knobs.parallelism import is_sharded
+from autofit.knobs.parallelism import is_offloaded, is_sharded
 from autofit.knobs.train_config import KnobValue, TrainConfig
 
 
@@ -84,6 +84,14 @@ CONSTRAINTS: tuple[Constraint, ...] = (
             is_sharded(config["parallelism"])
             and config["optimizer"] != PROGRAMS_OWN
             and not knob("optimizer").choice(config["optimizer"]).steps_parts
+        ),
+    ),
+    Constraint(
+        reason="torchao's optimizers, which are compiled, do not step parameters that lie on the host",
+        forbids=lambda config, situation: (
+            is_offloaded(config["parallelism"])
+            and config["optimizer"] != PROGRAMS_OWN
+            and knob("optimizer").choice(config["optimizer"]).is_compiled
         ),
     ),
     Constraint(

@@ -171,3 +171,16 @@ def test_a_large_space_is_asked_without_being_listed() -> None:
     space = SearchSpace(gpu, SpaceRequest(numerics="aggressive"))
     assert len(space) > 20_000 and len(space) == len(space.configs)
     assert all(config in space for config in space.configs[::997])
+
+
+def test_optimizers_are_paired_with_the_ways_of_sharing_that_they_can_step() -> None:
+    situation = make_situation(kind="cuda", capability=(9, 0), processes=2, missing={})
+    space = SearchSpace(situation, SpaceRequest())
+
+    def ways(optimizer: str) -> set[str]:
+        config = make_config(precision="bf16", optimizer=optimizer, micro_batch_size=8, accumulation_steps=2)
+        return {way for way in space.choices["parallelism"] if config.replace(parallelism=way) in space}
+
+    assert ways("adamw_torch") == {"ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload"}
+    assert ways("adamw_torch_8bit") == {"ddp", "fsdp2", "fsdp2_kept"}
+    assert ways("adamw_8bit") == {"ddp"}
