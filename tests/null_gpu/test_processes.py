@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import sys
 from collections import Counter
@@ -28,7 +29,7 @@ PLAIN = tuple(
     for word in ("--fix", f"{knob}={value}")
 )
 EXCHANGES = """
-import os, torch, torch.distributed as dist
+import json, os, torch, torch.distributed as dist
 rank = int(os.environ["LOCAL_RANK"])
 torch.cuda.set_device(rank)
 before = torch.cuda.mem_get_info()[0]
@@ -52,7 +53,7 @@ said["in a group"] = in_group.tolist()
 dist.all_reduce(torch.zeros(2**22, device="cuda"))
 dist.barrier()
 if rank == 1:
-    print(said)
+    print(json.dumps(said))
 dist.destroy_process_group()
 """
 
@@ -68,7 +69,7 @@ def test_small_tensors_are_exchanged_as_nccl_does(
     words = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(program))
     ended = null_gpu.run(*words, CARDS="2", COMMUNICATOR_MIB="300")
     assert ended.returncode == 0, ended.stderr[-4000:]
-    assert eval(ended.stdout) == {
+    assert json.loads(ended.stdout) == {
         "SUM": [4.0, -1.0],
         "PRODUCT": [3.75, 0.0],
         "MAX": [2.5, 0.0],
@@ -82,6 +83,7 @@ def test_small_tensors_are_exchanged_as_nccl_does(
     }
 
 
+@pytest.mark.slow
 def test_a_card_too_full_for_nccls_buffers_is_out_of_memory(null_gpu: NullGpu) -> None:
     words = (MODEL, "--effective-batch", "4", "--seq-len", "64", "--processes", "2", "--max-trials", "2")
     settings = {"CARDS": "2", "MEMORY_MIB": "4000", "COMMUNICATOR_MIB": "3500"}
@@ -106,6 +108,7 @@ def test_two_processes_share_the_training_each_on_a_card_of_its_own(way: str, nu
     assert sum(card == "1" for _, card in opened) == len(trials)
 
 
+@pytest.mark.slow
 def test_two_trials_run_side_by_side_on_two_cards(null_gpu: NullGpu) -> None:
     words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--gpus", "0,1", "--max-trials", "4")
     ended = null_gpu.autofit(*words, *PLAIN, "--study", "mine", "--json", CARDS="2", LOG="1")
