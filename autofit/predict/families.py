@@ -72,9 +72,6 @@ def traceable(recipe: Recipe, *, optimizer: str) -> Recipe:
     arguments = {name: value for name, value in recipe.training_arguments.items() if name not in _LEFT_OUT}
     if recipe.training_arguments.get("fp16"):
         arguments["bf16"] = True
-    if "fsdp_config" in arguments:
-        # Pinning takes data.
-        arguments["fsdp_config"] = {k: v for k, v in arguments["fsdp_config"].items() if k != "cpu_offload"}
     arguments |= {
         "use_cpu": True,
         "optim": optimizer,

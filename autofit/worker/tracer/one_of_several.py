@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,37 +13,40 @@ import torch
 import torch.utils._python_dispatch
 
 from autofit.knobs.parallelism import OFFLOADING
+from autofit.knobs.recipe import Recipe
 from autofit.worker.tracer.patched import patched
 from autofit.worker.tracer.recorder import Recorder
 
 
 @contextlib.contextmanager
-def one_of(processes: int, recorder: Recorder) -> Iterator[None]:
-    """Within it this process is the first of so many: what they send each other is not sent, and takes its memory.
+def one_of(recipe: Recipe, recorder: Recorder) -> Iterator[None]:
+    """Within it this process is the first of a recipe's: what they send each other is not sent, and takes its memory.
 
     Does nothing for one. The Trainer's libraries keep what they found out about processes in variables of theirs and
     of the environment: both are as before in the end.
     """
-    if processes == 1:
+    if recipe.processes == 1:
         yield
         return
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     environment = dict(os.environ)
-    number = str(processes)
+    number = str(recipe.processes)
     try:
         os.environ.update(RANK="0", LOCAL_RANK="0", WORLD_SIZE=number, LOCAL_WORLD_SIZE=number)
         os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT="1")
         for name in OFFLOADING:  # accelerate would take them for the recipe's
             os.environ.pop(name, None)
         _forget_processes()
-        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=processes)
+        torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=recipe.processes)
+        offloads = recipe.training_arguments.get("fsdp_config", {}).get("cpu_offload")
         with (
             _mesh_of_numbers(),
             _shapes_told_outside(),
             _layers_moved(recorder),
             _storages_emptied(recorder),
             _gradients_averaged(recorder),
+            _parts_on_host(recorder) if offloads else contextlib.nullcontext(),
         ):
             yield
     finally:
@@ -119,6 +123,35 @@ def _storages_emptied(recorder: Recorder) -> Iterator[None]:
         empty(tensor)
 
     with patched(parameters, alloc_storage=filled, free_storage=emptied), patched(groups, alloc_storage=filled):
+        yield
+
+
+@contextlib.contextmanager
+def _parts_on_host(recorder: Recorder) -> Iterator[None]:
+    """Parts of parameters lie on the host: they are copied to the device to be gathered, and their gradients back.
+
+    A trace has one device for both, where torch would copy nothing; which one FSDP2 means, its own function says.
+    """
+    to, to_host = torch.Tensor.to, torch.Tensor.cpu
+
+    def copied(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        asker = sys._getframe(1).f_code
+        if "_fully_shard" not in asker.co_filename or asker.co_name not in ("all_gather_inputs", "foreach_reduce"):
+            return to(tensor, *args, **kwargs)
+        with recorder.on_host() if asker.co_name == "foreach_reduce" else contextlib.nullcontext():
+            return tensor.detach().clone()
+
+    def copied_to_host(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if "_fully_shard" not in sys._getframe(1).f_code.co_filename:
+            return to_host(tensor, *args, **kwargs)
+        with recorder.on_host():
+            return tensor.detach().clone()
+
+    def pinned(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return tensor
+
+    recorder.updates_on_host = True
+    with patched(torch.Tensor, to=copied, cpu=copied_to_host, pin_memory=pinned):
         yield
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ class Recorder:
         self._events: list[int] = []
         self._ends: list[int] = []
         self._begin: int | None = None
+        self._is_host = False
         self._phase = Phase.BEFORE
         self._named: dict[int, Category] = {}
         self._gradient_events: dict[int, int] = {}
@@ -44,6 +46,7 @@ class Recorder:
         self.kernel_temporaries: dict[Any, Callable[[tuple[Any, ...]], list[int]]] = {}
         self.last_outputs_first: set[Any] = set()
         """Operators whose kernels take their outputs from the last to the first."""
+        self.updates_on_host = False
 
     def operator(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         if self._phase is Phase.FETCH:
@@ -76,7 +79,7 @@ class Recorder:
             return
         if inputs is None:
             inputs = _tensors(args, kwargs)
-        if func in self.kernel_temporaries:
+        if func in self.kernel_temporaries and not self._is_host:
             first = len(self._sizes) + 1
             for size in self.kernel_temporaries[func](args):
                 self._add_block(size, func, Category.TEMPORARIES)
@@ -121,6 +124,16 @@ class Recorder:
             return
         self._ends += [len(self._events)] * (int(phase) - len(self._ends))
         self._phase = phase
+        self._is_host = phase is Phase.UPDATE and self.updates_on_host
+
+    @contextlib.contextmanager
+    def on_host(self) -> Iterator[None]:
+        """Blocks that are taken within it are the host's, and in no trace."""
+        before, self._is_host = self._is_host, True
+        try:
+            yield
+        finally:
+            self._is_host = before
 
     def begin_on_device(self) -> None:
         """Blocks that are there now and stay until the step are on the device, and all that are taken from here on.
@@ -224,8 +237,10 @@ class Recorder:
             phase_ends=tuple(end + shift for end in self._ends),
             again=tuple(begin + shift for begin in self._again),
             exchanged=tuple(self._exchanged),
-            gradient_events={renumbered[old]: at + shift for old, at in self._gradient_events.items()},
-            gradient_of={weight: renumbered[old] for weight, old in self._gradient_of.items()},
+            gradient_events={
+                renumbered[old]: at + shift for old, at in self._gradient_events.items() if old in renumbered
+            },
+            gradient_of={weight: renumbered[old] for weight, old in self._gradient_of.items() if old in renumbered},
             cloned_gradients=tuple(renumbered[old] for old in self._cloned),
             operators=Operators(
                 names=names, phases=phases, flops=flops, moved_bytes=moved, bits=bits, quadratic=quadratic
@@ -256,7 +271,10 @@ class Recorder:
     def _take(self, key: int, storage: Any, func: Any, guess: Category | None) -> None:
         number = len(self._sizes)
         self._numbers[key] = number
-        self._events.append(number + 1)
+        if self._is_host:
+            self._emptied.add(key)
+        else:
+            self._events.append(number + 1)
         self._add_block(storage.nbytes(), func, guess)
 
         def gone(watch: Any) -> None:

@@ -97,7 +97,7 @@ def trace_step(
     recorder = Recorder()
     mode = Dataless(recorder, truth=truth)
     with (
-        one_of(recipe.processes, recorder),
+        one_of(recipe, recorder),
         target.rules(mode, recorder),
         tempfile.TemporaryDirectory(prefix="autofit-") as scratch,
     ):

@@ -12,7 +12,8 @@ import msgspec
 import pytest
 import torch
 
-from autofit.predict.trace import Phase
+from autofit.predict.timeline import StepBuilder
+from autofit.predict.trace import Category, Phase
 from autofit.worker.tracer.batch import trace_request
 from benchmarks.prediction.live_bytes import Case, request_of
 from benchmarks.prediction.live_processes import Shared
@@ -82,6 +83,26 @@ def test_what_processes_move_and_send_before_the_first_step_is_taken_and_freed_t
         # DDP sends all weights in one piece; FSDP2 has each on the card whole before it keeps its part.
         gradients = sum(trace.sizes[block] for block in set(trace.gradient_of.values()))
         assert sum(trace.sizes[block] for block in freed) == pytest.approx(processes * gradients, rel=0.01)
+
+
+@pytest.mark.parametrize("micro_steps", [1, 2])
+def test_of_what_is_offloaded_only_what_is_gathered_is_on_the_device(micro_steps: int) -> None:
+    case = Case(architecture="llama", accumulation=micro_steps)
+    request, _ = request_of(case)
+    to, peaks, gradients = torch.Tensor.to, {}, {}
+    for parallelism in ("fsdp2", "fsdp2_offload"):
+        recipe = Shared(case=case, parallelism=parallelism).shared(request.recipe)
+        trace = trace_request(msgspec.structs.replace(request, recipe=recipe, micro_steps=micro_steps)).trace
+        assert trace is not None
+        peaks[parallelism] = StepBuilder(trace).steady_step(micro_steps).phase_peaks()
+        gradients[parallelism] = sum(trace.sizes[block] for block in set(trace.gradient_of.values()))
+    assert torch.Tensor.to is to
+    # Weights, gradients and the optimizer's two moments are as large as each other.
+    kept = peaks["fsdp2"][Phase.UPDATE] - peaks["fsdp2_offload"].get(Phase.UPDATE, 0)
+    assert kept >= 4 * gradients["fsdp2"]
+    update = trace.events[trace.phase_ends[Phase.BACKWARD] : trace.phase_ends[Phase.UPDATE]]
+    assert gradients["fsdp2_offload"] == 0 and not any(event > 0 for event in update)
+    assert all(Category(category) is not Category.OPTIMIZER_STATE for category in trace.categories)
 
 
 def test_the_mesh_is_the_hosts_also_where_torch_has_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
