@@ -107,7 +107,8 @@ def _rank(result: Result) -> str:
 def command(result: Result, words: str, **variables: str) -> str:
     """A shell command that trains on the measured device alone, with the variables that were measured and others.
 
-    It is for programs whose files leave ``fsdp`` out: what belongs to that alone would switch on another kind of it.
+    It is for programs whose files leave ``fsdp`` out: ACCELERATE_USE_FSDP alone would have accelerate use FSDP with its
+    default settings.
     """
     _, recommendation = recommended(result)
     workload, device = result.record.workload, result.situation.device

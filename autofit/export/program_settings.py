@@ -23,7 +23,7 @@ They are what differs from the settings that the program has:
 import os
 
 ENVIRONMENT = @ENVIRONMENT@
-os.environ.update(ENVIRONMENT)  # read when torch is imported, or when it begins
+os.environ.update(ENVIRONMENT)  # read when torch is imported, or when processes join
 
 EFFECTIVE_BATCH = @EFFECTIVE_BATCH@  # samples per optimizer step, over all devices
 TRAINING_ARGUMENTS = @TRAINING_ARGUMENTS@

@@ -186,7 +186,7 @@ def _imports(task: Task, recommendation: Recommendation, device: Device, *, runs
     lines += [
         "",
         f"ENVIRONMENT = {literal(recommendation.environment)}",
-        "os.environ.update(ENVIRONMENT)  # read when torch is imported, or when it begins",
+        "os.environ.update(ENVIRONMENT)  # read when torch is imported, or when processes join",
         "",
     ]
     lines += ["import torch  # noqa: E402"] if varlen or own_collator else []

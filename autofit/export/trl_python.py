@@ -17,7 +17,7 @@ _TEMPLATE = '''\
 
 import os
 
-os.environ.update(@ENVIRONMENT@)  # read when torch is imported, or when it begins
+os.environ.update(@ENVIRONMENT@)  # read when torch is imported, or when processes join
 
 @IMPORTS@
 

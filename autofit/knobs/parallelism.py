@@ -38,7 +38,7 @@ def _fsdp2(value: str, title: str, *, rung: int | None, planned: int | None = No
         unavailable=needs_cuda("offloading parameters to the host") if offloads else always_available,
         rung=rung,
         planned=planned,
-        not_traced="the time that offloading takes is not counted" if offloads else "",
+        not_timed="copies to and from the host and the update there are timed as if on the card" if offloads else "",
     )
 
 

@@ -92,7 +92,7 @@ class Predictor:
             step_seconds=self._step_seconds(config, need),
             paged_bytes=need.paged_bytes,
             is_calibrated=self.calibration.num_trials > 0,
-            notes=tuple(_not_traced(config)),
+            notes=(*_not_traced(config), *_said(config, "not_timed")),
             work=self._step_work(config, need) if with_work else None,
         )
 
@@ -204,5 +204,9 @@ class Predictor:
 
 def _not_traced(config: TrainConfig) -> list[str]:
     """Choices that a configuration's trace does not show: it needs less than the trace says."""
-    said = [row.choice(config[row.name]).not_traced for row in KNOBS]
+    return _said(config, "not_traced")
+
+
+def _said(config: TrainConfig, field: str) -> list[str]:
+    said = [getattr(row.choice(config[row.name]), field) for row in KNOBS]
     return [sentence for sentence in said if sentence]

@@ -30,6 +30,7 @@ OUT_OF_MEMORY_TEXTS: tuple[tuple[str, str], ...] = (
     (r"cuDNN error: CUDNN_STATUS_NOT_SUPPORTED\.", "cuDNN could not allocate its workspace"),
     (r"cuSOLVER error: CUSOLVER_STATUS_ALLOC_FAILED", "cuSOLVER could not allocate its workspace"),
     # torch puts NCCL's last warning on a line of its own (c10d/NCCLUtils.hpp); these are of NCCL's src/include/alloc.h.
+    # Its allocations fail for other reasons, too, which it does not tell; most often memory is what is missing.
     (r"NCCL .*out of memory|Cuda failure (\d+ )?'out of memory'", "NCCL could not allocate its buffers"),
     (r"Failed to CUDA (calloc|malloc)", "NCCL could not allocate its buffers"),
     (r"DefaultCPUAllocator: (can't|not enough memory)", "the memory limit was reached"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import socket
@@ -43,8 +44,8 @@ HOOKED, PATCHED, PROBLEM = ".hooked", ".patched", ".problem"
 HOOK_FOLDER = Path(__file__).parents[1] / "worker" / "hook"
 MOST_LOG_BYTES = 64 * 1024**2
 LAST_LINES = 15
-LAUNCHER = "torch/distributed/elastic/multiprocessing/api.py:"
-"""Part of a log's line in which torchrun tells of a failed process; its own traceback follows."""
+LAUNCHER = r"torch/distributed/elastic/multiprocessing/api\.py:\d+\] (failed \(exitcode|(Sending|Closing) process)"
+"""A log's line in which torchrun tells of a failed process; its own traceback follows."""
 _SILENT = {
     "WANDB_MODE": "disabled",
     "COMET_MODE": "disabled",
@@ -273,7 +274,7 @@ def why_it_did_not_train(code: int, marks: Path, log: Path) -> str:
 def last_lines(log: Path) -> str:
     """Last lines of a program's output, to go behind a sentence; not what torchrun adds when a process has failed."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-    of_launcher = (place for place, line in enumerate(lines) if LAUNCHER in line)
+    of_launcher = (place for place, line in enumerate(lines) if re.search(LAUNCHER, line))
     lines = lines[: next(of_launcher, None)] or lines
     shown = printable("\n".join(lines[-LAST_LINES:]))
     return f" Its last lines:\n{shown}\n" if shown else " It printed nothing."

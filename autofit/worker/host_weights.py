@@ -67,15 +67,17 @@ class RepeatedNumbers:
     def take(self, count: int) -> torch.Tensor:
         """``count`` numbers in a row. Raises OSError where the system has no addresses left."""
         size = count * self._numbers.itemsize
-        if self._file < 0 or size < LEAST_MAPPED:
+        if count <= len(self._numbers) and size < LEAST_MAPPED:
+            return self._numbers[:count].clone()
+        if self._file < 0:
             return self._numbers.repeat(-(-count // len(self._numbers)))[:count].clone()
         whole = -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
         start = _map(None, whole, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, -1)
+        memory = (ctypes.c_char * whole).from_address(start)
+        weakref.finalize(memory, _system().munmap, start, whole).atexit = False
         for offset in range(0, whole, self._numbers.nbytes):
             part = min(self._numbers.nbytes, whole - offset)
             _map(start + offset, part, mmap.PROT_READ | mmap.PROT_WRITE, mmap.MAP_PRIVATE | _MAP_FIXED, self._file)
-        memory = (ctypes.c_char * whole).from_address(start)
-        weakref.finalize(memory, _system().munmap, start, whole).atexit = False
         return torch.frombuffer(memory, dtype=self._numbers.dtype, count=count)
 
 

@@ -242,7 +242,7 @@ def of_group(group: Group) -> list[dict[str, Any]]:
                         "predicted_allocated": simulated.allocated_bytes,
                         "predicted_reserved": simulated.peak_bytes,
                         "fits": predicted.verdict is Verdict.FITS,
-                        "is_exact": not predicted.notes,
+                        "is_exact": not any(row.choice(config[row.name]).not_traced for row in KNOBS),
                     }
                 except CannotPredictError as error:
                     row["not_predicted"] = str(error)
