@@ -64,16 +64,8 @@ def run_in_ranks(path: Path, number: int, run_job: RunJob) -> JobResult:
 
     Where one was ended by a signal, this process ends by the same: whoever started it tells what that means.
     """
-    place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     copies = [copy_for(path, rank) for rank in range(number)]
-    children: dict[int, int] = {}
-    for rank, own in enumerate(copies):
-        child = os.fork()
-        if child == 0:
-            variables = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
-            _become_rank(own, {**place, **{name: str(value) for name, value in variables.items()}}, run_job)
-        children[child] = rank
-    ended, stopped = _await(children)
+    ended, stopped = run_side_by_side(number, lambda rank: not is_failure(run_job(copies[rank])))
     if stopped is not None:
         reason = f"process {stopped} of {number} was stopped, and the others waited for it"
         return TrialResult(run=RunResult(outcome=Outcome.TIMEOUT, reason=reason))
@@ -82,6 +74,27 @@ def run_in_ranks(path: Path, number: int, run_job: RunJob) -> JobResult:
     # What fails because another has gone is written after that one's own result.
     written = sorted((file.stat().st_mtime_ns, rank) for rank, file in enumerate(files) if file.exists())
     return _verdict(ended, results, [rank for _, rank in written])
+
+
+def run_side_by_side(number: int, succeeds: Callable[[int], bool]) -> tuple[dict[int, int], int | None]:
+    """Fork the processes of one training; their exit codes by rank as they ended, and the rank that was stopped.
+
+    Each runs ``succeeds`` with its rank and ends by 0 or ``FAILED``. They meet at a store in this process, as under
+    torchrun. Its port is bound before the first of them begins: one that was only found free may be another program's
+    by the time it is bound. The store's thread begins when all have been forked. Raises OSError without a free port.
+    """
+    meeting = socket.create_server(("127.0.0.1", 0), backlog=number)
+    port = meeting.getsockname()[1]
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_USE_AGENT_STORE": True}
+    children: dict[int, int] = {}
+    for rank in range(number):
+        child = os.fork()
+        if child == 0:
+            meeting.close()
+            own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
+            _become_rank(rank, {name: str(value) for name, value in {**shared, **own}.items()}, succeeds)
+        children[child] = rank
+    return _await(children, meeting)
 
 
 def _verdict(ended: Mapping[int, int], results: Mapping[int, JobResult | None], written: Sequence[int]) -> JobResult:
@@ -107,12 +120,13 @@ def _verdict(ended: Mapping[int, int], results: Mapping[int, JobResult | None], 
     return first
 
 
-def _await(children: dict[int, int]) -> tuple[dict[int, int], int | None]:
+def _await(children: Mapping[int, int], meeting: socket.socket) -> tuple[dict[int, int], int | None]:
     """Exit codes by rank, in the order in which they came, and the rank that was stopped; whoever is left is killed."""
     ended: dict[int, int] = {}
     stopped_at: dict[int, float] = {}
     failed_at: float | None = None
     try:
+        store = _store_at(meeting)
         while len(ended) < len(children):
             now = time.monotonic()
             for child, rank in children.items():
@@ -132,6 +146,7 @@ def _await(children: dict[int, int]) -> tuple[dict[int, int], int | None]:
             if failed_at is not None and now - failed_at > GATHER_SECONDS:
                 return ended, None
             time.sleep(POLL_SECONDS)
+        del store
         return ended, None
     finally:
         for child, rank in children.items():
@@ -141,7 +156,17 @@ def _await(children: dict[int, int]) -> tuple[dict[int, int], int | None]:
                 os.waitpid(child, 0)
 
 
-def _become_rank(path: Path, variables: Mapping[str, str], run_job: RunJob) -> NoReturn:
+def _store_at(meeting: socket.socket) -> object:
+    """A store that answers at a socket which listens, until it is dropped."""
+    import torch
+
+    host, port = meeting.getsockname()
+    return torch.distributed.TCPStore(
+        host, port, is_master=True, wait_for_workers=False, master_listen_fd=meeting.detach()
+    )
+
+
+def _become_rank(rank: int, variables: Mapping[str, str], succeeds: Callable[[int], bool]) -> NoReturn:
     code = FAILED
     try:
         os.environ.update(variables)
@@ -151,17 +176,10 @@ def _become_rank(path: Path, variables: Mapping[str, str], run_job: RunJob) -> N
             import torch
 
             torch.set_num_threads(1)
-        code = FAILED if is_failure(run_job(path)) else 0
+        code = 0 if succeeds(rank) else FAILED
     except BaseException:  # nothing may return into what the parent does
         traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-        return port

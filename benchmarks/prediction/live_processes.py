@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
-import socket
 import sys
 import tempfile
 import time
@@ -19,7 +17,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import msgspec
 import torch
@@ -33,6 +31,7 @@ from autofit.predict.timeline import StepBuilder
 from autofit.predict.trace import Phase
 from autofit.predict.trace_request import TraceRequest
 from autofit.worker.build import build_trial_model
+from autofit.worker.ranks import run_side_by_side
 from autofit.worker.tracer.batch import trace_request
 from benchmarks.prediction.live_bytes import Case, quiet, request_of, with_summary
 from benchmarks.prediction.real_step import real_phase_peaks
@@ -109,47 +108,37 @@ def compare(shared: Shared) -> dict[str, Any]:
 
 def real_peaks(shared: Shared, request: TraceRequest, recipe: Recipe) -> dict[Phase, int]:
     """Bytes alive at most in each phase, of the process that has most. Raises RuntimeError where one fails."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    number = shared.processes
     with tempfile.TemporaryDirectory(prefix="autofit-") as folder:
-        files = [Path(folder) / f"{rank}.json" for rank in range(number)]
-        children = []
-        for rank, file in enumerate(files):
-            child = os.fork()
-            if child == 0:
-                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": number, "LOCAL_WORLD_SIZE": number}
-                os.environ.update({name: str(value) for name, value in place.items()})
-                os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=port, OMP_NUM_THREADS="1")
-                _run_one(shared, request, recipe, file)
-            children.append(child)
-        codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-        if any(codes):
-            raise RuntimeError(f"{shared.name}: a process failed")
+        files = [Path(folder) / f"{rank}.json" for rank in range(shared.processes)]
+
+        def succeeds(rank: int) -> bool:
+            try:
+                peaks = _own_peaks(shared, request, recipe)
+            except Exception:  # noqa: BLE001 - the parent tells it
+                files[rank].write_text(traceback.format_exc())
+                return False
+            files[rank].write_text(json.dumps({phase.name: size for phase, size in peaks.items()}))
+            return True
+
+        codes, stopped = run_side_by_side(shared.processes, succeeds)
+        if stopped is not None or any(codes.values()):
+            told = "\n".join(file.read_text() for file in files if file.exists())
+            raise RuntimeError(f"{shared.name}: exit codes by process {codes}\n{told}")
         peaks = [json.loads(file.read_text()) for file in files]
     return {phase: max(each[phase.name] for each in peaks) for phase in PHASES}
 
 
-def _run_one(shared: Shared, request: TraceRequest, recipe: Recipe, file: Path) -> NoReturn:
-    code = 1
-    try:
-        torch.set_num_threads(1)
-        on_host = replace(recipe, training_arguments={**recipe.training_arguments, "use_cpu": True})
-        with quiet(), _exchanges_settle():
-            peaks = real_phase_peaks(
-                lambda: build_trial_model(msgspec.structs.replace(request, recipe=recipe)),
-                shared.shared(on_host),
-                task_named(request.workload.task),
-                request.micro_batch,
-                shared.case.accumulation,
-            )
-        file.write_text(json.dumps({phase.name: size for phase, size in peaks.items()}))
-        code = 0
-    except BaseException:  # noqa: BLE001 - nothing may return into what the parent does
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+def _own_peaks(shared: Shared, request: TraceRequest, recipe: Recipe) -> dict[Phase, int]:
+    torch.set_num_threads(1)
+    on_host = replace(recipe, training_arguments={**recipe.training_arguments, "use_cpu": True})
+    with quiet(), _exchanges_settle():
+        return real_phase_peaks(
+            lambda: build_trial_model(msgspec.structs.replace(request, recipe=recipe)),
+            shared.shared(on_host),
+            task_named(request.workload.task),
+            request.micro_batch,
+            shared.case.accumulation,
+        )
 
 
 @contextlib.contextmanager

@@ -62,7 +62,7 @@ def test_a_process_that_is_stopped_is_named(tmp_path: Path) -> None:
     assert nobody_is_left(tmp_path)
 
 
-@pytest.mark.parametrize("fault", ["none", "paused"])
+@pytest.mark.parametrize("fault", ["none", "paused", "port"])
 def test_processes_that_all_end_give_the_first_ones_result(tmp_path: Path, fault: str) -> None:
     outcome, reason, _ = run(tmp_path, fault).stdout.strip().rsplit("\n", 1)[-1].split("|")
     assert (outcome, reason) == ("slower", "it trained to its end")

@@ -5,8 +5,10 @@ Prints the outcome and its reason.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -19,11 +21,20 @@ from torch.nn.parallel import DistributedDataParallel
 from autofit.study.outcome import Outcome
 from autofit.study.trial import RunResult
 from autofit.trial.protocol import JobFiles, JobResult, TrialResult, write_document
+from autofit.worker import ranks
 from autofit.worker.accelerator import Processor
 from autofit.worker.job import run_trial
 from autofit.worker.ranks import own_rank, run_in_ranks
 
 STEPS, AT_STEP = 6, 2
+PAUSED_SECONDS = 5.0
+"""In place of ``STOPPED_SECONDS`` where a process goes on a second after it was stopped."""
+
+
+def take_port() -> None:
+    """What another program may do at any time: listen where the processes are about to meet."""
+    with contextlib.suppress(OSError):
+        socket.create_server((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))).detach()
 
 
 def fail(where: str, fault: str, step: int) -> None:
@@ -37,6 +48,7 @@ def fail(where: str, fault: str, step: int) -> None:
     if fault == "paused":
         subprocess.Popen(["sh", "-c", f"sleep 1; kill -CONT {os.getpid()}"])
         os.kill(os.getpid(), signal.SIGSTOP)
+        time.sleep(PAUSED_SECONDS + 1)
         return
     if fault == "broken":
         raise ValueError("a fault in the training")
@@ -44,6 +56,8 @@ def fail(where: str, fault: str, step: int) -> None:
 
 
 def train(fault: str) -> RunResult:
+    if fault == "port" and own_rank() == 0:
+        take_port()
     torch.distributed.init_process_group("gloo")
     linear = torch.nn.Linear(8, 8)
     model = DistributedDataParallel(linear)
@@ -80,6 +94,8 @@ def main(path: Path, fault: str) -> None:
         write_document(JobFiles(own).result, result)
         return result
 
+    if fault == "paused":
+        ranks.STOPPED_SECONDS = PAUSED_SECONDS
     began = time.monotonic()
     result = run_in_ranks(path, 2, run_job)
     assert isinstance(result, TrialResult)
