@@ -298,6 +298,35 @@ Path(f"{trainer.args.process_index}-{sys.argv[1]}").write_text(json.dumps(losses
 """
 
 
+IN_PARTS = """
+from accelerate.state import DistributedType, PartialState
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+from shared import trainer_of, TrainingArguments
+
+
+class Parts(TrainerCallback):
+    def on_step_end(self, args, state, control, model, **kwargs):
+        assert all(isinstance(each, DTensor) for each in model.parameters()), "not in parts"
+
+
+before = TrainingArguments.__post_init__
+
+
+def on_the_host(arguments):
+    before(arguments)
+    assert arguments.device.type == "cpu"
+    # accelerate cuts parameters into parts on accelerators alone.
+    PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+TrainingArguments.__post_init__ = on_the_host
+trainer = trainer_of(bf16=True, fsdp=True, fsdp_config={"version": 2})
+trainer.add_callback(Parts())
+trainer.train()
+"""
+
+
 @pytest.fixture
 def two_ranks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A launcher of two processes on the CPU; port 0 is any free one."""
@@ -318,6 +347,18 @@ def test_one_processs_out_of_memory_is_the_trials_and_smaller_ones_are_found(
     first, second = document["trials"][:2]
     assert first["outcome"] == "oom" and first["config"]["micro_batch_size"] == 8
     assert second["outcome"] == "ok" and second["config"]["micro_batch_size"] <= 4
+
+
+def test_a_program_that_cuts_its_parameters_into_parts_is_searched_in_its_own_way(
+    folder: Path, capfd: pytest.CaptureFixture[str], two_ranks: list[str]
+) -> None:
+    command = [*two_ranks, program(folder, IN_PARTS)[1]]
+    document = searched(capfd, ["--max-trials", "2", "--fix", "optimizer=adamw_torch"], command)
+    assert document["workload"]["effective_batch"] == 32 and document["workload"]["processes"] == 2
+    first, second = (trial["config"] for trial in document["trials"][:2])
+    assert (first["precision"], second["precision"]) == ("bf16", "fp32")
+    assert {first["parallelism"], second["parallelism"]} == {"fsdp2"}
+    assert {trial["outcome"] for trial in document["trials"][:2]} == {"ok"}, document["trials"]
 
 
 @pytest.mark.slow

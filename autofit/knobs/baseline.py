@@ -33,6 +33,8 @@ _OPTIMIZERS = {
 SPREADING = ("deepspeed", "fsdp", "parallelism_config")
 NOT_MEASURED = (*SPREADING, "fsdp_config")
 """Settings that spread a training over devices: ignoring them would measure something else."""
+_NESTED = {"every_n_layers": 1, "offload": None, "version": None, "reshard_after_forward": None, "cpu_offload": None}
+"""Settings in those that are dictionaries, by which choices differ, with what each is where nobody sets it."""
 _MODEL_NAMES = ("dtype", "torch_dtype", "attn_implementation")
 DEFAULT_MICRO_BATCH, DEFAULT_ACCUMULATION = 8, 1
 """TrainingArguments' when nobody sets them."""
@@ -139,9 +141,8 @@ def _says(choice: Choice, names: set[str], settings: Mapping[str, Any]) -> bool:
 
 
 def _same(said: Any, given: Any) -> bool:
-    """Unset, None and False are one. Of nested settings only those that decide how much is kept count."""
+    """Unset, None and False are one. Of nested settings only those that decide how much is kept, and where, count."""
     if isinstance(said, dict) or isinstance(given, dict):
         first, second = said or {}, given or {}
-        same_layers = (first.get("every_n_layers") or 1) == (second.get("every_n_layers") or 1)
-        return same_layers and bool(first.get("offload")) == bool(second.get("offload"))
+        return all((first.get(name) or unset) == (second.get(name) or unset) for name, unset in _NESTED.items())
     return (said or None) == (given or None)

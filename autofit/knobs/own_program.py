@@ -14,9 +14,10 @@ import msgspec
 from autofit.errors import UserError
 from autofit.job.program import Program
 from autofit.job.situation import Situation
-from autofit.knobs.baseline import SPREADING, choices_that_say, names_of, normalized
+from autofit.knobs.baseline import choices_that_say, names_of, normalized
 from autofit.knobs.knob import PROGRAMS_OWN, Choice, Knob
 from autofit.knobs.numerics import Numerics
+from autofit.knobs.parallelism import PARALLELISM
 from autofit.knobs.table import KNOBS
 from autofit.knobs.train_config import TrainConfig
 
@@ -32,19 +33,21 @@ def with_values(situation: Situation) -> Situation:
     program = situation.program
     assert program is not None, "this is for programs"
     settings = normalized(program.settings)
-    for name in SPREADING:
-        if settings.get(name):
-            raise UserError(f"{program.name} sets {name}, with which autofit cannot measure yet: run it without.")
+    _check_sharing(program.name, settings)
     own, values = dict(program.own), {}
     for row in KNOBS:
         variables = {name for choice in row.choices for name in choice.environment} & program.environment.keys()
+        if row.is_of_processes:  # its settings are accelerate's own, whatever they were read from
+            variables = set()
         present = {name: program.environment[name] for name in variables}
-        fitting = [choice for choice in choices_that_say(row, settings) if choice.environment == present]
+        fitting = [
+            choice for choice in choices_that_say(row, settings) if row.is_of_processes or choice.environment == present
+        ]
         chosen = next((choice for choice in fitting if choice.value == row.reference), next(iter(fitting), None))
-        if any(
-            name in program.environment and choice.environment for choice in row.choices for name in choice.environment
-        ):
+        if variables:
             own.setdefault(row.name, f"{row.title} is set in the environment that the program runs in")
+        if row.is_of_processes and chosen is not None and chosen.value != row.reference:
+            own.setdefault(row.name, "the program or its launcher asks for it")
         if chosen is None:
             own.setdefault(row.name, f"{row.title} is the program's own: {_said(row, settings)}")
         elif chosen.numerics is Numerics.OTHER_ALGORITHM:
@@ -54,6 +57,21 @@ def with_values(situation: Situation) -> Situation:
     values["batch_layout"] = PROGRAMS_OWN
     own.setdefault("batch_layout", "the program's own data set and collator make the micro-batches")
     return replace(situation, program=msgspec.structs.replace(program, own=own, values=values))
+
+
+def _check_sharing(name: str, settings: dict[str, Any]) -> None:
+    """Raises UserError for a way of sharing a training that no choice says."""
+    if settings.get("deepspeed"):
+        raise UserError(
+            f"{name} trains with DeepSpeed, which autofit does not measure yet: run it without, by DDP or FSDP2."
+        )
+    if settings.get("parallelism_config"):
+        raise UserError(f"{name} sets parallelism_config, with which autofit does not measure yet: run it without.")
+    if settings.get("fsdp") and not choices_that_say(PARALLELISM, settings):
+        raise UserError(
+            f"{name} trains with FSDP in a way that autofit does not measure ({settings['fsdp_config']}): set version "
+            "2 in its fsdp_config, or fsdp_version 2 in accelerate's configuration."
+        )
 
 
 def own_config(program: Program) -> TrainConfig:

@@ -9,6 +9,9 @@
   step, in a scratch folder, with half the micro-batch and twice the accumulation;
 * in the optimizer's step, cached memory is given back and the step is tried once more, if nothing was updated yet;
 * in an evaluation, it is repeated with half the evaluation batch.
+
+Processes of which each holds a part of the parameters run every forward pass together: none can run a piece alone, and
+the training ends.
 """
 
 from __future__ import annotations
@@ -122,6 +125,9 @@ class _Guarded:
                 raise
             if self._is_in_backward and self.args.world_size > 1 and self.accelerator.sync_gradients:
                 say("out of memory while the processes added up their gradients: only a new start can mend that")
+                raise
+            if getattr(self, "is_fsdp_enabled", False) or getattr(self, "is_deepspeed_enabled", False):
+                say("out of memory in one of the processes that share the model: only a new start of all can mend that")
                 raise
             traceback.clear_frames(error.__traceback__)
             return str(error).splitlines()[0], None

@@ -14,6 +14,7 @@ from autofit.job.situation import Situation
 from autofit.knobs import KNOBS
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.knobs.own_program import own_config, with_values
+from autofit.knobs.parallelism import OFFLOADING
 from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import SearchSpace, SpaceRequest
 from tests.doubles import make_situation
@@ -142,10 +143,40 @@ def test_fixing_what_the_program_decides_is_refused() -> None:
         SearchSpace(situation, SpaceRequest(fix={"optimizer": "adamw_torch"}))
 
 
-@pytest.mark.parametrize("name", ["deepspeed", "fsdp", "parallelism_config"])
-def test_a_program_that_spreads_over_devices_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match="cannot measure yet"):
-        situation_of(**{name: "zero3.json"})
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"deepspeed": True},
+        {"parallelism_config": "ParallelismConfig(tp_size=2)"},
+        {"fsdp": True, "fsdp_config": {"version": 1, "reshard_after_forward": "FULL_SHARD", "cpu_offload": False}},
+    ],
+    ids=["deepspeed", "parallelism_config", "fsdp 1"],
+)
+def test_a_program_that_shares_its_training_in_a_way_that_no_choice_says_is_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"train.py .* autofit does not measure"):
+        situation_of(**settings)
+
+
+@pytest.mark.parametrize(
+    ("value", "reshards", "offloads"),
+    [("fsdp2", True, False), ("fsdp2_kept", False, False), ("fsdp2_offload", True, True)],
+)
+def test_a_program_that_cuts_its_parameters_into_parts_keeps_its_way_of_doing_so(
+    value: str, reshards: bool, offloads: bool
+) -> None:
+    sharing = {"version": 2, "reshard_after_forward": reshards, "cpu_offload": offloads}
+    program = program_of(situation_of(fsdp=True, fsdp_config=sharing))
+    # As accelerate's launcher asks for it.
+    program = msgspec.structs.replace(program, environment={"ACCELERATE_USE_FSDP": "true"})
+    gpus = make_situation(kind="cuda", capability=(9, 0), effective_batch=64, processes=2, missing={})
+    situation = with_values(replace(gpus, program=program))
+    space = SearchSpace(situation, SpaceRequest())
+    assert own_config(program_of(situation)) in space
+    assert space.choices["parallelism"] == (value,)
+    optimizers = {str(config["optimizer"]) for config in space.configs}
+    assert "adamw_torch" in optimizers and "adamw_8bit" not in optimizers
+    recipe = recipe_for(space.configs[0], situation)
+    assert "fsdp" not in recipe.training_arguments and not recipe.environment.keys() & OFFLOADING.keys()
 
 
 def test_every_knob_has_a_value() -> None:

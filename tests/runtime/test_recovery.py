@@ -89,8 +89,9 @@ def trained(folder: Path, card: Card | None, **changes: Any) -> tuple[Trainer, d
     dropout = changes.pop("dropout", 0.0)
     collator = changes.pop("collator", default_data_collator)
     data = changes.pop("data", None) or samples()
+    trainer_class = changes.pop("trainer_class", OnCard)
     arguments = {"per_device_train_batch_size": 8, "gradient_accumulation_steps": 2, **changes}
-    trainer = OnCard(
+    trainer = trainer_class(
         model=small_model(dropout),
         args=TrainingArguments(
             output_dir=str(folder),
@@ -270,3 +271,19 @@ def test_only_batches_whose_tensors_agree_on_their_rows_can_be_cut() -> None:
     assert rows_of({"input_ids": rows[:1]}) is None
     assert rows_of({"input_ids": rows, "cu_seq_lens_q": torch.zeros(4)}) is None
     assert rows_of([rows]) is None
+
+
+class OneOfSeveral(OnCard):
+    """Its accelerate has cut the parameters into parts, as far as the Trainer says."""
+
+    def training_step(self, *args: Any, **kwargs: Any) -> Any:
+        self.is_fsdp_enabled = True
+        return super().training_step(*args, **kwargs)
+
+
+def test_a_process_that_holds_a_part_of_the_model_runs_no_pieces_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(tmp_path, Card("forward"), trainer_class=OneOfSeveral)
+    assert "only a new start of all can mend that" in capfd.readouterr().err

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import PreTrainedModel
 from transformers.training_args import OptimizerNames
 
@@ -116,6 +117,7 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
         dtypes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
     spelled = {name: name if hasattr(arguments, name) else OLDER_NAMES.get(name, name) for name in _setting_names()}
     settings = {name: _plain(getattr(arguments, own, None)) for name, own in spelled.items()}
+    settings |= _sharing(trainer)
     settings["dtype"] = dtypes.most_common(1)[0][0]
     settings["attn_implementation"] = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if checkpoints_activations(model):
@@ -142,6 +144,30 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
         untraced="its own optimizer is not traced" if own_optimizer else _why_not_traced(trainer, model, source, order),
         details=_details(trainer, model),
     )
+
+
+def _sharing(trainer: Any) -> dict[str, Any]:
+    """TrainingArguments for the way in which accelerate shares this training, whoever asked for it.
+
+    Its launcher may have, by variables that TrainingArguments do not show; and what they ask for it may not do.
+    """
+    settings: dict[str, Any] = {"deepspeed": trainer.is_deepspeed_enabled, "fsdp": False, "fsdp_config": None}
+    plugin = _fsdp_plugin(trainer)
+    if plugin is not None:
+        offloads = isinstance(plugin.cpu_offload, CPUOffloadPolicy)
+        settings["fsdp"] = True
+        settings["fsdp_config"] = {
+            "version": plugin.fsdp_version,
+            "reshard_after_forward": _plain(plugin.reshard_after_forward),
+            "cpu_offload": offloads or bool(getattr(plugin.cpu_offload, "offload_params", False)),
+        }
+        if plugin.activation_checkpointing:
+            settings["activation_checkpointing"] = True
+    return settings
+
+
+def _fsdp_plugin(trainer: Any) -> Any:
+    return trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
 
 
 def _why_not_traced(trainer: Any, model: Any, source: Source, order: Sequence[int]) -> str:
@@ -234,6 +260,10 @@ def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) 
         own["attention"] = "samples share a row, which only the program's own attention is known to keep apart"
     if not isinstance(model, PreTrainedModel):
         own["activation_checkpointing"] = f"{type(model).__name__} is no model of transformers, and checkpoints nothing"
+    elif getattr(_fsdp_plugin(trainer), "activation_checkpointing", False):
+        own["activation_checkpointing"] = (
+            "FSDP checkpoints the layers itself (activation_checkpointing in its settings)"
+        )
     if hasattr(trainer.model, "_orig_mod"):
         own["compile"] = "the program compiles its model itself"
     elif arguments.torch_compile and (arguments.torch_compile_mode or arguments.torch_compile_backend != "inductor"):

@@ -87,7 +87,7 @@ def _apply_liger(trainer: Any) -> None:
 
 
 def _make_accelerator_anew(trainer: Any) -> None:
-    from accelerate.state import AcceleratorState
+    from accelerate.state import AcceleratorState, DistributedType, PartialState
 
     arguments = trainer.args
     arguments.mixed_precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
@@ -98,4 +98,7 @@ def _make_accelerator_anew(trainer: Any) -> None:
     # An evaluation before training has wrapped model.forward in the old precision's autocast.
     trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
     AcceleratorState._reset_state()  # device and process group stay: they are PartialState's
+    if trainer.is_fsdp_enabled:
+        # accelerate 1.15 writes FSDP over it, and then takes its settings for given.
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
     trainer.create_accelerator_and_postprocess()
