@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 
 CUDA_VENV ?= .venv-cuda
 
-.PHONY: demo docs test test-oldest test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks export-check gpu gpu-suite benchmarks clean
+.PHONY: demo docs test test-whole test-oldest test-levels null-gpu null-gpu-full null-gpu-predictions lint slow frameworks export-check gpu gpu-suite benchmarks clean
 
 # Real text of many lengths, and a limit that some configurations exceed: under three minutes.
 demo: $(VENV)/installed
@@ -14,7 +14,11 @@ demo: $(VENV)/installed
 
 # Two at once, one thread each: what is timed is a ratio, and threads that wait for a busy core wait actively.
 test: $(VENV)/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow" -n 2 --dist worksteal
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not whole" -n 2 --dist worksteal
+
+# Whole searches and programs, half a minute and more each: CI runs them, too.
+test-whole: $(VENV)/installed
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m "whole and not slow" -n 2 --dist worksteal
 
 # What runs kernels, as older processors would run it: which kernels torch and oneDNN choose depends on the processor.
 LEVELS ?= AVX2:avx2 AVX512_CORE:avx512 AVX512_CORE_BF16:avx512

@@ -35,6 +35,7 @@ print("trains as", trainer.args.per_device_train_batch_size, "x", trainer.args.g
 )
 
 
+@pytest.mark.whole
 def test_the_search_is_made_in_a_copy_and_the_winner_put_into_the_trainer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

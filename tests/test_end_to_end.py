@@ -29,6 +29,7 @@ def autofit_command(*words: str) -> list[str]:
     return [sys.executable, "-m", "autofit", *words]
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("short_measuring")
 def test_the_command_prints_one_document_and_the_same_command_answers_from_the_study(
     tiny_model: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
@@ -93,6 +94,7 @@ chance, and whole runs have to leave 8 % on a CPU. Which of them do differs by p
 size."""
 
 
+@pytest.mark.whole
 def test_a_search_under_a_tight_limit_ranks_as_running_every_configuration_does(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -156,6 +158,7 @@ def test_nothing_fits_is_exit_code_3_with_the_need_measured(
     assert "--memory-limit" in last
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("short_measuring")
 def test_the_need_that_is_named_when_nothing_fits_is_enough(
     tiny_model: Path, capfd: pytest.CaptureFixture[str]
@@ -194,6 +197,7 @@ def test_ctrl_c_keeps_what_was_measured_and_says_how_to_go_on(tiny_model: Path, 
     assert len(study.trials()) >= 1 and all(trial.outcome is Outcome.OK for trial in study.trials()[:1])
 
 
+@pytest.mark.whole
 def test_a_search_whose_process_is_killed_loses_at_most_the_running_trial(tiny_model: Path, own_home: Path) -> None:
     words = [str(tiny_model), "--effective-batch", "4", "--seq-len", "32", "--max-trials", "4", *NARROW, "--study", "k"]
     process = subprocess.Popen(autofit_command(*words), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
@@ -224,6 +228,7 @@ def test_the_library_call_returns_the_object_that_the_command_prints(tiny_model:
     assert autofit.load(result.study).trials == result.trials
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("short_measuring")
 def test_a_search_over_real_text_shows_its_profile_ranks_layouts_and_is_verified(
     capfd: pytest.CaptureFixture[str], tmp_path: Path
@@ -250,11 +255,18 @@ def test_a_search_over_real_text_shows_its_profile_ranks_layouts_and_is_verified
     assert len(autofit.load("genesis").trials) == len(result.trials), "what is the same training adds nothing"
 
 
+@pytest.mark.whole
 @pytest.mark.usefixtures("short_measuring")
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_search_with_adapters_ends_with_settings_that_make_them(method: str, tiny_model: Path) -> None:
     result = autofit.search(
-        str(tiny_model), effective_batch=4, lengths=[5, 9, 14, 30] * 8, method=method, lora_rank=4, max_trials=3
+        str(tiny_model),
+        effective_batch=4,
+        lengths=[5, 9, 14, 30] * 8,
+        method=method,
+        lora_rank=4,
+        max_trials=3,
+        fix=fix,
     )
     best = result.best
     assert best.peft_config.r == 4 and best.peft_config.lora_alpha == 8

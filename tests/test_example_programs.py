@@ -11,7 +11,7 @@ import pytest
 
 from autofit.cli.main import main
 
-pytestmark = pytest.mark.usefixtures("short_measuring")
+pytestmark = [pytest.mark.usefixtures("short_measuring"), pytest.mark.whole]
 
 PROGRAMS = Path(__file__).parents[1] / "examples" / "programs"
 FLAGS = "--output_dir output --do_train --per_device_train_batch_size 8 --gradient_accumulation_steps 2 --max_steps 20"

@@ -84,6 +84,7 @@ def refused(capfd: pytest.CaptureFixture[str], command: list[str], *options: str
     return capfd.readouterr().err
 
 
+@pytest.mark.whole
 def test_a_program_is_searched_at_its_own_effective_batch_and_left_as_it_was(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -107,6 +108,7 @@ def test_a_program_is_searched_at_its_own_effective_batch_and_left_as_it_was(
     assert other["study"]["name"] != document["study"]["name"]
 
 
+@pytest.mark.whole
 def test_under_a_limit_that_its_settings_exceed_it_trains_to_the_end_with_the_same_losses(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -179,6 +181,7 @@ Path(sys.argv[1]).write_text(json.dumps(losses))
 """
 
 
+@pytest.mark.whole
 def test_a_program_that_runs_out_of_memory_goes_on_when_only_that_is_asked_for(
     folder: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -336,6 +339,7 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *endpoint]
 
 
+@pytest.mark.whole
 def test_one_processs_out_of_memory_is_the_trials_and_smaller_ones_are_found(
     folder: Path, capfd: pytest.CaptureFixture[str], two_ranks: list[str]
 ) -> None:
@@ -349,6 +353,7 @@ def test_one_processs_out_of_memory_is_the_trials_and_smaller_ones_are_found(
     assert second["outcome"] == "ok" and second["config"]["micro_batch_size"] <= 4
 
 
+@pytest.mark.whole
 def test_a_program_that_cuts_its_parameters_into_parts_is_searched_in_its_own_way(
     folder: Path, capfd: pytest.CaptureFixture[str], two_ranks: list[str]
 ) -> None:

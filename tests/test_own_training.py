@@ -16,6 +16,7 @@ from tests import parts_of_a_training as parts
 pytestmark = pytest.mark.usefixtures("short_measuring")
 
 
+@pytest.mark.whole
 def test_a_module_of_ones_own_is_searched_at_exactly_the_effective_batch_and_found_again() -> None:
     def search() -> autofit.SearchResult:
         return autofit.search_training(

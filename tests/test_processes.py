@@ -31,6 +31,7 @@ SETTING: dict[str, Any] = {
 PLAIN = {"attention": "sdpa", "optimizer": "adamw_torch_fused", "compile": "off", "activation_checkpointing": "off"}
 
 
+@pytest.mark.whole
 def test_a_search_measures_both_ways_of_sharing_at_the_effective_batch_of_all_processes(tiny_model: Path) -> None:
     fix = {**PLAIN, "micro_batch_size": 2}
     result = autofit.search(str(tiny_model), **SETTING, fix=fix, predict=False)
@@ -53,6 +54,7 @@ def test_what_each_process_needs_is_predicted_before_it_is_measured(tiny_model: 
     assert trial.prediction.live_bytes < trial.measurement.memory.needed
 
 
+@pytest.mark.whole
 def test_a_limit_of_each_process_is_kept(tiny_model: Path) -> None:
     fix = {**PLAIN, "parallelism": "ddp"}
     setting = {**SETTING, "seq_len": 256, "effective_batch": 16}
@@ -68,6 +70,7 @@ def test_an_effective_batch_that_processes_cannot_share_is_refused(tiny_model: P
         autofit.search(str(tiny_model), **{**SETTING, "processes": 3})
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("parallelism", [pytest.param("ddp", marks=pytest.mark.slow), "fsdp2"])
 def test_the_exported_file_trains_in_as_many_processes(tiny_model: Path, tmp_path: Path, parallelism: str) -> None:
     fix = {**PLAIN, "micro_batch_size": 2, "parallelism": parallelism}
@@ -86,6 +89,7 @@ def test_the_exported_file_trains_in_as_many_processes(tiny_model: Path, tmp_pat
     assert alone.returncode != 0 and "torchrun --standalone --nproc-per-node 2" in alone.stderr
 
 
+@pytest.mark.whole
 def test_the_file_for_two_nodes_trains_at_the_effective_batch_of_both(tiny_model: Path, tmp_path: Path) -> None:
     """Two of torchrun's agents on this machine: what each would be on a node of its own."""
     fix = {**PLAIN, "micro_batch_size": 2}

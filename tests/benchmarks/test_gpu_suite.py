@@ -17,6 +17,8 @@ from benchmarks.search.contest import Truth
 from benchmarks.search.record_sweep import SWEEPS
 from benchmarks.search.sweep import read_sweep
 
+pytestmark = pytest.mark.whole
+
 OF_TRIALS = {
     "the trial server forks workers, the device untouched in the parent": True,
     "running out of memory in the forward or backward pass is told as that": True,

@@ -22,6 +22,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.whole
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
 @pytest.mark.parametrize(("mib", "holds"), [(60, True), (20, False)])
 def test_only_what_the_script_allocates_counts(mib: int, holds: bool, tmp_path: Path) -> None:

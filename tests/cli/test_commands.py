@@ -21,6 +21,7 @@ def searched(tiny_model: Path, capfd: pytest.CaptureFixture[str]) -> str:
     return "small"
 
 
+@pytest.mark.whole
 def test_a_stored_study_is_shown_exported_examined_and_replayed(
     searched: str, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +86,7 @@ def without_paths(printed: str, folder: Path) -> list[str]:
     return [line for line in printed.splitlines() if str(folder.parent) not in line]
 
 
+@pytest.mark.whole
 def test_a_search_is_compared_with_a_baseline_and_another_sampler_may_propose(
     tiny_model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

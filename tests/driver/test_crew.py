@@ -130,6 +130,7 @@ def test_several_members_measure_every_configuration_once(url: str) -> None:
     assert any(trial.whole for trial in study.trials())
 
 
+@pytest.mark.whole
 def test_members_that_are_killed_and_a_database_that_restarts_lose_nothing_and_double_nothing(
     database: Server,
 ) -> None:

@@ -30,6 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.mark.whole
 def test_a_plan_names_what_fits_on_each_card_fastest_first(model: str) -> None:
     plan = autofit.plan(model, effective_batch=8, seq_len=64, gpus=["rtx-4090", "t4"], prices={"rtx-4090": 0.4})
     assert [card.card.key for card in plan.cards] == ["rtx-4090", "t4"]
@@ -62,6 +63,7 @@ def test_the_same_plan_is_answered_from_the_disk(model: str, monkeypatch: pytest
     assert autofit.plan(model, effective_batch=12, seq_len=64, gpus=["h100"]).cards[0].fits
 
 
+@pytest.mark.whole
 def test_where_nothing_fits_the_plan_says_what_would_help(model: str) -> None:
     plan = autofit.plan(model, effective_batch=8, seq_len=256, memory="470MiB", headroom=0.0)
     (card,) = plan.cards

@@ -84,6 +84,7 @@ def test_what_has_no_html_of_its_own_is_registered_with_the_shell(monkeypatch: p
     assert "One knob changed gives" in registered["autofit.driver.explanation.Explanation"](explanation)
 
 
+@pytest.mark.whole
 def test_the_example_runs_in_a_kernel_and_every_cell_shows_what_it_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -191,6 +191,7 @@ def test_variables_that_a_knob_decides_are_not_taken_over_and_other_names_for_th
     assert worker_environment(None)["HIP_VISIBLE_DEVICES"] == "0,1"
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("package", hidden_import.OPENING_DEVICES)
 def test_a_hidden_package_is_not_found_and_is_again_when_shown(package: str) -> None:
     script = (

@@ -211,6 +211,7 @@ def test_a_limit_makes_real_out_of_memory_errors_and_the_next_trial_is_none_the_
     assert attempt(micro_batch_size=1, sequence_length=32, limit=40 * MIB).outcome is Outcome.OK
 
 
+@pytest.mark.whole
 def test_accumulation_one_can_need_less_than_a_smaller_micro_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

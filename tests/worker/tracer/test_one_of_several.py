@@ -28,6 +28,7 @@ CASES = (
 )
 
 
+@pytest.mark.whole
 def test_bytes_alive_in_a_process_are_within_half_a_percent_in_every_phase(tmp_path: Path) -> None:
     # In a process that may be forked: pytest has threads of its own.
     cases, rows = tmp_path / "cases.json", tmp_path / "rows.json"
