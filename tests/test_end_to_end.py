@@ -259,6 +259,7 @@ def test_a_search_over_real_text_shows_its_profile_ranks_layouts_and_is_verified
 @pytest.mark.usefixtures("short_measuring")
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_a_search_with_adapters_ends_with_settings_that_make_them(method: str, tiny_model: Path) -> None:
+    fix = {"optimizer": "adamw_torch_fused", "compile": "off", "batch_layout": "dynamic_padding"}
     result = autofit.search(
         str(tiny_model),
         effective_batch=4,
