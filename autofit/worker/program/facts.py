@@ -117,7 +117,7 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
         dtypes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
     spelled = {name: name if hasattr(arguments, name) else OLDER_NAMES.get(name, name) for name in _setting_names()}
     settings = {name: _plain(getattr(arguments, own, None)) for name, own in spelled.items()}
-    settings |= _sharing(trainer)
+    settings |= {**_mixed_precision(trainer), **_sharing(trainer)}
     settings["dtype"] = dtypes.most_common(1)[0][0]
     settings["attn_implementation"] = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if checkpoints_activations(model):
@@ -137,13 +137,20 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
             **_own_loader(trainer, source),
         },
         weight_dtypes=tuple(name for name, _ in dtypes.most_common()),
-        half_precision=bool(arguments.bf16 or arguments.fp16 or settings["dtype"] in ("bfloat16", "float16")),
+        half_precision=bool(settings["bf16"] or settings["fp16"] or settings["dtype"] in ("bfloat16", "float16")),
         evaluates=evaluates(arguments),
         loads_quickly=_loads_quickly(trainer, source, order),
         shares_rows=any(name in batch for name in MARKS_OF_SHARED_ROWS),
         untraced="its own optimizer is not traced" if own_optimizer else _why_not_traced(trainer, model, source, order),
         details=_details(trainer, model),
     )
+
+
+def _mixed_precision(trainer: Any) -> dict[str, Any]:
+    """TrainingArguments for the precision that accelerate multiplies in, whoever asked for it."""
+    name = trainer.accelerator.mixed_precision
+    # One that no argument says stays as it is told, and is the program's own.
+    return {"bf16": {"no": False, "fp16": False, "bf16": True}.get(name, name), "fp16": name == "fp16"}
 
 
 def _sharing(trainer: Any) -> dict[str, Any]:
@@ -264,6 +271,8 @@ def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) 
         own["activation_checkpointing"] = (
             "FSDP checkpoints the layers itself (activation_checkpointing in its settings)"
         )
+    if any(bool(getattr(arguments, name)) != bool(said) for name, said in _mixed_precision(trainer).items()):
+        own["precision"] = "accelerate's launcher asks for it (mixed_precision)"
     if hasattr(trainer.model, "_orig_mod"):
         own["compile"] = "the program compiles its model itself"
     elif arguments.torch_compile and (arguments.torch_compile_mode or arguments.torch_compile_backend != "inductor"):

@@ -10,8 +10,8 @@ from transformers.training_args import OptimizerNames
 from autofit.knobs.baseline import OLDER_NAMES
 from autofit.knobs.recipe import Recipe
 
-_ACCELERATORS = ("bf16", "fp16", "torch_compile")
-"""Arguments that the Accelerator is made from: a change needs a new one."""
+_PRECISIONS = ("bf16", "fp16")
+"""Arguments from which the Accelerator is made, as it is from ``torch_compile``: a change needs a new one."""
 
 
 def put(trainer: Any, recipe: Recipe) -> None:
@@ -39,7 +39,9 @@ def put(trainer: Any, recipe: Recipe) -> None:
         from transformers.utils.import_utils import enable_tf32
 
         enable_tf32(changes["tf32"])
-    if any(name in changes for name in _ACCELERATORS):
+    if any(name in changes for name in _PRECISIONS):
+        arguments.mixed_precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
+    if any(name in changes for name in (*_PRECISIONS, "torch_compile")):
         _make_accelerator_anew(trainer)
 
 
@@ -90,7 +92,6 @@ def _make_accelerator_anew(trainer: Any) -> None:
     from accelerate.state import AcceleratorState, DistributedType, PartialState
 
     arguments = trainer.args
-    arguments.mixed_precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     if not arguments.torch_compile:
         arguments.torch_compile_backend = arguments.torch_compile_mode = None
     elif arguments.torch_compile_backend is None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate import FullyShardedDataParallelPlugin
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from autofit.job.program import Program
@@ -133,3 +134,28 @@ def test_loader_workers_are_searched_where_loading_takes_time(tmp_path: Path) ->
 def test_a_loader_that_the_trainer_makes_itself_stays_its_own(tmp_path: Path) -> None:
     program = program_of(trainer_of(tmp_path, LoadsItself, train_dataset=SlowSamples()))
     assert program.own["loader"] == "LoadsItself makes its own loader"
+
+
+def test_a_precision_that_the_launcher_asked_for_is_the_programs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = program_of(trainer_of(tmp_path))
+    assert plain.settings["bf16"] is False and "precision" not in plain.own and not plain.half_precision
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    launched = program_of(trainer_of(tmp_path))
+    assert launched.settings["bf16"] is True and "launcher" in launched.own["precision"] and launched.half_precision
+
+
+@pytest.mark.parametrize("checkpoints", [False, True])
+def test_what_fsdp_does_is_read_from_accelerate_whoever_asked_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, checkpoints: bool
+) -> None:
+    trainer = trainer_of(tmp_path)
+    assert program_of(trainer).settings["fsdp"] is False
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, cpu_offload=True, activation_checkpointing=checkpoints)
+    monkeypatch.setitem(trainer.accelerator.state.__dict__, "fsdp_plugin", plugin)
+    trainer.is_fsdp_enabled = True
+    program = program_of(trainer)
+    assert program.settings["fsdp_config"] == {"version": 2, "reshard_after_forward": True, "cpu_offload": True}
+    assert program.settings["activation_checkpointing"] is checkpoints
+    assert ("activation_checkpointing" in program.own) is checkpoints

@@ -48,6 +48,18 @@ def test_autocast_is_switched_on_and_off(tmp_path: Path) -> None:
     assert trainer.accelerator.mixed_precision == "no"
 
 
+def test_the_precision_that_a_launcher_asked_for_stays_where_something_else_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
+    trainer = trainer_of(tmp_path)
+    assert trainer.accelerator.mixed_precision == "bf16" and not trainer.args.bf16
+    put(trainer, recipe(torch_compile=False))
+    assert trainer.accelerator.mixed_precision == "bf16"
+    put(trainer, recipe(bf16=False, fp16=False))
+    assert trainer.accelerator.mixed_precision == "no"
+
+
 def test_checkpointing_is_switched_off_where_the_program_switched_it_on_at_the_model(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path)
     trainer.model.activation_checkpointing_enable()
