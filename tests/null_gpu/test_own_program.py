@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.null_gpu.conftest import NullGpu
+from tests.null_gpu.test_search import answer
 from tests.test_own_program import MODEL
 
 pytestmark = pytest.mark.null_gpu
@@ -80,3 +81,17 @@ def test_a_program_that_has_opened_the_card_is_started_anew_for_every_trial(
     assert "it uses the GPU before it trains" in ended.stderr and "Nothing is predicted" in ended.stderr
     document = json.loads(ended.stdout)
     assert [trial["outcome"] for trial in document["trials"]] == ["ok", "ok"]
+
+
+@pytest.mark.slow
+def test_a_launcher_that_cuts_parameters_into_parts_keeps_its_way_and_its_precision(null_gpu: NullGpu) -> None:
+    launcher = ["accelerate.commands.launch", "--use_fsdp", "--fsdp_version", "2", "--num_processes", "2"]
+    launcher += ["--fsdp_auto_wrap_policy", "TRANSFORMER_BASED_WRAP", "--mixed_precision", "bf16"]
+    fixed = ["--fix", "attention=sdpa", "--fix", "kernels=default", "--fix", "compile=off", "--max-trials", "3"]
+    ended = null_gpu.autofit("run", *fixed, "--json", "--", sys.executable, "-m", *launcher, PLAIN, CARDS="2")
+    document = answer(ended)
+    measured = [trial for trial in document["trials"] if trial["outcome"] == "ok"]
+    assert document["recommendation"]["confirmed"] and measured
+    assert document["workload"]["processes"] == 2 and document["workload"]["effective_batch"] == 32
+    assert {trial["config"]["parallelism"] for trial in measured} == {"fsdp2"}
+    assert {trial["config"]["precision"] for trial in measured} == {"bf16"}

@@ -48,6 +48,13 @@ dist.reduce_scatter(part, list(torch.arange(4.0, device="cuda").split(2)))
 said["part"] = part.tolist()
 dist.broadcast(sent := torch.tensor([rank + 7], device="cuda"), 1)
 said["sent"] = sent.tolist()
+scattered = torch.zeros(2, device="cuda")
+dist.scatter(scattered, list(torch.arange(4.0, device="cuda").split(2)) if rank == 0 else None)
+said["scattered"] = scattered.tolist()
+names = [None, None]
+dist.gather_object(f"process {rank}", names if rank == 1 else None, dst=1)
+said["names"] = names
+dist.scatter(torch.zeros(2**20, device="cuda"), [torch.zeros(2**20, device="cuda")] * 2 if rank == 0 else None)
 dist.all_reduce(in_group := own.clone(), group=dist.new_group([0, 1]))
 said["in a group"] = in_group.tolist()
 dist.all_reduce(torch.zeros(2**22, device="cuda"))
@@ -79,6 +86,8 @@ def test_small_tensors_are_exchanged_as_nccl_does(
         "gathered": [0, 10, 1, 10],
         "part": [4.0, 6.0],
         "sent": [8],
+        "scattered": [2.0, 3.0],
+        "names": ["process 0", "process 1"],
         "in a group": [4.0, -1.0],
     }
 

@@ -1,6 +1,5 @@
 // NCCL: processes that meet in a file of shared memory. What is small is really exchanged, so that what they decide
-// together is the same in all of them; large tensors hold nothing and stay so. Messages from one process to one other
-// are refused.
+// together is the same in all of them; large tensors hold nothing and stay so.
 #include "null_gpu.h"
 
 #include <errno.h>
@@ -20,12 +19,18 @@ typedef struct {
   atomic_int splits;  // communicators that were made of this one
 } Meeting;
 
+typedef struct {  // from one process to one other
+  atomic_int is_full;
+  char data[SLOT];
+} Box;
+
 struct ncclComm {
   char name[64];  // of the file
   int rank, size, device;
   size_t bytes;
   Meeting *meeting;
   char *slots;
+  Box *boxes;
 };
 
 static _Thread_local char last_error[128] = "";
@@ -71,7 +76,7 @@ static ncclResult_t join(ncclComm_t *joined, const char *name, int size, int ran
   ncclComm_t comm = calloc(1, sizeof *comm);
   snprintf(comm->name, sizeof comm->name, "%s", name);
   comm->rank = rank, comm->size = size, comm->device = current_device;
-  comm->bytes = PAGE + (size_t)size * SLOT;
+  comm->bytes = PAGE + (size_t)size * SLOT + (size_t)size * (size_t)size * sizeof(Box);
   int file = open(comm->name, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   void *shared = MAP_FAILED;
   if (file >= 0 && !ftruncate(file, (off_t)comm->bytes))
@@ -83,6 +88,7 @@ static ncclResult_t join(ncclComm_t *joined, const char *name, int size, int ran
   }
   comm->meeting = shared;
   comm->slots = (char *)shared + PAGE;
+  comm->boxes = (Box *)slot_of(comm, size);
   ncclResult_t answer = meet(comm);
   if (rank == 0) unlink(comm->name);
   *joined = comm;
@@ -179,9 +185,7 @@ PUBLIC ncclResult_t ncclMemFree(void *pointer) { return release(pointer) ? ncclI
 
 // -------------------------------------------------------------------------------------------------------- collectives
 
-// Carried out one after the other as they are called: every process calls them in the same order.
-PUBLIC ncclResult_t ncclGroupStart(void) { return ncclSuccess; }
-PUBLIC ncclResult_t ncclGroupEnd(void) { return ncclSuccess; }
+// Carried out one after the other as they are called, in a group, too: every process calls them in the same order.
 
 // Handles of operators that were made are not told apart: all of them are sums times a number that is one here.
 PUBLIC ncclResult_t ncclRedOpCreatePreMulSum(ncclRedOp_t *reduction, UNUSED void *factor, UNUSED ncclDataType_t type,
@@ -288,4 +292,81 @@ PUBLIC ncclResult_t ncclBroadcast(const void *send, void *receive, size_t count,
 PUBLIC ncclResult_t ncclBcast(void *buffer, size_t count, ncclDataType_t type, int root, ncclComm_t comm,
                               cudaStream_t stream) {
   return ncclBroadcast(buffer, buffer, count, type, root, comm, stream);
+}
+
+// ----------------------------------------------------------------------------------------------------------- messages
+
+#define MOST_MESSAGES 512  // of a group
+
+typedef struct {
+  ncclComm_t comm;
+  void *data;
+  size_t bytes;
+  int peer;
+  int is_sent;  // or else received
+  int is_done;
+} Message;
+
+static _Thread_local Message messages[MOST_MESSAGES];
+static _Thread_local int number_of_messages, depth_of_groups;
+
+// True if a message has been put into its box, or taken out of it: a full one is waited for, or an empty one.
+static int passes(Message *message) {
+  ncclComm_t comm = message->comm;
+  int from = message->is_sent ? comm->rank : message->peer, to = message->is_sent ? message->peer : comm->rank;
+  Box *box = &comm->boxes[from * comm->size + to];
+  if (box->is_full == message->is_sent) return 0;
+  if (message->is_sent)
+    memcpy(box->data, message->data, message->bytes);
+  else
+    memcpy(message->data, box->data, message->bytes);
+  box->is_full = message->is_sent;
+  return 1;
+}
+
+// True for one that has to wait for an earlier one on the same way.
+static int is_behind(const Message *message) {
+  for (const Message *earlier = messages; earlier < message; earlier++)
+    if (!earlier->is_done && earlier->comm == message->comm && earlier->peer == message->peer &&
+        earlier->is_sent == message->is_sent)
+      return 1;
+  return 0;
+}
+
+// Those of a group pass in whatever order they can: none waits for one that its peer has not come to yet.
+static ncclResult_t pass_all(void) {
+  const struct timespec pause = {.tv_nsec = 50000};
+  int left = number_of_messages;
+  for (double start = now(); left; nanosleep(&pause, NULL)) {
+    for (Message *message = messages; message < messages + number_of_messages; message++) {
+      if (message->is_done || is_behind(message)) continue;
+      message->is_done = passes(message);
+      left -= message->is_done;
+    }
+    if (now() - start > LONGEST_WAIT) break;
+  }
+  number_of_messages = 0;
+  return left ? fails(ncclRemoteError, "another process did not come") : ncclSuccess;
+}
+
+static ncclResult_t message_to(ncclComm_t comm, void *data, size_t bytes, int peer, int is_sent) {
+  if (bytes > SLOT) return ncclSuccess;
+  if (number_of_messages == MOST_MESSAGES) return fails(ncclInternalError, "a group of too many messages");
+  messages[number_of_messages++] = (Message){comm, data, bytes, peer, is_sent, 0};
+  return depth_of_groups ? ncclSuccess : pass_all();
+}
+
+PUBLIC ncclResult_t ncclGroupStart(void) {
+  depth_of_groups++;
+  return ncclSuccess;
+}
+PUBLIC ncclResult_t ncclGroupEnd(void) { return --depth_of_groups ? ncclSuccess : pass_all(); }
+
+PUBLIC ncclResult_t ncclSend(const void *data, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
+                             UNUSED cudaStream_t stream) {
+  return message_to(comm, (void *)data, count * bytes_of(type), peer, 1);
+}
+PUBLIC ncclResult_t ncclRecv(void *data, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
+                             UNUSED cudaStream_t stream) {
+  return message_to(comm, data, count * bytes_of(type), peer, 0);
 }
