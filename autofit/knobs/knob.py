@@ -106,9 +106,9 @@ class Knob:
         """Reason that a situation does not ask this, as a sentence's end; None where it asks."""
         if self.is_of_programs and situation.program is None:
             return "it is searched in programs of your own alone"
-        if self.is_of_processes and situation.program is not None:
-            return "the program's launcher decides"
         if self.is_of_processes and situation.workload.processes == 1:
+            if situation.program is not None:
+                return "the program runs in one process"
             return "there is one process; --processes N trains in several"
         return None
 

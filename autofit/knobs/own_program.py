@@ -46,8 +46,6 @@ def with_values(situation: Situation) -> Situation:
         chosen = next((choice for choice in fitting if choice.value == row.reference), next(iter(fitting), None))
         if variables:
             own.setdefault(row.name, f"{row.title} is set in the environment that the program runs in")
-        if row.is_of_processes and chosen is not None and chosen.value != row.reference:
-            own.setdefault(row.name, "the program or its launcher asks for it")
         if chosen is None:
             own.setdefault(row.name, f"{row.title} is the program's own: {_said(row, settings)}")
         elif chosen.numerics is Numerics.OTHER_ALGORITHM:

@@ -19,6 +19,9 @@ from autofit.worker.build import build_collator, short_arguments
 from autofit.worker.made_up_samples import SamplesByLength
 from autofit.worker.processes import allow_sharding_on_host, keep_whole
 
+EXCHANGES = ("gloo:", "c10d::")
+"""Beginnings of the names of what processes exchange, as the profiler has them."""
+
 
 def real_phase_peaks(
     build: Callable[[], Any], recipe: Recipe, task: Task, micro_batch: Sequence[int], accumulation: int
@@ -119,13 +122,16 @@ def _bytes(tensors: Any) -> int:
 
 def _peaks(events: Any, there: int) -> dict[Phase, int]:
     spans: dict[str, list[tuple[int, int]]] = {}
+    exchanges: list[tuple[int, int]] = []
     changes: list[tuple[int, int]] = []
     for event in events:
         if event.name() == "[memory]" and event.device_type() == DeviceType.CPU:
             changes.append((event.start_ns(), event.nbytes()))
         elif event.name().startswith("autofit:"):
             spans.setdefault(event.name(), []).append((event.start_ns(), event.end_ns()))
-    changes.sort()
+        elif event.name().startswith(EXCHANGES):
+            exchanges.append((event.start_ns(), event.end_ns()))
+    changes = sorted((_end_of_exchange(moment, exchanges), change) for moment, change in changes)
     begin = spans["autofit:fetch"][0][0]
     end = spans["autofit:end"][0][0]
     live = there
@@ -136,6 +142,11 @@ def _peaks(events: Any, there: int) -> dict[Phase, int]:
             phase = _phase_at(moment, spans)
             peaks[phase] = max(peaks.get(phase, 0), live)
     return peaks
+
+
+def _end_of_exchange(moment: int, exchanges: list[tuple[int, int]]) -> int:
+    """The end of the exchange that a moment is in, or the moment: what comes and goes in one is gloo's own scratch."""
+    return max((end for begin, end in exchanges if begin <= moment <= end), default=moment)
 
 
 def _phase_at(moment: int, spans: dict[str, list[tuple[int, int]]]) -> Phase:

@@ -165,7 +165,8 @@ def test_a_program_that_cuts_its_parameters_into_parts_keeps_its_way_of_doing_so
     value: str, reshards: bool, offloads: bool
 ) -> None:
     sharing = {"version": 2, "reshard_after_forward": reshards, "cpu_offload": offloads}
-    program = program_of(situation_of(fsdp=True, fsdp_config=sharing))
+    launched = {"parallelism": "accelerate's launcher asks for it"}
+    program = program_of(situation_of(own=launched, fsdp=True, fsdp_config=sharing))
     # As accelerate's launcher asks for it.
     program = msgspec.structs.replace(program, environment={"ACCELERATE_USE_FSDP": "true"})
     gpus = make_situation(kind="cuda", capability=(9, 0), effective_batch=64, processes=2, missing={})
@@ -177,6 +178,21 @@ def test_a_program_that_cuts_its_parameters_into_parts_keeps_its_way_of_doing_so
     assert "adamw_torch" in optimizers and "adamw_8bit" not in optimizers
     recipe = recipe_for(space.configs[0], situation)
     assert "fsdp" not in recipe.training_arguments and not recipe.environment.keys() & OFFLOADING.keys()
+
+
+def test_the_way_of_sharing_is_searched_where_the_program_leaves_it_to_its_arguments() -> None:
+    program = program_of(situation_of(fsdp=True, fsdp_config={"version": 2, "reshard_after_forward": False}))
+    gpus = make_situation(kind="cuda", capability=(9, 0), effective_batch=64, processes=2, missing={})
+    situation = with_values(replace(gpus, program=program))
+    space, own = SearchSpace(situation, SpaceRequest()), own_config(program_of(situation))
+    assert set(space.choices["parallelism"]) == {"ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload"}
+    assert own["parallelism"] == "fsdp2_kept" and "fsdp" not in recipe_for(own, situation).training_arguments
+    whole = recipe_for(own.replace(parallelism="ddp"), situation).training_arguments
+    assert whole["fsdp"] is False and whole["fsdp_config"] is None
+    parts = recipe_for(own.replace(parallelism="fsdp2_offload"), situation)
+    assert parts.training_arguments["fsdp_config"]["cpu_offload"] is True and parts.environment == OFFLOADING
+    alone = SearchSpace(with_values(replace(make_situation(), program=program_of(situation_of()))), SpaceRequest())
+    assert alone.choices["parallelism"] == ("ddp",)
 
 
 def test_every_knob_has_a_value() -> None:

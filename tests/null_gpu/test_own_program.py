@@ -95,3 +95,13 @@ def test_a_launcher_that_cuts_parameters_into_parts_keeps_its_way_and_its_precis
     assert document["workload"]["processes"] == 2 and document["workload"]["effective_batch"] == 32
     assert {trial["config"]["parallelism"] for trial in measured} == {"fsdp2"}
     assert {trial["config"]["precision"] for trial in measured} == {"bf16"}
+
+
+@pytest.mark.slow
+def test_a_program_that_leaves_the_way_of_sharing_to_its_arguments_trains_in_another(null_gpu: NullGpu) -> None:
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    fixed = [word for each in ("attention=sdpa", "kernels=default", "compile=off") for word in ("--fix", each)]
+    fixed += ["--fix", "parallelism=fsdp2", "--max-trials", "2", "--json"]
+    document = answer(null_gpu.autofit("run", *fixed, "--", *launcher, PLAIN, CARDS="2"))
+    assert document["trials"][0]["config"]["parallelism"] == "ddp"
+    assert document["recommendation"]["training_arguments"]["fsdp"] is True and document["recommendation"]["confirmed"]

@@ -27,13 +27,14 @@ from autofit.job.tasks import task_of
 from autofit.knobs import KNOBS
 from autofit.knobs.baseline import OLDER_NAMES, SPREADING, names_of
 from autofit.knobs.loader import NAME as LOADER
+from autofit.knobs.parallelism import NAME as PARALLELISM
 from autofit.trial.protocol import ProgramFacts, ProgramFactsJob
 from autofit.worker.accelerator import accelerator_for
 from autofit.worker.collated import shape_of_batch
 from autofit.worker.probe import libraries, model_facts
 from autofit.worker.program.device import device_of, give_device
 from autofit.worker.program.samples import MOST_BATCHES, MOST_SAMPLES, Source
-from autofit.worker.program.settings import checkpoints_activations, evaluates, inner_model
+from autofit.worker.program.settings import can_share_otherwise, checkpoints_activations, evaluates, inner_model
 
 ALSO_CHANGED = ("logging_nan_inf_filter",)
 """Arguments that are no knob's and that a recipe sets."""
@@ -135,6 +136,7 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
         own={
             **_own_decisions(trainer, model, batch, own_optimizer=own_optimizer),
             **_own_loader(trainer, source),
+            **_own_sharing(trainer),
         },
         weight_dtypes=tuple(name for name, _ in dtypes.most_common()),
         half_precision=bool(settings["bf16"] or settings["fp16"] or settings["dtype"] in ("bfloat16", "float16")),
@@ -292,6 +294,18 @@ def _own_loader(trainer: Any, source: Source) -> dict[str, str]:
         trainer, "dataloader_num_workers", TRIED_WORKERS, lambda: trainer.get_train_dataloader().num_workers
     )
     return {} if found == TRIED_WORKERS else {LOADER: f"{type(trainer).__name__} makes its own loader"}
+
+
+def _own_sharing(trainer: Any) -> dict[str, str]:
+    """The reason why the way of sharing the model is the program's own, by the knob's name; empty where it is not."""
+    arguments = trainer.args
+    if arguments.world_size == 1:
+        return {}
+    if trainer.is_fsdp_enabled and not arguments.fsdp:
+        return {PARALLELISM: "accelerate's launcher asks for it"}
+    if arguments.device.type == "cpu":
+        return {PARALLELISM: "accelerate cuts parameters into parts on GPUs alone"}
+    return {} if can_share_otherwise(arguments) else {PARALLELISM: "this transformers takes FSDP's settings otherwise"}
 
 
 def _loads_quickly(trainer: Any, source: Source, order: Sequence[int]) -> bool:

@@ -1,8 +1,9 @@
 """The hook in a program: ``Trainer.train()`` becomes what the job says, and the program goes no further.
 
 Everything that a trial changes is read again after ``train()`` begins, so nothing else is patched, and the program's
-own arithmetic on its TrainingArguments sees its own values. Two exceptions: trials create no repository on the hub, and
-where there is a GPU the program is kept from opening it, so that it can be forked.
+own arithmetic on its TrainingArguments sees its own values. Three exceptions: trials create no repository on the hub;
+the way in which processes share the model is put in as the Trainer is made, which reads it; and where there is a GPU
+the program is kept from opening it, so that it can be forked.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any, NoReturn
 
 import torch
 
+from autofit.knobs.recipe import Recipe
 from autofit.trial.program import ATTACH, JOB_VARIABLE, SOCKET_VARIABLE, TRAINER_VARIABLE
 from autofit.trial.protocol import (
     JobFiles,
@@ -54,14 +56,11 @@ def patch(module: ModuleType) -> None:
     if isinstance(job, ProgramRunJob):
         _patch_to_run(trainer_class, job)
         return
-    create, train = trainer_class.__init__, trainer_class.train
+    train = trainer_class.train
 
-    @functools.wraps(create)
-    def created_without_hub(self: Any, *args: Any, **kwargs: Any) -> None:
-        arguments = inspect.signature(create).bind(self, *args, **kwargs).arguments.get("args")
-        if arguments is not None:
-            arguments.push_to_hub = False
-        create(self, *args, **kwargs)
+    def prepare(arguments: Any) -> None:
+        arguments.push_to_hub = False
+        _share_as(getattr(job, "recipe", None), arguments)
 
     def stop(trainer: Any, *args: Any, **kwargs: Any) -> NoReturn:
         if job is None:
@@ -71,7 +70,28 @@ def patch(module: ModuleType) -> None:
     def skip(trainer: Any, *args: Any, **kwargs: Any) -> Any:
         return module.TrainOutput(0, 0.0, {})
 
-    trainer_class.__init__, trainer_class.train = created_without_hub, _where_meant(train, stop, skip)
+    trainer_class.train = _where_meant(train, stop, skip)
+    trainer_class.__init__ = _made_after(prepare, trainer_class.__init__)
+
+
+def _made_after(prepare: Callable[[Any], None], create: Callable[..., None]) -> Callable[..., None]:
+    """A Trainer's constructor that changes the TrainingArguments it is given before it reads them."""
+
+    @functools.wraps(create)
+    def created(self: Any, *args: Any, **kwargs: Any) -> None:
+        arguments = inspect.signature(create).bind(self, *args, **kwargs).arguments.get("args")
+        if arguments is not None:
+            prepare(arguments)
+        create(self, *args, **kwargs)
+
+    return created
+
+
+def _share_as(recipe: Recipe | None, arguments: Any) -> None:
+    if recipe is not None:
+        from autofit.worker.program.settings import put_before
+
+        put_before(arguments, recipe)
 
 
 def _where_meant(train: Train, act: Callable[..., Any], otherwise: Callable[..., Any]) -> Train:
@@ -105,6 +125,7 @@ def _patch_to_run(trainer_class: Any, job: ProgramRunJob) -> None:
         return trainer.trained(functools.partial(train, trainer), *args, **kwargs)
 
     trainer_class.train = _where_meant(train, guarded, train)
+    trainer_class.__init__ = _made_after(functools.partial(_share_as, job.recipe), trainer_class.__init__)
 
 
 def make_ready(trainer: Any, job: ProgramRunJob) -> None:

@@ -12,12 +12,36 @@ from autofit.knobs.recipe import Recipe
 
 _PRECISIONS = ("bf16", "fp16")
 """Arguments from which the Accelerator is made, as it is from ``torch_compile``: a change needs a new one."""
+_OF_SHARING = ("version", "reshard_after_forward", "cpu_offload")
+
+
+def can_share_otherwise(arguments: Any) -> bool:
+    """True for TrainingArguments whose settings of FSDP can be changed until a Trainer is made (transformers 5.23)."""
+    return hasattr(arguments, "_process_fsdp_args")
+
+
+def put_before(arguments: Any, recipe: Recipe) -> None:
+    """Change what is read as the Trainer is made: the way in which processes share the model."""
+    changes = recipe.training_arguments
+    if "fsdp" not in changes:
+        return
+    # Others of the program's own say what its layers are.
+    kept = {name: value for name, value in (arguments.fsdp_config or {}).items() if name not in _OF_SHARING}
+    arguments.fsdp = changes["fsdp"]
+    arguments.fsdp_config = {**kept, **(changes["fsdp_config"] or {})}
+    arguments.fsdp_plugin_args = arguments._process_fsdp_args()
 
 
 def put(trainer: Any, recipe: Recipe) -> None:
-    """Change the Trainer to what the recipe says. Everything here is read again after ``train()`` begins."""
+    """Change the Trainer to what the recipe says. Everything here is read again after ``train()`` begins.
+
+    Raises RuntimeError where ``put_before`` did not get at the arguments that the Trainer was made with.
+    """
     arguments = trainer.args
-    changes = dict(recipe.training_arguments)
+    changes = {name: value for name, value in recipe.training_arguments.items() if name not in ("fsdp", "fsdp_config")}
+    shares = recipe.training_arguments.get("fsdp", trainer.is_fsdp_enabled)
+    if bool(shares) != trainer.is_fsdp_enabled:
+        raise RuntimeError("the program makes its Trainer without the arguments that say how processes share the model")
     if "optim" in changes:
         changes["optim"] = OptimizerNames(changes["optim"])
     for names in OLDER_NAMES.items():

@@ -10,7 +10,14 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from autofit.knobs.recipe import Recipe
-from autofit.worker.program.settings import checkpoints_activations, evaluates, inner_model, put, tensors_of_models
+from autofit.worker.program.settings import (
+    checkpoints_activations,
+    evaluates,
+    inner_model,
+    put,
+    put_before,
+    tensors_of_models,
+)
 
 
 def trainer_of(folder: Path, **arguments: Any) -> Trainer:
@@ -58,6 +65,24 @@ def test_the_precision_that_a_launcher_asked_for_stays_where_something_else_chan
     assert trainer.accelerator.mixed_precision == "bf16"
     put(trainer, recipe(bf16=False, fp16=False))
     assert trainer.accelerator.mixed_precision == "no"
+
+
+def test_the_way_of_sharing_is_put_into_the_arguments_that_a_trainer_is_made_of(tmp_path: Path) -> None:
+    kept = {"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"], "cpu_offload": True}
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True, fsdp=True, fsdp_config={**kept, "version": 2})
+    put_before(arguments, recipe(fsdp=True, fsdp_config={"version": 2, "reshard_after_forward": False}))
+    plugin = arguments.fsdp_plugin_args
+    assert plugin["reshard_after_forward"] is False and "cpu_offload" not in plugin
+    assert plugin["transformer_cls_names_to_wrap"] == "LlamaDecoderLayer"
+    put_before(arguments, recipe(bf16=True))
+    assert arguments.fsdp_plugin_args == plugin
+    put_before(arguments, recipe(fsdp=False, fsdp_config=None))
+    assert not arguments.fsdp and arguments.fsdp_plugin_args is None
+
+
+def test_a_trainer_that_was_made_without_the_way_of_sharing_is_not_measured_as_if_it_had_it(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="how processes share the model"):
+        put(trainer_of(tmp_path), recipe(fsdp=True, fsdp_config={"version": 2}))
 
 
 def test_checkpointing_is_switched_off_where_the_program_switched_it_on_at_the_model(tmp_path: Path) -> None:
