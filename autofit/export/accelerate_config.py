@@ -11,6 +11,7 @@ from typing import Any
 from autofit.device.kinds import kind_of
 from autofit.export.exported import Exported, all_arguments, as_yaml, header
 from autofit.export.yaml_arguments import not_arguments
+from autofit.knobs.parallelism import NAME as PARALLELISM
 from autofit.study.result import Result
 
 
@@ -38,6 +39,9 @@ def serialize(result: Result) -> Exported:
     }
     left_out: tuple[str, ...] = ("TrainingArguments, which the program sets (export training-arguments or yaml)",)
     left_out += not_arguments(result)
+    program = result.situation.program
+    if program is not None and program.settings.get("fsdp") and PARALLELISM in program.own:
+        left_out += ("FSDP, for which the program's launcher asks: keep its settings",)
     if is_host:
         left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
     use = "Launch the program that has the measured settings:"

@@ -63,13 +63,22 @@ def all_arguments(result: Result) -> dict[str, Any]:
     return {**({} if program is None else program.settings), **recommendation.training_arguments}
 
 
-def _processes(result: Result) -> str:
-    number = result.record.workload.processes
-    return "" if number == 1 else f" in {number} processes"
+def measured(result: Result) -> str:
+    """Sentence of a file: how fast the recommended configuration ran, what it needed, and on what."""
+    best, _ = recommended(result)
+    record, processes = result.record, result.record.workload.processes
+    shared, each = ("", "") if processes == 1 else (f" in {processes} processes", " by each")
+    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    return (
+        f"Measured: {format_seconds(best.measurement.step_seconds)} per optimizer step of "
+        f"{record.workload.effective_batch} samples{shared}, {format_bytes(best.measurement.memory.needed)} "
+        f"needed{each}, on {result.situation.device.name} with {versions}."
+    )
 
 
-def _each(result: Result) -> str:
-    return "" if result.record.workload.processes == 1 else " by each"
+def wrapped(text: str) -> str:
+    """A paragraph of a file, in lines."""
+    return textwrap.fill(text, _WIDTH, break_long_words=False)
 
 
 def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell: str = "") -> list[str]:
@@ -77,16 +86,11 @@ def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell:
 
     ``use`` says what to do with the file, ``shell`` is the command for it, on a line of its own.
     """
-    best, recommendation = recommended(result)
-    record = result.record
-    versions = ", ".join(f"{name} {version}" for name, version in record.versions.items())
+    _, recommendation = recommended(result)
     paragraphs = [
-        f"Training settings for {record.workload.model}, found by autofit {__version__}; exported on "
+        f"Training settings for {result.record.workload.model}, found by autofit {__version__}; exported on "
         f"{datetime.date.today().isoformat()} from study '{result.study}'{_rank(result)}.",
-        f"Measured: {format_seconds(best.measurement.step_seconds)} per optimizer step of "
-        f"{record.workload.effective_batch} samples{_processes(result)}, "
-        f"{format_bytes(best.measurement.memory.needed)} needed{_each(result)}, on "
-        f"{result.situation.device.name} with {versions}.",
+        measured(result),
         recommendation.warning,
     ]
     if left_out:
@@ -95,7 +99,7 @@ def header(result: Result, left_out: tuple[str, ...] = (), use: str = "", shell:
         words = " ".join(f"{name}={value}" for name, value in recommendation.environment.items())
         paragraphs.append(f"Measured with these variables set: {words}")
     paragraphs.append(use)
-    lines = [line for text in paragraphs if text for line in textwrap.wrap(text, _WIDTH, break_long_words=False)]
+    lines = [line for text in paragraphs if text for line in wrapped(text).splitlines()]
     return [*lines, f"    {shell}"] if shell else lines
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import textwrap
-
 from autofit.device.device import Device
 from autofit.device.kinds import kind_of
 from autofit.export import program_settings
-from autofit.export.exported import Exported, model_name, recommended
+from autofit.export.exported import Exported, measured, model_name, recommended, wrapped
 from autofit.export.measured_code import collator_source, varlen_attention_source
 from autofit.export.template import CHECK_EFFECTIVE_BATCH, filled, in_docstring, literal
 from autofit.job.tasks import Task, task_named
@@ -15,15 +13,12 @@ from autofit.job.workload import Workload
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
-from autofit.units import format_bytes, format_seconds
 from autofit.version import __version__
 
 _TEMPLATE = '''\
 """Training settings for @MODEL@, found by autofit @VERSION@.
 
-Measured: @STEP@ per optimizer step of @EFFECTIVE_BATCH@ samples, @MEMORY@ needed,
-on @DEVICE@
-with @LIBRARIES@.
+@MEASURED@
 Data: @SAMPLES@.
 @WARNING@
 Import ``training_arguments``, ``load_model`` and ``data_collator`` from here@OR_RUN@
@@ -131,7 +126,7 @@ _LINES = """\
 
 def serialize(result: Result) -> Exported:
     """The file's text. Raises UserError where nothing was measured."""
-    best, recommendation = recommended(result)
+    _, recommendation = recommended(result)
     if result.situation.program is not None:
         return Exported(text=program_settings.serialize(result, result.situation.program))
     workload, device = result.record.workload, result.situation.device
@@ -147,11 +142,8 @@ def serialize(result: Result) -> Exported:
         "OWN_CODE": _own_code(task, recommendation),
         "MODEL": in_docstring(workload.model),
         "VERSION": __version__,
-        "WARNING": f"\n{textwrap.fill(recommendation.warning, 110)}\n" if recommendation.warning else "",
-        "STEP": format_seconds(best.measurement.step_seconds),
-        "MEMORY": format_bytes(best.measurement.memory.needed),
-        "DEVICE": in_docstring(device.name),
-        "LIBRARIES": ", ".join(f"{name} {version}" for name, version in result.record.versions.items()),
+        "WARNING": f"\n{wrapped(recommendation.warning)}\n" if recommendation.warning else "",
+        "MEASURED": in_docstring(wrapped(measured(result))),
         "SAMPLES": "images" if task.reads == "images" else workload.lengths.describe(),
         "IMPORTS": _imports(task, recommendation, device, runs=runs),
         "LOAD_MODEL": _load_model(

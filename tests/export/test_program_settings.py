@@ -6,6 +6,7 @@ import dataclasses
 
 import msgspec
 
+from autofit.export import accelerate_config
 from autofit.export.training_arguments import serialize
 from autofit.knobs.own_program import own_config
 from autofit.study.result import Result
@@ -27,6 +28,24 @@ def program_result(*command: str) -> Result:
     )
     record = make_record(workload=situation.workload, situation=situation)
     return Result(study="s", storage="sqlite://", record=record, situation=situation, trials=(trial,))
+
+
+def test_accelerates_file_says_that_it_leaves_out_what_the_launcher_shares_the_model_by() -> None:
+    result = program_result()
+    program = result.situation.program
+    assert program is not None and not any("FSDP" in each for each in accelerate_config.serialize(result).left_out)
+    settings = {**program.settings, "fsdp": True}
+    launched = msgspec.structs.replace(program, settings=settings, own={"parallelism": "its launcher asks for it"})
+    situation = dataclasses.replace(result.situation, program=launched)
+    left_out = accelerate_config.serialize(dataclasses.replace(result, situation=situation)).left_out
+    assert "FSDP, for which the program's launcher asks: keep its settings" in left_out
+
+
+def test_the_file_says_in_how_many_processes_it_was_measured() -> None:
+    result = program_result()
+    workload = dataclasses.replace(result.record.workload, processes=2)
+    shared = dataclasses.replace(result, record=msgspec.structs.replace(result.record, workload=workload))
+    assert "samples in 2 processes" in serialize(shared).text and "samples in" not in serialize(result).text
 
 
 def test_the_file_holds_what_differs_and_puts_it_into_your_own_settings() -> None:
