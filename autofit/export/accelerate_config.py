@@ -20,7 +20,9 @@ def serialize(result: Result) -> Exported:
     arguments, device = all_arguments(result), result.situation.device
     processes, is_host = result.record.workload.processes, kind_of(device).is_host
     several = "MULTI_CPU" if is_host else "MULTI_GPU"
-    precision = next((name for name in ("bf16", "fp16") if arguments.get(name)), "no")
+    named = ((name, arguments.get(name)) for name in ("bf16", "fp16"))
+    # One that no argument says, fp8 for instance, is told by its name.
+    precision = next((given if isinstance(given, str) else name for name, given in named if given), "no")
     document: dict[str, Any] = {
         "compute_environment": "LOCAL_MACHINE",
         "distributed_type": several if processes > 1 else "NO",

@@ -67,8 +67,8 @@ def _check_sharing(name: str, settings: dict[str, Any]) -> None:
         raise UserError(f"{name} sets parallelism_config, with which autofit does not measure yet: run it without.")
     if settings.get("fsdp") and not choices_that_say(PARALLELISM, settings):
         raise UserError(
-            f"{name} trains with FSDP in a way that autofit does not measure ({settings['fsdp_config']}): set version "
-            "2 in its fsdp_config, or fsdp_version 2 in accelerate's configuration."
+            f"{name} trains with FSDP in a way that autofit does not measure ({settings['fsdp_config']}): it knows "
+            "FSDP2 that reshards after forward, with or without cpu_offload, and FSDP2 that does not."
         )
 
 

@@ -64,7 +64,9 @@ def changed_command(program: Program, changes: list[Change]) -> str | None:
             continue
         value = json.dumps(change.after) if isinstance(change.after, dict) else str(change.after)
         place = _flag_place(words, change.name)
-        if place is None:
+        if change.name in _SWITCHES:
+            words += [f"--{change.name}"]
+        elif place is None:
             words += [f"--{change.name}", value]
         elif "=" in words[place]:
             words[place] = f"{words[place].partition('=')[0]}={value}"
@@ -76,6 +78,8 @@ def changed_command(program: Program, changes: list[Change]) -> str | None:
     return shlex.join([*settings, *words])
 
 
+_SWITCHES = ("fsdp",)
+"""Flags that take no ``True``: transformers 5.23 reads any word after them as an older way of asking for FSDP."""
 _BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "output_dir", "learning_rate")
 """Flags by which a command is known to take TrainingArguments."""
 

@@ -19,8 +19,8 @@ from autofit.worker.build import build_collator, short_arguments
 from autofit.worker.made_up_samples import SamplesByLength
 from autofit.worker.processes import allow_sharding_on_host, keep_whole
 
-EXCHANGES = ("gloo:", "c10d::")
-"""Beginnings of the names of what processes exchange, as the profiler has them."""
+EXCHANGES = ("gloo:all_gather", "c10d::_allgather_base_")
+"""Beginnings of the names, as the profiler has them, of exchanges that are waited for and take scratch memory."""
 
 
 def real_phase_peaks(

@@ -149,8 +149,9 @@ def test_fixing_what_the_program_decides_is_refused() -> None:
         {"deepspeed": True},
         {"parallelism_config": "ParallelismConfig(tp_size=2)"},
         {"fsdp": True, "fsdp_config": {"version": 1, "reshard_after_forward": "FULL_SHARD", "cpu_offload": False}},
+        {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": False, "cpu_offload": True}},
     ],
-    ids=["deepspeed", "parallelism_config", "fsdp 1"],
+    ids=["deepspeed", "parallelism_config", "fsdp 1", "kept and offloaded"],
 )
 def test_a_program_that_shares_its_training_in_a_way_that_no_choice_says_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"train.py .* autofit does not measure"):
@@ -181,14 +182,12 @@ def test_a_program_that_cuts_its_parameters_into_parts_keeps_its_way_of_doing_so
 
 
 def test_the_way_of_sharing_is_searched_where_the_program_leaves_it_to_its_arguments() -> None:
-    program = program_of(situation_of(fsdp=True, fsdp_config={"version": 2, "reshard_after_forward": False}))
+    program = program_of(situation_of())
     gpus = make_situation(kind="cuda", capability=(9, 0), effective_batch=64, processes=2, missing={})
     situation = with_values(replace(gpus, program=program))
     space, own = SearchSpace(situation, SpaceRequest()), own_config(program_of(situation))
     assert set(space.choices["parallelism"]) == {"ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload"}
-    assert own["parallelism"] == "fsdp2_kept" and "fsdp" not in recipe_for(own, situation).training_arguments
-    whole = recipe_for(own.replace(parallelism="ddp"), situation).training_arguments
-    assert whole["fsdp"] is False and whole["fsdp_config"] is None
+    assert own["parallelism"] == "ddp" and "fsdp" not in recipe_for(own, situation).training_arguments
     parts = recipe_for(own.replace(parallelism="fsdp2_offload"), situation)
     assert parts.training_arguments["fsdp_config"]["cpu_offload"] is True and parts.environment == OFFLOADING
     alone = SearchSpace(with_values(replace(make_situation(), program=program_of(situation_of()))), SpaceRequest())

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import HfArgumentParser, TrainingArguments
 
 from autofit.job.program import Program
 from autofit.report.own_program import ARGUMENTS, ENVIRONMENT, MODEL, Change, changed_command, changes_of
@@ -79,6 +82,16 @@ def test_a_switch_without_a_value_gets_one() -> None:
     command = program("python", "t.py", "--gradient_checkpointing", "--output_dir", "o")
     changed = changed_command(command, [change("activation_checkpointing", False)])
     assert changed == "python t.py --gradient_checkpointing False --output_dir o"
+
+
+def test_flags_that_ask_for_fsdp_are_understood_as_that(tmp_path: Path) -> None:
+    settings = {"version": 2, "reshard_after_forward": False}
+    command = program("python", "t.py", "--output_dir", str(tmp_path), "--use_cpu")
+    changed = changed_command(command, [change("fsdp", True), change("fsdp_config", settings), change("bf16", True)])
+    assert changed is not None
+    (read,) = HfArgumentParser(TrainingArguments).parse_args_into_dataclasses(shlex.split(changed)[2:])
+    asked = TrainingArguments(str(tmp_path), use_cpu=True, fsdp=True, fsdp_config=settings)
+    assert read.fsdp_plugin_args == asked.fsdp_plugin_args and read.bf16
 
 
 def test_variables_come_before_the_command() -> None:

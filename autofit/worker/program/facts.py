@@ -28,13 +28,15 @@ from autofit.knobs import KNOBS
 from autofit.knobs.baseline import OLDER_NAMES, SPREADING, names_of
 from autofit.knobs.loader import NAME as LOADER
 from autofit.knobs.parallelism import NAME as PARALLELISM
+from autofit.trial.program import TRAINER_VARIABLE
 from autofit.trial.protocol import ProgramFacts, ProgramFactsJob
 from autofit.worker.accelerator import accelerator_for
 from autofit.worker.collated import shape_of_batch
 from autofit.worker.probe import libraries, model_facts
 from autofit.worker.program.device import device_of, give_device
+from autofit.worker.program.hook import LAUNCHERS_PRECISION
 from autofit.worker.program.samples import MOST_BATCHES, MOST_SAMPLES, Source
-from autofit.worker.program.settings import can_share_otherwise, checkpoints_activations, evaluates, inner_model
+from autofit.worker.program.settings import can_cut, checkpoints_activations, evaluates, inner_model
 
 ALSO_CHANGED = ("logging_nan_inf_filter",)
 """Arguments that are no knob's and that a recipe sets."""
@@ -186,7 +188,7 @@ def _why_not_traced(trainer: Any, model: Any, source: Source, order: Sequence[in
         return "its model's kernels are not traced"
     if getattr(model, "quantization_method", None) is not None:
         return "its quantized weights are not traced"
-    if arguments.world_size > 1:
+    if arguments.world_size > 1 or trainer.is_fsdp_enabled:
         return "it runs in several processes"
     if len(order) > 1 and shape_of_batch(source.batch(tuple(order[:2]))).rows < 2:
         return "all samples of a micro-batch share one row, which traces do not tell of at every size"
@@ -273,7 +275,8 @@ def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) 
         own["activation_checkpointing"] = (
             "FSDP checkpoints the layers itself (activation_checkpointing in its settings)"
         )
-    if any(bool(getattr(arguments, name)) != bool(said) for name, said in _mixed_precision(trainer).items()):
+    said = _mixed_precision(trainer)
+    if LAUNCHERS_PRECISION != "no" or any(bool(getattr(arguments, name)) != bool(said[name]) for name in said):
         own["precision"] = "accelerate's launcher asks for it (mixed_precision)"
     if hasattr(trainer.model, "_orig_mod"):
         own["compile"] = "the program compiles its model itself"
@@ -298,14 +301,29 @@ def _own_loader(trainer: Any, source: Source) -> dict[str, str]:
 
 def _own_sharing(trainer: Any) -> dict[str, str]:
     """The reason why the way of sharing the model is the program's own, by the knob's name; empty where it is not."""
-    arguments = trainer.args
-    if arguments.world_size == 1:
-        return {}
-    if trainer.is_fsdp_enabled and not arguments.fsdp:
-        return {PARALLELISM: "accelerate's launcher asks for it"}
-    if arguments.device.type == "cpu":
-        return {PARALLELISM: "accelerate cuts parameters into parts on GPUs alone"}
-    return {} if can_share_otherwise(arguments) else {PARALLELISM: "this transformers takes FSDP's settings otherwise"}
+    arguments, reason = trainer.args, ""
+    if trainer.is_fsdp_enabled:
+        reason = "the program or its launcher asks for FSDP"
+    elif arguments.world_size == 1:
+        reason = ""
+    elif arguments.device.type == "cpu":
+        reason = "accelerate cuts parameters into parts on GPUs alone"
+    elif os.environ.get(TRAINER_VARIABLE, "1") != "1":
+        reason = "what one Trainer asks for all get, and this is not the program's first"
+    elif arguments.fsdp_config or not can_cut(arguments):
+        reason = "the settings of FSDP are the program's, or older than those that autofit changes"
+    elif getattr(trainer, "is_distributed_loading_by_transformers", False):
+        reason = "transformers cut its parameters into parts as it loaded them"
+    elif getattr(inner_model(trainer), "quantization_method", None) is not None:
+        reason = "its weights are quantized"
+    elif trainer.accelerator.mixed_precision != "no" and _trains_in_16_bits(trainer.model):
+        # accelerate 1.15, utils/fsdp_utils.py: another training than DDP's, which keeps them.
+        reason = "FSDP2 would train its 16-bit weights in float32"
+    return {PARALLELISM: reason} if reason else {}
+
+
+def _trains_in_16_bits(model: Any) -> bool:
+    return any(weight.requires_grad and weight.dtype != torch.float32 for weight in model.parameters())
 
 
 def _loads_quickly(trainer: Any, source: Source, order: Sequence[int]) -> bool:

@@ -42,6 +42,8 @@ from autofit.worker.program.device import hold_device_back, lift_answers, wants_
 from autofit.worker.ranks import copy_for, is_failure
 
 Train = Callable[..., Any]
+LAUNCHERS_PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
+"""What accelerate's launcher asks for, before any TrainingArguments are made."""
 ATTACHED = "_autofit_attached"
 """Attribute of a Trainer that ``autofit.attach`` was given, with the call's name."""
 

@@ -12,36 +12,33 @@ from autofit.knobs.recipe import Recipe
 
 _PRECISIONS = ("bf16", "fp16")
 """Arguments from which the Accelerator is made, as it is from ``torch_compile``: a change needs a new one."""
-_OF_SHARING = ("version", "reshard_after_forward", "cpu_offload")
 
 
-def can_share_otherwise(arguments: Any) -> bool:
-    """True for TrainingArguments whose settings of FSDP can be changed until a Trainer is made (transformers 5.23)."""
-    return hasattr(arguments, "_process_fsdp_args")
+def can_cut(arguments: Any) -> bool:
+    """True for TrainingArguments of which ``put_before`` knows how FSDP is asked for.
+
+    Older ones have no ``cpu_offload`` in ``fsdp_config``, and wrap the whole model where no words say which layers.
+    """
+    return hasattr(arguments, "_apply_legacy_fsdp_to_config")
 
 
 def put_before(arguments: Any, recipe: Recipe) -> None:
     """Change what is read as the Trainer is made: the way in which processes share the model."""
     changes = recipe.training_arguments
-    if "fsdp" not in changes:
-        return
-    # Others of the program's own say what its layers are.
-    kept = {name: value for name, value in (arguments.fsdp_config or {}).items() if name not in _OF_SHARING}
-    arguments.fsdp = changes["fsdp"]
-    arguments.fsdp_config = {**kept, **(changes["fsdp_config"] or {})}
-    arguments.fsdp_plugin_args = arguments._process_fsdp_args()
+    if "fsdp" in changes:
+        arguments.fsdp, arguments.fsdp_config = changes["fsdp"], dict(changes["fsdp_config"] or {})
+        arguments.fsdp_plugin_args = arguments._process_fsdp_args()
 
 
 def put(trainer: Any, recipe: Recipe) -> None:
     """Change the Trainer to what the recipe says. Everything here is read again after ``train()`` begins.
 
-    Raises RuntimeError where ``put_before`` did not get at the arguments that the Trainer was made with.
+    Raises RuntimeError where the Trainer was not made as ``put_before`` asked.
     """
     arguments = trainer.args
     changes = {name: value for name, value in recipe.training_arguments.items() if name not in ("fsdp", "fsdp_config")}
-    shares = recipe.training_arguments.get("fsdp", trainer.is_fsdp_enabled)
-    if bool(shares) != trainer.is_fsdp_enabled:
-        raise RuntimeError("the program makes its Trainer without the arguments that say how processes share the model")
+    if recipe.training_arguments.get("fsdp", trainer.is_fsdp_enabled) != trainer.is_fsdp_enabled:
+        raise RuntimeError("how processes share the model was settled before the Trainer was made")
     if "optim" in changes:
         changes["optim"] = OptimizerNames(changes["optim"])
     for names in OLDER_NAMES.items():

@@ -18,7 +18,7 @@ from autofit.worker.batches import GivenMicroBatches
 from autofit.worker.collated import bytes_of
 from autofit.worker.instrument import Marks, StepRecorder
 from autofit.worker.job import Note, run_trial
-from autofit.worker.processes import agreement
+from autofit.worker.processes import agreement, check_sharding
 from autofit.worker.program.device import device_of, give_device
 from autofit.worker.program.samples import MOST_AHEAD, ProgramBatches, Source
 from autofit.worker.program.settings import evaluates, put, tensors_of_models
@@ -95,6 +95,12 @@ def _measure(
     sampler = GivenMicroBatches(own_micro_batches, steps.most_steps * steps.micro_steps)
     _give(trainer, source.loader_of(sampler, trainer.accelerator, num_workers), recorder, note)
     lengths = set(job.samples.lengths)
+
+    def evaluate() -> tuple[int, float]:
+        if recipe.training_arguments.get("fsdp"):
+            check_sharding(trainer.model_wrapped, recipe)
+        return _evaluate(trainer, source, job.samples.longest)
+
     return TimedRun(
         recipe=recipe,
         plan=plan,
@@ -104,7 +110,7 @@ def _measure(
         accelerator=accelerator,
         trainer=trainer,
         train=lambda: train(trainer),
-        evaluate=lambda: _evaluate(trainer, source, job.samples.longest),
+        evaluate=evaluate,
         worst_inputs=lambda: bytes_of(source.batch(batches.share(batches.worst[0], process))),
         note=note,
         is_whole=job.plan.whole or (steps.micro_steps == recipe.accumulation_steps and len(lengths) == 1),

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from autofit.job.program import Program
 from autofit.trial.protocol import ProgramFactsJob
-from autofit.worker.program.facts import facts_of
+from autofit.worker.program.facts import _own_sharing, facts_of
 
 
 class HandsOn(Trainer):
@@ -159,3 +159,34 @@ def test_what_fsdp_does_is_read_from_accelerate_whoever_asked_for_it(
     assert program.settings["fsdp_config"] == {"version": 2, "reshard_after_forward": True, "cpu_offload": True}
     assert program.settings["activation_checkpointing"] is checkpoints
     assert ("activation_checkpointing" in program.own) is checkpoints
+    assert program.own["parallelism"] == "the program or its launcher asks for FSDP" and program.untraced
+
+
+class OnTwoCards:
+    """What of a Trainer's arguments two processes with a GPU each have: there are no GPUs here."""
+
+    def __init__(self, arguments: TrainingArguments, **changes: Any) -> None:
+        self._arguments = arguments
+        self.world_size, self.device = 2, torch.device("cuda")
+        vars(self).update(changes)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._arguments, name)
+
+
+def test_fsdp_is_tried_where_it_would_be_the_same_training(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    trainer.args = OnTwoCards(trainer.args)
+    assert _own_sharing(trainer) == {}
+    trainer.accelerator.state._mixed_precision = "bf16"
+    assert _own_sharing(trainer) == {}
+    trainer.model.to(torch.bfloat16)
+    assert "in float32" in _own_sharing(trainer)["parallelism"]
+    trainer.accelerator.state._mixed_precision = "no"
+    assert _own_sharing(trainer) == {}
+    trainer.model.quantization_method = "bitsandbytes"
+    assert "quantized" in _own_sharing(trainer)["parallelism"]
+    trainer.args.fsdp_config = {"version": 1}
+    assert "the program's" in _own_sharing(trainer)["parallelism"]
+    trainer.args = OnTwoCards(trainer.args, device=torch.device("cpu"))
+    assert "GPUs alone" in _own_sharing(trainer)["parallelism"]

@@ -11,6 +11,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from autofit.knobs.recipe import Recipe
 from autofit.worker.program.settings import (
+    can_cut,
     checkpoints_activations,
     evaluates,
     inner_model,
@@ -68,20 +69,18 @@ def test_the_precision_that_a_launcher_asked_for_stays_where_something_else_chan
 
 
 def test_the_way_of_sharing_is_put_into_the_arguments_that_a_trainer_is_made_of(tmp_path: Path) -> None:
-    kept = {"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"], "cpu_offload": True}
-    arguments = TrainingArguments(str(tmp_path), use_cpu=True, fsdp=True, fsdp_config={**kept, "version": 2})
-    put_before(arguments, recipe(fsdp=True, fsdp_config={"version": 2, "reshard_after_forward": False}))
-    plugin = arguments.fsdp_plugin_args
-    assert plugin["reshard_after_forward"] is False and "cpu_offload" not in plugin
-    assert plugin["transformer_cls_names_to_wrap"] == "LlamaDecoderLayer"
+    arguments = TrainingArguments(str(tmp_path), use_cpu=True)
+    assert can_cut(arguments) and arguments.fsdp_plugin_args is None
+    settings = {"version": 2, "reshard_after_forward": False, "cpu_offload": True}
+    put_before(arguments, recipe(fsdp=True, fsdp_config=settings))
     put_before(arguments, recipe(bf16=True))
-    assert arguments.fsdp_plugin_args == plugin
-    put_before(arguments, recipe(fsdp=False, fsdp_config=None))
-    assert not arguments.fsdp and arguments.fsdp_plugin_args is None
+    asked = TrainingArguments(str(tmp_path), use_cpu=True, fsdp=True, fsdp_config=dict(settings))
+    assert arguments.fsdp_plugin_args == asked.fsdp_plugin_args and arguments.fsdp_config == asked.fsdp_config
+    assert settings == {"version": 2, "reshard_after_forward": False, "cpu_offload": True}
 
 
 def test_a_trainer_that_was_made_without_the_way_of_sharing_is_not_measured_as_if_it_had_it(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="how processes share the model"):
+    with pytest.raises(RuntimeError, match="settled before the Trainer was made"):
         put(trainer_of(tmp_path), recipe(fsdp=True, fsdp_config={"version": 2}))
 
 
