@@ -309,9 +309,11 @@ def _own_sharing(trainer: Any) -> dict[str, str]:
     elif arguments.device.type == "cpu":
         reason = "accelerate cuts parameters into parts on GPUs alone"
     elif os.environ.get(TRAINER_VARIABLE, "1") != "1":
-        reason = "what one Trainer asks for all get, and this is not the program's first"
-    elif arguments.fsdp_config or not can_cut(arguments):
-        reason = "the settings of FSDP are the program's, or older than those that autofit changes"
+        reason = "all Trainers of a program share the model in one way, and this is not its first"
+    elif arguments.fsdp_config:
+        reason = "the program has settings of FSDP that it does not use"
+    elif not can_cut(arguments):
+        reason = "this transformers takes FSDP's settings otherwise"
     elif getattr(trainer, "is_distributed_loading_by_transformers", False):
         reason = "transformers cut its parameters into parts as it loaded them"
     elif getattr(inner_model(trainer), "quantization_method", None) is not None:

@@ -187,6 +187,6 @@ def test_fsdp_is_tried_where_it_would_be_the_same_training(tmp_path: Path) -> No
     trainer.model.quantization_method = "bitsandbytes"
     assert "quantized" in _own_sharing(trainer)["parallelism"]
     trainer.args.fsdp_config = {"version": 1}
-    assert "the program's" in _own_sharing(trainer)["parallelism"]
+    assert "settings of FSDP" in _own_sharing(trainer)["parallelism"]
     trainer.args = OnTwoCards(trainer.args, device=torch.device("cpu"))
     assert "GPUs alone" in _own_sharing(trainer)["parallelism"]
