@@ -196,11 +196,21 @@ def _elementwise(operator: Any) -> Callable[..., Any]:
                 shape = first.shape if first.shape == second.shape else _broadcast(first.shape, second.shape)
                 if shape == first.shape:
                     return torch.empty_like(first)
-                if shape is not None and first.is_contiguous() and second.is_contiguous():
+                if shape is not None and _in_usual_order(first) and _in_usual_order(second):
                     return torch.empty(shape, dtype=first.dtype, device=_META)
         return operator(first, *others, **kwargs)
 
     return run
+
+
+def _in_usual_order(tensor: torch.Tensor) -> bool:
+    """True where dimensions lie in their order, those of size 1 included: where two are broadcast these decide, too."""
+    expected = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        if stride != expected:
+            return False
+        expected *= size
+    return True
 
 
 def _keeps_type(first: torch.Tensor, second: torch.Tensor) -> bool:

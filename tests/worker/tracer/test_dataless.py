@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from autofit.worker.tracer.dataless import Dataless
@@ -76,6 +76,10 @@ def tensors(draw: st.DrawFn, *, number: int = 1) -> list[torch.Tensor]:
 
 @settings(max_examples=150, deadline=None)
 @given(st.sampled_from(BINARY), tensors(number=2))
+# Dimensions of size 1 lie elsewhere than usual, and turn the result.
+@example(
+    aten.add.Tensor, [torch.ones(2).as_strided((2, 1, 1), (1, 2, 1)), torch.ones(2).as_strided((1, 1, 2), (2, 1, 1))]
+)
 def test_two_tensors_give_what_they_give_with_data(operator: Any, both: list[torch.Tensor]) -> None:
     check(operator, *both)
 
