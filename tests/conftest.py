@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 import sqlalchemy
 
@@ -22,6 +23,10 @@ from tests.doubles import make_situation
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Threads that wait for a busy core wait actively: two tests at once, of two threads each, take many times as long.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+# A change is judged by the same examples as the one before it; HYPOTHESIS_PROFILE=default draws others.
+hypothesis.settings.register_profile("same", derandomize=True)
+hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 
 @sqlalchemy.event.listens_for(sqlalchemy.Engine, "connect")
