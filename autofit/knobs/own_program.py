@@ -36,16 +36,14 @@ def with_values(situation: Situation) -> Situation:
     _check_sharing(program.name, settings)
     own, values = dict(program.own), {}
     for row in KNOBS:
-        variables = {name for choice in row.choices for name in choice.environment} & program.environment.keys()
-        if row.is_of_processes:  # its settings are accelerate's own, whatever they were read from
-            variables = set()
-        present = {name: program.environment[name] for name in variables}
-        fitting = [
-            choice for choice in choices_that_say(row, settings) if row.is_of_processes or choice.environment == present
-        ]
+        fitting = choices_that_say(row, settings)
+        if not row.is_of_processes:  # those settings are accelerate's own, whatever they were read from
+            variables = {name for choice in row.choices for name in choice.environment} & program.environment.keys()
+            present = {name: program.environment[name] for name in variables}
+            fitting = [choice for choice in fitting if choice.environment == present]
+            if present:
+                own.setdefault(row.name, f"{row.title} is set in the environment that the program runs in")
         chosen = next((choice for choice in fitting if choice.value == row.reference), next(iter(fitting), None))
-        if variables:
-            own.setdefault(row.name, f"{row.title} is set in the environment that the program runs in")
         if chosen is None:
             own.setdefault(row.name, f"{row.title} is the program's own: {_said(row, settings)}")
         elif chosen.numerics is Numerics.OTHER_ALGORITHM:

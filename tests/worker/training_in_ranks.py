@@ -32,7 +32,7 @@ PAUSED_SECONDS = 5.0
 
 
 def take_port() -> None:
-    """What another program may do at any time: listen where the processes are about to meet."""
+    """Listen where the processes are about to meet, as another program may at any time."""
     with contextlib.suppress(OSError):
         socket.create_server((os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]))).detach()
 

@@ -43,7 +43,7 @@ from autofit.worker.ranks import copy_for, is_failure
 
 Train = Callable[..., Any]
 LAUNCHERS_PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
-"""What accelerate's launcher asks for, before any TrainingArguments are made."""
+"""Precision that accelerate's launcher asks for, before any TrainingArguments are made."""
 ATTACHED = "_autofit_attached"
 """Attribute of a Trainer that ``autofit.attach`` was given, with the call's name."""
 

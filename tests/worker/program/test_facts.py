@@ -163,7 +163,7 @@ def test_what_fsdp_does_is_read_from_accelerate_whoever_asked_for_it(
 
 
 class OnTwoCards:
-    """What of a Trainer's arguments two processes with a GPU each have: there are no GPUs here."""
+    """A Trainer's arguments in one of two processes with a GPU each: there are no GPUs here."""
 
     def __init__(self, arguments: TrainingArguments, **changes: Any) -> None:
         self._arguments = arguments
