@@ -31,7 +31,7 @@ test-levels: $(VENV)/installed
 
 # CUDA's code on a card whose kernels do nothing: see tests/null_gpu/README.md.
 null-gpu: $(CUDA_VENV)/installed
-	NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py -m "not slow"
+	NULL_GPU_REQUIRED=1 OMP_NUM_THREADS=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py -m "not slow" -n 2 --dist worksteal
 
 null-gpu-full: $(CUDA_VENV)/installed
 	NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py

@@ -101,7 +101,7 @@ def add_space_options(group: Any) -> None:
         "--numerics",
         default="standard",
         choices=("exact", "standard", "aggressive"),
-        help="how much a choice may change numerical results (default: standard: autocast and 8-bit state, too)",
+        help="how much a choice may change numerical results (default: standard: autocast and quantized state, too)",
     )
     group.add_argument("--fix", action="append", default=[], metavar="KNOB=VALUE", help="search only this value")
     group.add_argument(

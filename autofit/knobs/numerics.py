@@ -9,14 +9,14 @@ class Numerics(Enum):
     """One class per kind of difference; ``level`` says from which ``--numerics`` on it is searched.
 
     EXACT differs from the reference only by rounding in the same precision. MIXED computes parts in
-    fewer bits over full-precision weights. QUANTIZED_STATE keeps the optimizer's moments in 8 bits.
+    fewer bits over full-precision weights. QUANTIZED_STATE keeps the optimizer's moments in 8 or 4 bits.
     PURE keeps the trained weights themselves in 16 bits. OTHER_ALGORITHM is another optimizer.
     BATCH_COMPOSITION changes which samples share an optimizer step.
     """
 
     EXACT = ("exact", 0)
     MIXED = ("mixed", 1)
-    QUANTIZED_STATE = ("8-bit state", 1)
+    QUANTIZED_STATE = ("quantized state", 1)
     PURE = ("pure", 2)
     OTHER_ALGORITHM = ("other algorithm", 2)
     BATCH_COMPOSITION = ("batch composition", 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from autofit.job.models import built_in_models
 from tests.null_gpu.build import BuildError, build
 from tests.null_gpu.run import environment
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
+FEW_LAYERS = 4
+"""Python is called for every operator, which for all thirty layers takes half of a search's time."""
 
 
 @dataclass(frozen=True)
@@ -59,3 +63,13 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def null_gpu(built: Path, own_home: Path) -> NullGpu:
     return NullGpu(built, own_home)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A folder with the configuration of SmolLM2-135M, but for its layers."""
+    folder = tmp_path / "few-layers"
+    folder.mkdir()
+    config = {**built_in_models()[MODEL]["config"], "architectures": ["LlamaForCausalLM"]}
+    (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": FEW_LAYERS}))
+    return str(folder)

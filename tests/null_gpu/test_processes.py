@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 
-from tests.null_gpu.conftest import MODEL, NullGpu
+from tests.null_gpu.conftest import NullGpu
 from tests.null_gpu.test_search import answer
 
 pytestmark = pytest.mark.null_gpu
@@ -93,8 +93,8 @@ def test_small_tensors_are_exchanged_as_nccl_does(
 
 
 @pytest.mark.slow
-def test_a_card_too_full_for_nccls_buffers_is_out_of_memory(null_gpu: NullGpu) -> None:
-    words = (MODEL, "--effective-batch", "4", "--seq-len", "64", "--processes", "2", "--max-trials", "2")
+def test_a_card_too_full_for_nccls_buffers_is_out_of_memory(model: str, null_gpu: NullGpu) -> None:
+    words = (model, "--effective-batch", "4", "--seq-len", "64", "--processes", "2", "--max-trials", "2")
     settings = {"CARDS": "2", "MEMORY_MIB": "4000", "COMMUNICATOR_MIB": "3500"}
     ended = null_gpu.autofit(*words, "--fix", "optimizer=adamw_8bit", **settings)
     assert ended.returncode != 0 and "oom" in ended.stderr, ended.stderr[-4000:]
@@ -102,8 +102,8 @@ def test_a_card_too_full_for_nccls_buffers_is_out_of_memory(null_gpu: NullGpu) -
 
 
 @pytest.mark.parametrize("way", [*(pytest.param(each, marks=pytest.mark.slow) for each in SLOW_WAYS), "fsdp2"])
-def test_two_processes_share_the_training_each_on_a_card_of_its_own(way: str, null_gpu: NullGpu) -> None:
-    words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--processes", "2", "--study", "mine", "--json")
+def test_two_processes_share_the_training_each_on_a_card_of_its_own(way: str, model: str, null_gpu: NullGpu) -> None:
+    words = (model, "--effective-batch", "8", "--seq-len", "64", "--processes", "2", "--study", "mine", "--json")
     words += ("--fix", f"parallelism={way}", *PLAIN, "--max-trials", "2")
     document = answer(null_gpu.autofit(*words, CARDS="2", LOG="1"))
     trials = [trial for trial in document["trials"] if trial["outcome"] == "ok"]
@@ -118,8 +118,8 @@ def test_two_processes_share_the_training_each_on_a_card_of_its_own(way: str, nu
 
 
 @pytest.mark.slow
-def test_two_trials_run_side_by_side_on_two_cards(null_gpu: NullGpu) -> None:
-    words = (MODEL, "--effective-batch", "8", "--seq-len", "64", "--gpus", "0,1", "--max-trials", "4")
+def test_two_trials_run_side_by_side_on_two_cards(model: str, null_gpu: NullGpu) -> None:
+    words = (model, "--effective-batch", "8", "--seq-len", "64", "--gpus", "0,1", "--max-trials", "4")
     ended = null_gpu.autofit(*words, *PLAIN, "--study", "mine", "--json", CARDS="2", LOG="1")
     assert answer(ended)["recommendation"]["confirmed"]
     logs = "\n".join(log.read_text() for log in (null_gpu.home / "logs" / "mine").rglob("trial-*.log"))

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.null_gpu.conftest import MODEL, NullGpu
+from tests.null_gpu.conftest import NullGpu
 
 pytestmark = pytest.mark.null_gpu
 
@@ -22,8 +22,8 @@ def answer(ended: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     return document
 
 
-def test_a_search_forks_its_workers_predicts_and_confirms(null_gpu: NullGpu) -> None:
-    ended = null_gpu.autofit(MODEL, *SHORT, "--json")
+def test_a_search_forks_its_workers_predicts_and_confirms(model: str, null_gpu: NullGpu) -> None:
+    ended = null_gpu.autofit(model, *SHORT, "--json")
     document = answer(ended)
     assert "fresh Python" not in ended.stderr and "Not predicted" not in ended.stderr, ended.stderr
     assert document["recommendation"]["confirmed"] and "H100" in document["device"]["name"]
@@ -32,8 +32,20 @@ def test_a_search_forks_its_workers_predicts_and_confirms(null_gpu: NullGpu) -> 
         assert trial["prediction"] is not None
 
 
-def test_a_memory_limit_is_kept_and_what_does_not_fit_is_named(null_gpu: NullGpu) -> None:
-    words = (MODEL, "--effective-batch", "64", "--seq-len", "1024", "--max-trials", "4", "--memory-limit", "5GiB")
+def test_a_memory_limit_is_kept_and_what_does_not_fit_is_named(model: str, null_gpu: NullGpu) -> None:
+    words = (
+        model,
+        "--effective-batch",
+        "16",
+        "--seq-len",
+        "1024",
+        "--max-trials",
+        "4",
+        "--memory-limit",
+        "5GiB",
+        "--budget",
+        "60s",
+    )
     document = answer(null_gpu.autofit(*words, "--forbid", "compile=inductor", "--json"))
     needs = [trial["measurement"]["needed_bytes"] for trial in document["trials"] if trial["measurement"]]
     assert needs and max(needs) <= document["limits"]["usable_bytes"] < 5 * 2**30
@@ -52,12 +64,14 @@ def test_a_memory_limit_is_kept_and_what_does_not_fit_is_named(null_gpu: NullGpu
     ],
     ids=lambda value: "-".join(value)[-24:] if isinstance(value, tuple) else None,
 )
-def test_what_cards_can_have_is_searched(words: tuple[str, ...], settings: dict[str, str], null_gpu: NullGpu) -> None:
-    document = answer(null_gpu.autofit(MODEL, *SHORT, *words, "--json", **settings))
+def test_what_cards_can_have_is_searched(
+    words: tuple[str, ...], settings: dict[str, str], model: str, null_gpu: NullGpu
+) -> None:
+    document = answer(null_gpu.autofit(model, *SHORT, *words, "--json", **settings))
     assert document["ranking"]
 
 
-def test_a_slice_of_a_card_is_searched_though_its_memory_may_not_be_asked_for(null_gpu: NullGpu) -> None:
+def test_a_slice_of_a_card_is_searched_though_its_memory_may_not_be_asked_for(model: str, null_gpu: NullGpu) -> None:
     name = "MIG-7c1e2f3a-0000-0000-0000-000000000000"
-    document = answer(null_gpu.autofit(MODEL, *SHORT, "--json", MIG="1", CUDA_VISIBLE_DEVICES=name))
+    document = answer(null_gpu.autofit(model, *SHORT, "--json", MIG="1", CUDA_VISIBLE_DEVICES=name))
     assert document["ranking"] and document["device"]["memory_bytes"] < 2**40
