@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.distributed.fsdp import CPUOffloadPolicy
 from transformers import PreTrainedModel
 from transformers.training_args import OptimizerNames
 
@@ -33,6 +32,7 @@ from autofit.trial.protocol import ProgramFacts, ProgramFactsJob
 from autofit.worker.accelerator import accelerator_for
 from autofit.worker.collated import shape_of_batch
 from autofit.worker.probe import libraries, model_facts
+from autofit.worker.program.acceleration import compilation, fsdp_plugin, mixed_precision, plain, sharing
 from autofit.worker.program.device import device_of, give_device
 from autofit.worker.program.hook import LAUNCHERS_PRECISION
 from autofit.worker.program.samples import MOST_BATCHES, MOST_SAMPLES, Source
@@ -119,8 +119,8 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
     for weight in trainer.model.parameters():
         dtypes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
     spelled = {name: name if hasattr(arguments, name) else OLDER_NAMES.get(name, name) for name in _setting_names()}
-    settings = {name: _plain(getattr(arguments, own, None)) for name, own in spelled.items()}
-    settings |= {**_mixed_precision(trainer), **_sharing(trainer)}
+    settings = {name: plain(getattr(arguments, own, None)) for name, own in spelled.items()}
+    settings |= {**mixed_precision(trainer), **sharing(trainer), "torch_compile": compilation(trainer)}
     settings["dtype"] = dtypes.most_common(1)[0][0]
     settings["attn_implementation"] = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if checkpoints_activations(model):
@@ -150,41 +150,10 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
     )
 
 
-def _mixed_precision(trainer: Any) -> dict[str, Any]:
-    """TrainingArguments for the precision that accelerate multiplies in, whoever asked for it."""
-    name = trainer.accelerator.mixed_precision
-    # One that no argument says stays as it is told, and is the program's own.
-    return {"bf16": {"no": False, "fp16": False, "bf16": True}.get(name, name), "fp16": name == "fp16"}
-
-
-def _sharing(trainer: Any) -> dict[str, Any]:
-    """TrainingArguments for the way in which accelerate shares this training, whoever asked for it.
-
-    Its launcher may have, by variables that TrainingArguments do not show; and what they ask for it may not do.
-    """
-    settings: dict[str, Any] = {"deepspeed": trainer.is_deepspeed_enabled, "fsdp": False, "fsdp_config": None}
-    plugin = _fsdp_plugin(trainer)
-    if plugin is not None:
-        offloads = isinstance(plugin.cpu_offload, CPUOffloadPolicy)
-        settings["fsdp"] = True
-        settings["fsdp_config"] = {
-            "version": plugin.fsdp_version,
-            "reshard_after_forward": _plain(plugin.reshard_after_forward),
-            "cpu_offload": offloads or bool(getattr(plugin.cpu_offload, "offload_params", False)),
-        }
-        if plugin.activation_checkpointing:
-            settings["activation_checkpointing"] = True
-    return settings
-
-
-def _fsdp_plugin(trainer: Any) -> Any:
-    return trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
-
-
 def _why_not_traced(trainer: Any, model: Any, source: Source, order: Sequence[int]) -> str:
     """A sentence's end where a trace would not tell what the program needs; empty where it does."""
     arguments = trainer.args
-    if arguments.use_liger_kernel or hasattr(trainer.model, "_orig_mod"):
+    if arguments.use_liger_kernel or hasattr(trainer.model, "_orig_mod") or isinstance(compilation(trainer), str):
         return "its model's kernels are not traced"
     if getattr(model, "quantization_method", None) is not None:
         return "its quantized weights are not traced"
@@ -247,15 +216,6 @@ def _variable_names() -> set[str]:
     return {name for row in KNOBS for choice in row.choices for name in choice.environment}
 
 
-def _plain(value: Any) -> Any:
-    """An argument as JSON has it."""
-    if isinstance(value, (bool, int, float, str)) or value is None:
-        return getattr(value, "value", value)
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    return str(getattr(value, "value", value)) if value else None
-
-
 def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) -> dict[str, str]:
     """The program's own decisions: for each knob the sentence that says so."""
     own = {}
@@ -271,16 +231,19 @@ def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) 
         own["attention"] = "samples share a row, which only the program's own attention is known to keep apart"
     if not isinstance(model, PreTrainedModel):
         own["activation_checkpointing"] = f"{type(model).__name__} is no model of transformers, and checkpoints nothing"
-    elif getattr(_fsdp_plugin(trainer), "activation_checkpointing", False):
+    elif getattr(fsdp_plugin(trainer), "activation_checkpointing", False):
         own["activation_checkpointing"] = (
             "FSDP checkpoints the layers itself (activation_checkpointing in its settings)"
         )
-    said = _mixed_precision(trainer)
+    said = mixed_precision(trainer)
     if LAUNCHERS_PRECISION != "no" or any(bool(getattr(arguments, name)) != bool(said[name]) for name in said):
         own["precision"] = "accelerate's launcher asks for it (mixed_precision)"
+    compiled = compilation(trainer)
     if hasattr(trainer.model, "_orig_mod"):
         own["compile"] = "the program compiles its model itself"
-    elif arguments.torch_compile and (arguments.torch_compile_mode or arguments.torch_compile_backend != "inductor"):
+    elif bool(compiled) != bool(arguments.torch_compile):
+        own["compile"] = "accelerate's launcher asks for it (dynamo_backend)"
+    elif isinstance(compiled, str):
         own["compile"] = "the program chooses its own backend or mode of torch.compile"
     if arguments.use_liger_kernel:
         own["kernels"] = "Liger's kernels are in the model before it trains"

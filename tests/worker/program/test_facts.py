@@ -68,14 +68,16 @@ class LooksAtItsLoader(Trainer):
         return super().get_train_dataloader()
 
 
-def trainer_of(folder: Path, cls: type[Trainer] = Trainer, **given: Any) -> Any:
+def trainer_of(
+    folder: Path, cls: type[Trainer] = Trainer, *, settings: dict[str, Any] | None = None, **given: Any
+) -> Any:
     model = LlamaForCausalLM(
         LlamaConfig(hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=2, vocab_size=64)
     )
     row = torch.arange(1, 13)
     return cls(
         model=model,
-        args=TrainingArguments(output_dir=str(folder), max_steps=1, use_cpu=True, report_to="none"),
+        args=TrainingArguments(output_dir=str(folder), max_steps=1, use_cpu=True, report_to="none", **(settings or {})),
         data_collator=default_data_collator,
         **{"train_dataset": [{"input_ids": row, "labels": row}] * 16, **given},
     )
@@ -144,6 +146,33 @@ def test_a_precision_that_the_launcher_asked_for_is_the_programs_own(
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "bf16")
     launched = program_of(trainer_of(tmp_path))
     assert launched.settings["bf16"] is True and "launcher" in launched.own["precision"] and launched.half_precision
+
+
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"BACKEND": "INDUCTOR", "MODE": "default"}, True),
+        ({"BACKEND": "AOT_EAGER"}, "aot_eager"),
+        ({"BACKEND": "INDUCTOR", "MODE": "max-autotune", "USE_REGIONAL_COMPILATION": "True"}, "max-autotune, regional"),
+        ({"BACKEND": "NO", "MODE": "default"}, False),
+    ],
+)
+def test_compiling_that_the_launcher_asked_for_is_the_programs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], said: bool | str
+) -> None:
+    for name, value in variables.items():
+        monkeypatch.setenv(f"ACCELERATE_DYNAMO_{name}", value)
+    program = program_of(trainer_of(tmp_path))
+    assert program.settings["torch_compile"] == said and ("launcher" in program.own.get("compile", "")) is bool(said)
+    assert bool(program.untraced) is isinstance(said, str)
+
+
+def test_a_mode_of_compiling_that_no_choice_has_is_the_programs_own(tmp_path: Path) -> None:
+    program = program_of(
+        trainer_of(tmp_path, settings={"torch_compile": True, "torch_compile_mode": "reduce-overhead"})
+    )
+    assert program.settings["torch_compile"] == "reduce-overhead" and "backend or mode" in program.own["compile"]
+    assert program_of(trainer_of(tmp_path, settings={"torch_compile": True})).settings["torch_compile"] is True
 
 
 @pytest.mark.parametrize("checkpoints", [False, True])
