@@ -165,7 +165,7 @@ VALUES_ARE_SPELLED_IN = {
     "worker.batches": "transformers' own sampling strategies",
     "worker.probe": "transformers' own names of attentions, and features",
     "worker.program.device": "an argument of TrainingArguments",
-    "worker.program.facts": "torch's name of a backend",
+    "worker.program.acceleration": "arguments of TrainingArguments, and torch's name of a backend",
     "worker.program.settings": "arguments of TrainingArguments, and torch's name of a backend",
 }
 """Files outside of knobs/ in which a string is also a knob's value, and what it is there."""

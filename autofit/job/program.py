@@ -16,9 +16,9 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     program itself decides, the sentence that says so. ``values`` are the program's own choices by knob
     (``knobs/own_program.py`` finds them). ``half_precision`` says that its weights are stored in 16 bits or its
     products computed in them, ``evaluates`` that it evaluates while it trains, ``shares_rows`` that several samples lie
-    in a row, ``loads_quickly`` that loading an effective batch takes too little for other processes to save any.
-    ``untraced`` says why its steps cannot be predicted, empty where they can. ``details`` are words on it:
-    adapters, quantization, layout.
+    in a row, ``takes_flags`` that it reads TrainingArguments from its command line, ``loads_quickly`` that loading an
+    effective batch takes too little for other processes to save any. ``untraced`` says why its steps cannot be
+    predicted, empty where they can. ``details`` are words on it: adapters, quantization, layout.
     """
 
     command: tuple[str, ...]
@@ -35,6 +35,7 @@ class Program(msgspec.Struct, frozen=True, kw_only=True):
     half_precision: bool = False
     evaluates: bool = False
     shares_rows: bool = False
+    takes_flags: bool = False
     loads_quickly: bool = False
     untraced: str = ""
     details: tuple[str, ...] = ()

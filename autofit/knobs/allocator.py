@@ -8,6 +8,8 @@ from autofit.knobs.knob import Choice, Knob
 EXPANDABLE = "expandable"
 VARIABLE = "PYTORCH_CUDA_ALLOC_CONF"
 """torch reads it when the allocator is first used."""
+NEWER_VARIABLE = "PYTORCH_ALLOC_CONF"
+"""The same for every kind of device: torch reads it first, and the other no more where it is set."""
 
 ALLOCATOR = Knob(
     name="allocator",

@@ -15,6 +15,7 @@ import yaml
 from autofit.errors import UserError
 from autofit.job.situation import Situation
 from autofit.knobs import KNOBS, Choice, Knob
+from autofit.knobs.precision import with_tf32_of_compiling
 from autofit.knobs.train_config import KnobValue, TrainConfig
 
 OLDER_NAMES = {
@@ -53,7 +54,7 @@ def read_baseline(path: str | Path, situation: Situation) -> TrainConfig:
     given: dict[str, Any] = dict(content.get("training_arguments", content))
     model: dict[str, Any] = dict(content.get("model_kwargs") or {})
     model |= {name: given.pop(name) for name in _MODEL_NAMES if name in given}
-    settings = normalized({**given, **model})
+    settings = with_tf32_of_compiling(normalized({**given, **model}), situation)
     unknown = [name for name in NOT_MEASURED if settings.get(name)]
     if unknown:
         raise UserError(

@@ -14,10 +14,12 @@ import msgspec
 from autofit.errors import UserError
 from autofit.job.program import Program
 from autofit.job.situation import Situation
+from autofit.knobs.allocator import ALLOCATOR, NEWER_VARIABLE
 from autofit.knobs.baseline import choices_that_say, names_of, normalized
 from autofit.knobs.knob import PROGRAMS_OWN, Choice, Knob
 from autofit.knobs.numerics import Numerics
 from autofit.knobs.parallelism import PARALLELISM
+from autofit.knobs.precision import with_tf32_of_compiling
 from autofit.knobs.table import KNOBS
 from autofit.knobs.train_config import TrainConfig
 
@@ -32,7 +34,7 @@ def with_values(situation: Situation) -> Situation:
     """
     program = situation.program
     assert program is not None, "this is for programs"
-    settings = normalized(program.settings)
+    settings = with_tf32_of_compiling(normalized(program.settings), situation)
     _check_sharing(program.name, settings)
     own, values = dict(program.own), {}
     for row in KNOBS:
@@ -52,6 +54,9 @@ def with_values(situation: Situation) -> Situation:
     # Its layout is whatever its data set and collator make, for which there is no name.
     values["batch_layout"] = PROGRAMS_OWN
     own.setdefault("batch_layout", "the program's own data set and collator make the micro-batches")
+    if NEWER_VARIABLE in program.environment:
+        values[ALLOCATOR.name] = PROGRAMS_OWN
+        own.setdefault(ALLOCATOR.name, f"{NEWER_VARIABLE} is set in the environment that the program runs in")
     return replace(situation, program=msgspec.structs.replace(program, own=own, values=values))
 
 

@@ -7,6 +7,9 @@ loss and tens of percent of the norm were measured without num_items_in_batch on
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from autofit.device.kinds import kind_of
 from autofit.job.situation import Situation
 from autofit.knobs.availability import first_of, missing, needs_cuda
@@ -30,7 +33,9 @@ def _not_with_adapters(situation: Situation) -> str | None:
     return f"with {situation.workload.method} the trained weights are small and stay in fp32"
 
 
-PURE_BF16, FULL = "pure_bf16", "fp32"
+PURE_BF16, TF32, FULL = "pure_bf16", "tf32", "fp32"
+SWITCHED_ON_BY_COMPILING = "tf32"
+"""TrainingArgument that ``torch_compile`` switches on where it is left open (transformers 5.23, training_args.py)."""
 
 PRECISION = Knob(
     name="precision",
@@ -63,7 +68,7 @@ PRECISION = Knob(
             frozen_dtype="float16",
         ),
         Choice(
-            value="tf32",
+            value=TF32,
             planned=2,
             tolerances=(1e-3, 1e-2),
             title="fp32 weights, matrix products in tf32",
@@ -92,3 +97,10 @@ PRECISION = Knob(
         ),
     ),
 )
+
+
+def with_tf32_of_compiling(settings: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
+    """Settings as a training in fp32 has them that leaves tf32 open and compiles."""
+    is_open = settings.get(SWITCHED_ON_BY_COMPILING) is None and not settings.get("bf16") and not settings.get("fp16")
+    switches_on = is_open and settings.get("torch_compile") and not PRECISION.choice(TF32).unavailable(situation)
+    return {**settings, SWITCHED_ON_BY_COMPILING: True} if switches_on else dict(settings)

@@ -14,6 +14,7 @@ from autofit.job.workload import Workload
 from autofit.knobs import KNOBS, Choice, knob
 from autofit.knobs.baseline import OLDER_NAMES
 from autofit.knobs.own_program import changes, own_config
+from autofit.knobs.precision import FULL, SWITCHED_ON_BY_COMPILING, TF32
 from autofit.knobs.train_config import TrainConfig
 
 
@@ -81,6 +82,8 @@ def _changing(config: TrainConfig, situation: Situation, program: Program) -> Re
     arguments, model_kwargs, environment = changes(config, program)
     if not kind_of(situation.device).is_host and config != own_config(program):
         arguments["logging_nan_inf_filter"] = False
+        if "torch_compile" in arguments and config["precision"] in (TF32, FULL):
+            arguments[SWITCHED_ON_BY_COMPILING] = config["precision"] == TF32
     choices = [row.choice(config[row.name]) for row in KNOBS]
     optimizer = knob("optimizer").choice(config["optimizer"])
     return Recipe(
@@ -112,7 +115,7 @@ def _built(config: TrainConfig, situation: Situation) -> Recipe:
     environment = dict(kind.environment)
     if kind.is_host:
         arguments["use_cpu"] = True
-    elif config["precision"] == "fp32":
+    elif config["precision"] == FULL:
         # Left open, torch_compile switches tf32 on.
         arguments["tf32"] = False
     model_kwargs: dict[str, Any] = {}

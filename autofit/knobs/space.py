@@ -267,7 +267,12 @@ class SearchSpace:
         return f"No value of {row.name} is left: {reasons}. Loosen --fix, --forbid or --numerics."
 
     def _batch_pairs(self) -> tuple[tuple[int, int], ...]:
+        program, (size, _) = self.situation.program, BATCH_KNOBS
         pairs = self.situation.workload.batch_pairs()
+        if program is not None and size in program.own:
+            pairs = ((program.micro_batch_size, program.accumulation_steps),)
+            if self.request.fix.get(size, str(program.micro_batch_size)) != str(program.micro_batch_size):
+                raise UserError(f"{size} is decided by the program and cannot be changed here: {program.own[size]}.")
         for position, name in enumerate(BATCH_KNOBS):
             fixed = _whole_numbers(name, self.request.fix.get(name), pairs, position)
             forbidden = [_whole_number(name, value) for value in self.request.forbid.get(name, ())]

@@ -9,6 +9,7 @@ from typing import Any
 
 from autofit.job.program import Program
 from autofit.knobs.baseline import NEWER_NAMES, OLDER_NAMES, normalized
+from autofit.knobs.precision import SWITCHED_ON_BY_COMPILING
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 
@@ -44,7 +45,12 @@ def changes_of(program: Program, recommendation: Recommendation) -> list[Change]
     for place, values in groups:
         for name, after in values.items():
             before = settings.get(NEWER_NAMES.get(name, name))
-            if (before or None) != (after or None):
+            matters = (
+                name == SWITCHED_ON_BY_COMPILING
+                and before is None
+                and recommendation.training_arguments.get("torch_compile")
+            )
+            if (before or None) != (after or None) or matters:
                 found.append(Change(name=name, before=before, after=after, place=place))
     return found
 
@@ -52,11 +58,10 @@ def changes_of(program: Program, recommendation: Recommendation) -> list[Change]
 def changed_command(program: Program, changes: list[Change]) -> str | None:
     """The program's command with the changes as flags; None where it takes no such flags.
 
-    Flags that are there are changed; others are added where the command has some of TrainingArguments' already, or is
-    one of TRL's, which takes all of them.
+    Flags that are there are changed, others are added.
     """
     words = list(program.command)
-    takes_flags = words[0].rsplit("/", 1)[-1] == "trl" or any(_flag_place(words, name) is not None for name in _BATCH)
+    takes_flags = program.takes_flags or words[0].rsplit("/", 1)[-1] == "trl"
     if not takes_flags or any(change.place == MODEL for change in changes):
         return None
     for change in changes:
@@ -80,8 +85,6 @@ def changed_command(program: Program, changes: list[Change]) -> str | None:
 
 _SWITCHES = ("fsdp",)
 """Flags that take no ``True``: transformers 5.23 reads any word after them as an older way of asking for FSDP."""
-_BATCH = ("per_device_train_batch_size", "gradient_accumulation_steps", "output_dir", "learning_rate")
-"""Flags by which a command is known to take TrainingArguments."""
 
 
 def recommended_changes(result: Result) -> list[Change]:
@@ -99,10 +102,14 @@ def changes_in_a_line(result: Result) -> str:
 
 
 def _flag_place(words: list[str], name: str) -> int | None:
-    """Place where a command sets a TrainingArgument, by any spelling of its name."""
+    """Place where a command sets a TrainingArgument, by any spelling of its name.
+
+    Of several the last one counts; what comes before the script is the launcher's.
+    """
     spellings = {f"--{each}" for each in (name, OLDER_NAMES.get(name, name), NEWER_NAMES.get(name, name))}
     spellings |= {each.replace("_", "-") for each in spellings}
-    for place, word in enumerate(words):
-        if word.partition("=")[0] in spellings:
-            return place
-    return None
+    scripts = [place for place, word in enumerate(words) if word.endswith(".py")][:1]
+    modules = [place for place, word in enumerate(words) if word in ("-m", "--module")]
+    begin = (scripts or modules or [0])[-1]
+    places = [place for place in range(begin, len(words)) if words[place].partition("=")[0] in spellings]
+    return places[-1] if places else None

@@ -34,6 +34,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from autofit.runtime.loss import sums_means
 from autofit.runtime.mixin import become
 
 _TEXTS = ("out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "not enough memory", "can't allocate memory")
@@ -134,6 +135,11 @@ class _Guarded:
 
     def _again(self, model: Any, inputs: Any, items: Any, failed: str) -> tuple[str | None, Any]:
         """The step's micro-batches so far, in pieces half as large; what failed again, or the last one's loss."""
+        if sums_means(self):
+            raise RuntimeError(
+                f"a micro-batch does not fit, and in pieces it would train otherwise: {type(self).__name__}."
+                f"compute_loss leaves num_items_in_batch unused: {failed}"
+            )
         rows = rows_of(inputs)
         self._is_in_backward = False
         model.zero_grad(set_to_none=True)

@@ -14,8 +14,9 @@ from autofit.report.own_program import ARGUMENTS, ENVIRONMENT, MODEL, Change, ch
 from autofit.study.recommendation import Recommendation
 
 
-def program(*command: str, **settings: Any) -> Program:
+def program(*command: str, takes_flags: bool = True, **settings: Any) -> Program:
     return Program(
+        takes_flags=takes_flags,
         command=command or ("python", "train.py"),
         code="0" * 16,
         trainer="Trainer",
@@ -70,12 +71,40 @@ def change(name: str, after: Any, place: str = ARGUMENTS) -> Change:
         ("python t.py --per_device_train_batch_size=8", "python t.py --per_device_train_batch_size=16"),
         ("python t.py --per-device-train-batch-size 8", "python t.py --per-device-train-batch-size 16"),
         ("python t.py --output_dir o", "python t.py --output_dir o --per_device_train_batch_size 16"),
-        ("trl sft --config s.yaml", "trl sft --config s.yaml --per_device_train_batch_size 16"),
-        ("python t.py --steps 3", None),
+        ("python t.py", "python t.py --per_device_train_batch_size 16"),
+        (
+            "python t.py --per_device_train_batch_size 4 --per_device_train_batch_size 8",
+            "python t.py --per_device_train_batch_size 4 --per_device_train_batch_size 16",
+        ),
+        (
+            "accelerate launch --per_device_train_batch_size 4 t.py --per_device_train_batch_size 8",
+            "accelerate launch --per_device_train_batch_size 4 t.py --per_device_train_batch_size 16",
+        ),
+        (
+            "python -m torch.distributed.run --per_device_train_batch_size 4 -m a.t --bf16",
+            "python -m torch.distributed.run --per_device_train_batch_size 4 -m a.t --bf16 "
+            "--per_device_train_batch_size 16",
+        ),
     ],
 )
 def test_flags_are_changed_where_a_command_has_them(command: str, expected: str | None) -> None:
     assert changed_command(program(*command.split()), [change("per_device_train_batch_size", 16)]) == expected
+
+
+@pytest.mark.parametrize(("words", "takes"), [("python t.py --output_dir o", False), ("trl sft --config s.yaml", True)])
+def test_a_command_whose_program_reads_no_training_arguments_gets_no_flags(words: str, takes: bool) -> None:
+    changed = changed_command(program(*words.split(), takes_flags=False), [change("per_device_train_batch_size", 16)])
+    assert changed == (f"{words} --per_device_train_batch_size 16" if takes else None)
+
+
+def test_tf32_is_said_where_compiling_would_switch_it_on() -> None:
+    arguments = {"torch_compile": True, "tf32": False}
+    found = changes_of(program(), recommendation(training_arguments=arguments))
+    assert [str(change) for change in found] == ["torch_compile: None -> True", "tf32: None -> False"]
+    found = changes_of(
+        program(torch_compile=True), recommendation(training_arguments={**arguments, "torch_compile": False})
+    )
+    assert [str(change) for change in found] == ["torch_compile: True -> False"]
 
 
 def test_a_switch_without_a_value_gets_one() -> None:

@@ -29,6 +29,7 @@ def sharing(trainer: Any) -> dict[str, Any]:
     Its launcher may have, by variables that TrainingArguments do not show; and what they ask for it may not do.
     """
     settings: dict[str, Any] = {"deepspeed": trainer.is_deepspeed_enabled, "fsdp": False, "fsdp_config": None}
+    settings["parallelism_config"] = trainer.accelerator.parallelism_config is not None
     plugin = fsdp_plugin(trainer)
     if plugin is not None:
         offloads = isinstance(plugin.cpu_offload, CPUOffloadPolicy)

@@ -83,15 +83,16 @@ def give_device(trainer: Any) -> None:
     from accelerate.state import AcceleratorState
     from transformers.utils.import_utils import enable_tf32
 
+    from autofit.worker.program.settings import accelerator_anew
+
     for name, value in kept.items():
         setattr(arguments, name, value)
     vars(arguments).pop("_setup_devices", None)  # a cached property: device and n_gpu are found again
-    AcceleratorState._reset_state(reset_partial_state=True)
-    assert arguments.device is not None
-    if arguments.tf32 is not None:
-        enable_tf32(arguments.tf32)
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    trainer.create_accelerator_and_postprocess()
+    with accelerator_anew(trainer):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        assert arguments.device is not None
+        if arguments.tf32 is not None:
+            enable_tf32(arguments.tf32)
     if trainer.place_model_on_device and str(getattr(trainer.model, "quantization_method", "")) != "bitsandbytes":
         trainer._move_model_to_device(trainer.model, arguments.device)
     trainer._train_batch_size = arguments.train_batch_size

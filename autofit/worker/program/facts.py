@@ -18,15 +18,16 @@ import torch
 from transformers import PreTrainedModel
 from transformers.training_args import OptimizerNames
 
-from autofit.device.device import Device
 from autofit.job.lengths import SampleLengths
 from autofit.job.program import Program, ProgramSamples
 from autofit.job.situation import ModelFacts
 from autofit.job.tasks import task_of
-from autofit.knobs import KNOBS
+from autofit.knobs import BATCH_KNOBS, KNOBS
+from autofit.knobs.allocator import NEWER_VARIABLE
 from autofit.knobs.baseline import OLDER_NAMES, SPREADING, names_of
 from autofit.knobs.loader import NAME as LOADER
 from autofit.knobs.parallelism import NAME as PARALLELISM
+from autofit.runtime.loss import sums_means
 from autofit.trial.program import TRAINER_VARIABLE
 from autofit.trial.protocol import ProgramFacts, ProgramFactsJob
 from autofit.worker.accelerator import accelerator_for
@@ -34,8 +35,9 @@ from autofit.worker.collated import shape_of_batch
 from autofit.worker.probe import libraries, model_facts
 from autofit.worker.program.acceleration import compilation, fsdp_plugin, mixed_precision, plain, sharing
 from autofit.worker.program.device import device_of, give_device
-from autofit.worker.program.hook import LAUNCHERS_PRECISION
-from autofit.worker.program.samples import MOST_BATCHES, MOST_SAMPLES, Source
+from autofit.worker.program.hook import LAUNCHERS_PRECISION, RESUMES
+from autofit.worker.program.refusals import too_few, why_not_on, why_not_split
+from autofit.worker.program.samples import LOOKING_SECONDS, MOST_BATCHES, MOST_SAMPLES, Source
 from autofit.worker.program.settings import can_cut, checkpoints_activations, evaluates, inner_model
 
 ALSO_CHANGED = ("logging_nan_inf_filter",)
@@ -46,6 +48,8 @@ TRIED_STEPS, TRIED_WORKERS = 1000, 3
 _MAKING_OPTIMIZERS = ("create_optimizer_and_scheduler", "create_optimizer", "get_optimizer_cls_and_kwargs")
 MARKS_OF_SHARED_ROWS = ("position_ids", "cu_seq_lens_q", "seq_idx")
 """Keys that collators add which put several samples into a row."""
+MOST_CONTENT = 2**20
+"""Bytes of the largest file of a command whose content is looked at."""
 WORTH_WORKERS = 0.005
 """Seconds that loading an effective batch takes at least where other processes can save any: few steps are shorter than
 ten times as long. The loader's choices name it."""
@@ -56,7 +60,7 @@ def facts_of(trainer: Any, job: ProgramFactsJob) -> ProgramFacts:
     accelerator = accelerator_for(device_of(trainer, job.device))
     device = accelerator.facts()
     give_device(trainer)
-    refusal = _why_not_on(device, trainer.args)
+    refusal = why_not_on(device, trainer.args)
     if refusal is not None:
         return ProgramFacts(refusal=refusal)
     arguments = trainer.args
@@ -64,19 +68,14 @@ def facts_of(trainer: Any, job: ProgramFactsJob) -> ProgramFacts:
         arguments.per_device_train_batch_size * arguments.gradient_accumulation_steps * max(1, arguments.world_size)
     )
     number = max(effective, min(MOST_BATCHES * effective, MOST_SAMPLES // effective * effective))
-    source = Source(trainer, fewest=number)
-    if source.makes_own_batches:
-        return ProgramFacts(
-            refusal=f"The program's own {type(source.loader.batch_sampler).__name__} decides which samples share a "
-            "micro-batch, so autofit cannot split its batches otherwise."
-        )
+    source = Source(trainer, fewest=number, seconds=LOOKING_SECONDS)
+    refusal = why_not_split(trainer, source)
+    if refusal is not None:
+        return ProgramFacts(refusal=refusal)
     order = source.order(number)
     order = order[: len(order) // effective * effective]
     if not order:
-        return ProgramFacts(
-            refusal=f"The program's data has {len(source.samples)} samples, fewer than one effective batch of "
-            f"{effective}: give it more."
-        )
+        return ProgramFacts(refusal=too_few(source, effective))
     lengths, is_the_same_again = source.lengths(order)
     longest = sorted(lengths, key=lambda place: (-lengths[place], place))[:effective]
     model = inner_model(trainer)
@@ -98,21 +97,6 @@ def facts_of(trainer: Any, job: ProgramFactsJob) -> ProgramFacts:
     )
 
 
-def _why_not_on(device: Device, arguments: Any) -> str | None:
-    """The sentence where the program would not train on this one device."""
-    if arguments.device.type != device.kind:
-        return (
-            f"The program trains on '{arguments.device.type}', and the search is for {device.name}: say "
-            f"--device {arguments.device.type}, or leave out what keeps the program from it (use_cpu, say)."
-        )
-    if arguments.n_gpu > 1:
-        return (
-            f"The program would train by DataParallel on {arguments.n_gpu} GPUs, which multiplies its batch: "
-            "choose one with CUDA_VISIBLE_DEVICES=0, or start it with torchrun."
-        )
-    return None
-
-
 def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, order: Sequence[int]) -> Program:
     arguments, batch = trainer.args, source.batch(tuple(order[:1]))
     dtypes = Counter[str]()
@@ -128,7 +112,8 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
     own_optimizer = _own_optimizer(trainer)
     return Program(
         command=job.command,
-        code=own_code(),
+        code=own_code(job.command),
+        takes_flags=_takes_flags(),
         trainer=type(trainer).__name__,
         model=type(model).__name__,
         micro_batch_size=arguments.per_device_train_batch_size,
@@ -213,7 +198,7 @@ def _setting_names() -> list[str]:
 
 
 def _variable_names() -> set[str]:
-    return {name for row in KNOBS for choice in row.choices for name in choice.environment}
+    return {NEWER_VARIABLE, *(name for row in KNOBS for choice in row.choices for name in choice.environment)}
 
 
 def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) -> dict[str, str]:
@@ -222,10 +207,14 @@ def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) 
     arguments = trainer.args
     if own_optimizer:
         own["optimizer"] = own_optimizer
+    elif getattr(trainer, RESUMES, False):
+        own["optimizer"] = "the training goes on from a checkpoint, which holds this optimizer's state"
     elif arguments.optim_args or arguments.optim_target_modules:
         own["optimizer"] = "the program gives its optimizer arguments of its own (optim_args, optim_target_modules)"
     can_set = getattr(model, "_can_set_attn_implementation", None)
-    if can_set is None or not can_set():
+    if trainer.model_init is not None:
+        own["attention"] = "model_init makes the model anew as the training begins"
+    elif can_set is None or not can_set():
         own["attention"] = f"transformers cannot change the attention of {type(model).__name__}"
     elif any(name in batch for name in MARKS_OF_SHARED_ROWS):
         own["attention"] = "samples share a row, which only the program's own attention is known to keep apart"
@@ -235,6 +224,8 @@ def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) 
         own["activation_checkpointing"] = (
             "FSDP checkpoints the layers itself (activation_checkpointing in its settings)"
         )
+    elif trainer.model_init is not None and checkpoints_activations(model) and not _asks_to_checkpoint(arguments):
+        own["activation_checkpointing"] = "model_init switches it on in the model that it makes"
     said = mixed_precision(trainer)
     if LAUNCHERS_PRECISION != "no" or any(bool(getattr(arguments, name)) != bool(said[name]) for name in said):
         own["precision"] = "accelerate's launcher asks for it (mixed_precision)"
@@ -249,7 +240,17 @@ def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) 
         own["kernels"] = "Liger's kernels are in the model before it trains"
     elif not type(trainer).compute_loss.__module__.startswith("transformers."):
         own["kernels"] = f"{type(trainer).__name__} computes its loss itself, which Liger's kernels would pass by"
+    if sums_means(trainer):
+        own[BATCH_KNOBS[0]] = (
+            f"{type(trainer).__name__}.compute_loss leaves num_items_in_batch unused, so that the gradient grows with "
+            "the number of micro-batches, and another split would train otherwise"
+        )
     return own
+
+
+def _asks_to_checkpoint(arguments: Any) -> bool:
+    name = "activation_checkpointing"
+    return bool(getattr(arguments, name, None) or getattr(arguments, OLDER_NAMES[name], None))
 
 
 def _own_loader(trainer: Any, source: Source) -> dict[str, str]:
@@ -269,6 +270,8 @@ def _own_sharing(trainer: Any) -> dict[str, str]:
         reason = "the program or its launcher asks for FSDP"
     elif arguments.world_size == 1:
         reason = ""
+    elif getattr(trainer, RESUMES, False):
+        reason = "the training goes on from a checkpoint, which was written this way"
     elif arguments.device.type == "cpu":
         reason = "accelerate cuts parameters into parts on GPUs alone"
     elif os.environ.get(TRAINER_VARIABLE, "1") != "1":
@@ -348,8 +351,19 @@ def _task(model: Any) -> str:
     return task_of(config, None).name
 
 
-def own_code() -> str:
-    """Digest of the program's own source files: its script, and what it imported that is not installed."""
+def _takes_flags() -> bool:
+    """True for a program that reads TrainingArguments from its command line, as far as its script says so."""
+    path = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return any(parser in text for parser in ("HfArgumentParser", "TrlParser"))
+
+
+def own_code(command: Sequence[str] = ()) -> str:
+    """Digest of what makes the program the one it is: source files and launcher's settings, files of its command.
+
+    Its source is its script, and what it imported that is not installed; of frameworks, whose code is installed, the
+    version. Of a large file, which is data, size and time of change stand for the content.
+    """
     installed = {Path(path).resolve() for path in (*site.getsitepackages(), *sysconfig.get_paths().values())}
     digest = hashlib.sha256()
     for name, module in sorted(sys.modules.items()):
@@ -359,4 +373,14 @@ def own_code() -> str:
         if any(folder in path.resolve().parents for folder in installed):
             continue
         digest.update(name.encode() + path.read_bytes())
+    for name in sorted({"axolotl", "llamafactory", "swift", "trl", "unsloth"} & sys.modules.keys()):
+        digest.update(f"{name} {getattr(sys.modules[name], '__version__', '')}".encode())
+    for name, value in sorted(os.environ.items()):
+        if name.startswith(("ACCELERATE_", "FSDP_")):
+            digest.update(f"{name}={value}".encode())
+    for path in (Path(word.rpartition("=")[2]) for word in command):
+        if path.is_file():
+            facts = path.stat()
+            is_small = facts.st_size <= MOST_CONTENT
+            digest.update(path.read_bytes() if is_small else f"{facts.st_size} {facts.st_mtime_ns}".encode())
     return digest.hexdigest()[:16]

@@ -46,6 +46,8 @@ LAUNCHERS_PRECISION = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
 """Precision that accelerate's launcher asks for, before any TrainingArguments are made."""
 ATTACHED = "_autofit_attached"
 """Attribute of a Trainer that ``autofit.attach`` was given, with the call's name."""
+RESUMES = "_autofit_resumes"
+"""Attribute of a Trainer: whether its ``train()`` was told to go on from a checkpoint."""
 
 
 def patch(module: ModuleType) -> None:
@@ -65,6 +67,8 @@ def patch(module: ModuleType) -> None:
         _share_as(getattr(job, "recipe", None), arguments)
 
     def stop(trainer: Any, *args: Any, **kwargs: Any) -> NoReturn:
+        asked = inspect.signature(train).bind(trainer, *args, **kwargs).arguments
+        setattr(trainer, RESUMES, bool(asked.get("resume_from_checkpoint")))
         if job is None:
             _end_with(lambda: _serve(trainer, train))
         _run_alone(trainer, train)
@@ -258,6 +262,8 @@ def _why_not_here(trainer: Any) -> str | None:
         return "it uses the GPU before it trains"
     if any(weight.device.type not in ("cpu", "meta") for weight in trainer.model.parameters()):
         return "its model lies on the device before it trains"
+    if wants_device(trainer.args) and any(isinstance(each, torch.Tensor) for each in vars(trainer).values()):
+        return "its Trainer holds tensors, which may belong on the device"
     return None
 
 

@@ -41,20 +41,27 @@ _OF_THE_LOADER = (
 class Source:
     """The samples behind a Trainer's own training loader, and what its loader does to them.
 
-    ``fewest`` samples of a stream are read into memory: they have no places to find them by.
+    ``fewest`` samples of a stream are read into memory, or as many as come in ``seconds``: they have no places to find
+    them by.
     """
 
-    def __init__(self, trainer: Any, *, fewest: int = 0) -> None:
+    def __init__(self, trainer: Any, *, fewest: int = 0, seconds: float = math.inf) -> None:
         self.loader = trainer.get_train_dataloader()
         self.collate: Callable[[list[Any]], Any] = self.loader.collate_fn
         dataset = self.loader.dataset
         self.is_stream = isinstance(dataset, IterableDataset)
-        self.samples: Any = list(_in_time(dataset, fewest)) if self.is_stream else dataset
+        self.samples: Any = list(_in_time(dataset, fewest, seconds)) if self.is_stream else dataset
 
     @property
     def makes_own_batches(self) -> bool:
-        """True where a batch sampler of the program's own decides which samples share a micro-batch."""
-        return not self.is_stream and type(self._batch_sampler()) is not BatchSampler
+        """True where a batch sampler of the program's own, or its stream, decides which samples share a micro-batch."""
+        return self.batch_size is None if self.is_stream else type(self._batch_sampler()) is not BatchSampler
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples that the loader gives at once, to one process."""
+        size: int | None = self.loader.batch_size if self.is_stream else self._batch_sampler().batch_size
+        return size
 
     def _batch_sampler(self) -> Any:
         """The program's, of all processes: accelerate's wrapper gives each its own share."""
@@ -179,9 +186,9 @@ class ProgramBatches(Batches):
         return len(set(self._length_of.values())) == 1
 
 
-def _in_time(stream: Iterable[Any], number: int) -> Iterator[Any]:
+def _in_time(stream: Iterable[Any], number: int, seconds: float) -> Iterator[Any]:
     """The first samples of a stream: up to ``number``, or as many as come in time."""
-    deadline = time.monotonic() + LOOKING_SECONDS
+    deadline = time.monotonic() + seconds
     for count, sample in enumerate(stream):
         if count == number or time.monotonic() > deadline:
             return

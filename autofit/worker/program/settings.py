@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -117,10 +119,30 @@ def _make_accelerator_anew(trainer: Any) -> None:
         arguments.torch_compile_backend = arguments.torch_compile_mode = None
     elif arguments.torch_compile_backend is None:
         arguments.torch_compile_backend = "inductor"
-    # An evaluation before training has wrapped model.forward in the old precision's autocast.
-    trainer.accelerator.unwrap_model(trainer.model, keep_fp32_wrapper=False)
-    AcceleratorState._reset_state()  # device and process group stay: they are PartialState's
-    if trainer.is_fsdp_enabled:
-        # accelerate 1.15 writes FSDP over it, and then takes its settings for given.
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+    with accelerator_anew(trainer):
+        AcceleratorState._reset_state()  # device and process group stay: they are PartialState's
+        if trainer.is_fsdp_enabled:
+            # accelerate 1.15 writes FSDP over it, and then takes its settings for given.
+            PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+@contextmanager
+def accelerator_anew(trainer: Any) -> Iterator[None]:
+    """Have a Trainer make its Accelerator anew at the end, after a body that resets the state it is made from.
+
+    What the old one had prepared goes through the new one: a reference model's forward holds the old precision's
+    autocast, and lies on the old device.
+    """
+    prepared = {id(model) for model in trainer.accelerator._models} - {id(trainer.model), id(trainer.model_wrapped)}
+    others = {name: model for name, model in vars(trainer).items() if id(model) in prepared}
+    # An evaluation before training has wrapped the forward of the Trainer's own, too.
+    for model in (trainer.model, *others.values()):
+        trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)
+    yield
+    accumulation = trainer.args.accelerator_config.gradient_accumulation_kwargs
+    if accumulation is not None:
+        accumulation.pop("num_steps", None)  # transformers writes it into the user's own, and refuses it there
     trainer.create_accelerator_and_postprocess()
+    for name, model in others.items():
+        vars(model).pop("_is_accelerate_prepared", None)  # it would be given back as it is
+        setattr(trainer, name, trainer.accelerator.prepare_model(model, evaluation_mode=True))
