@@ -166,6 +166,7 @@ VALUES_ARE_SPELLED_IN = {
     "worker.probe": "transformers' own names of attentions, and features",
     "worker.program.device": "an argument of TrainingArguments",
     "worker.program.acceleration": "arguments of TrainingArguments, and torch's name of a backend",
+    "worker.program.facts": "arguments of TrainingArguments",
     "worker.program.settings": "arguments of TrainingArguments, and torch's name of a backend",
 }
 """Files outside of knobs/ in which a string is also a knob's value, and what it is there."""

@@ -194,6 +194,49 @@ def test_the_way_of_sharing_is_searched_where_the_program_leaves_it_to_its_argum
     assert alone.choices["parallelism"] == ("ddp",)
 
 
+def on_a_card(
+    own: dict[str, str] | None = None, environment: dict[str, str] | None = None, **changes: Any
+) -> Situation:
+    program = msgspec.structs.replace(program_of(situation_of(own, **changes)), environment=environment or {})
+    return with_values(replace(make_situation(kind="cuda", capability=(9, 0), missing={}), program=program))
+
+
+@pytest.mark.parametrize(
+    ("changes", "precision", "after"),
+    [
+        ({}, "fp32", {"torch_compile": True, "tf32": False}),
+        ({"tf32": True}, "tf32", {"torch_compile": True, "tf32": True}),
+        # transformers switches tf32 on for what compiles and leaves it open.
+        ({"torch_compile": True}, "tf32", {"torch_compile": False, "tf32": True}),
+        ({"torch_compile": True, "tf32": False}, "fp32", {"torch_compile": False, "tf32": False}),
+        ({"bf16": True}, "bf16", {"torch_compile": True}),
+    ],
+)
+def test_tf32_stays_as_the_program_has_it_where_compiling_changes(
+    changes: dict[str, Any], precision: str, after: dict[str, Any]
+) -> None:
+    situation = on_a_card(**changes)
+    own = own_config(program_of(situation))
+    assert own["precision"] == precision
+    other = own.replace(compile="off" if changes.get("torch_compile") else "inductor")
+    arguments = recipe_for(other, situation).training_arguments
+    assert {name: arguments[name] for name in ("torch_compile", "tf32") if name in arguments} == after
+    assert "tf32" not in recipe_for(own, situation).training_arguments
+
+
+def test_the_allocator_is_the_programs_own_where_torchs_newer_variable_is_set() -> None:
+    situation = on_a_card(environment={"PYTORCH_ALLOC_CONF": "garbage_collection_threshold:0.8"})
+    assert own_config(program_of(situation))["allocator"] == PROGRAMS_OWN
+    assert SearchSpace(situation, SpaceRequest()).choices["allocator"] == (PROGRAMS_OWN,)
+
+
+def test_a_split_that_the_program_decides_is_the_only_one() -> None:
+    situation = situation_of(own={"micro_batch_size": "another would train otherwise"})
+    assert SearchSpace(situation, SpaceRequest()).batch_pairs == ((8, 4),)
+    with pytest.raises(UserError, match="another would train otherwise"):
+        SearchSpace(situation, SpaceRequest(fix={"micro_batch_size": "16"}))
+
+
 def test_every_knob_has_a_value() -> None:
     program = program_of(situation_of())
     assert set(program.values) == {row.name for row in KNOBS}

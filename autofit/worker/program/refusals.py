@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.device.device import Device
+from autofit.units import counted
 from autofit.worker.program.samples import LOOKING_SECONDS, Source
 
 
@@ -54,6 +55,6 @@ def why_not_split(trainer: Any, source: Source) -> str | None:
 
 def too_few(source: Source, effective_batch: int) -> str:
     """The sentence for data with fewer samples than an effective batch has."""
-    fewer = f"{len(source.samples)} samples"
+    fewer = counted(len(source.samples), "sample")
     given = f"stream gave {fewer} in {LOOKING_SECONDS:.0f} s" if source.is_stream else f"data has {fewer}"
     return f"The program's {given}, fewer than one effective batch of {effective_batch}: give it more."

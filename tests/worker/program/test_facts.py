@@ -14,7 +14,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from autofit.job.program import Program
 from autofit.trial.protocol import ProgramFactsJob
-from autofit.worker.program.facts import _own_sharing, facts_of
+from autofit.worker.program.facts import _own_sharing, facts_of, own_code
+from autofit.worker.program.hook import RESUMES
 
 
 class HandsOn(Trainer):
@@ -76,11 +77,16 @@ def trainer_of(
     )
     row = torch.arange(1, 13)
     return cls(
-        model=model,
         args=TrainingArguments(output_dir=str(folder), max_steps=1, use_cpu=True, report_to="none", **(settings or {})),
         data_collator=default_data_collator,
-        **{"train_dataset": [{"input_ids": row, "labels": row}] * 16, **given},
+        **{"model": model, "train_dataset": [{"input_ids": row, "labels": row}] * 16, **given},
     )
+
+
+def refusal_of(trainer: Any) -> str:
+    refusal = facts_of(trainer, ProgramFactsJob(command=("python", "train.py"), device="cpu")).refusal
+    assert refusal is not None
+    return refusal
 
 
 def program_of(trainer: Any) -> Program:
@@ -136,6 +142,89 @@ def test_loader_workers_are_searched_where_loading_takes_time(tmp_path: Path) ->
 def test_a_loader_that_the_trainer_makes_itself_stays_its_own(tmp_path: Path) -> None:
     program = program_of(trainer_of(tmp_path, LoadsItself, train_dataset=SlowSamples()))
     assert program.own["loader"] == "LoadsItself makes its own loader"
+
+
+class LoadsFourAtOnce(Trainer):
+    def get_train_dataloader(self) -> Any:
+        assert self.train_dataset is not None and self.data_collator is not None
+        return torch.utils.data.DataLoader(self.train_dataset, batch_size=4, collate_fn=self.data_collator)
+
+
+class Stream(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        row = torch.arange(1, 13)
+        return iter([{"input_ids": row, "labels": row}] * 3)
+
+
+class Batches(torch.utils.data.IterableDataset[Any]):
+    def __iter__(self) -> Any:
+        rows = torch.ones(2, 12, dtype=torch.long)
+        return iter([{"input_ids": rows, "labels": rows}] * 16)
+
+
+class LoadsBatches(Trainer):
+    def get_train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(Batches(), batch_size=None)
+
+
+def test_a_loader_of_another_batch_size_than_the_arguments_is_refused(tmp_path: Path) -> None:
+    assert "gives 4 samples at once" in refusal_of(trainer_of(tmp_path, LoadsFourAtOnce))
+    agrees = trainer_of(tmp_path, LoadsFourAtOnce, settings={"per_device_train_batch_size": 4})
+    assert program_of(agrees).micro_batch_size == 4
+    assert "stream decides which samples" in refusal_of(trainer_of(tmp_path, LoadsBatches))
+
+
+def test_a_trainer_that_generates_in_blocks_is_refused(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    trainer.args.num_generations = 4
+    assert "num_generations" in refusal_of(trainer)
+
+
+def test_too_few_samples_are_said_with_what_gave_them(tmp_path: Path) -> None:
+    assert "stream gave 3 samples in 30 s" in refusal_of(trainer_of(tmp_path, train_dataset=Stream()))
+    row = torch.arange(1, 13)
+    few = trainer_of(tmp_path, train_dataset=[{"input_ids": row, "labels": row}])
+    assert "data has 1 sample, fewer than one effective batch of 8" in refusal_of(few)
+
+
+def test_a_model_that_is_made_as_the_training_begins_keeps_its_attention(tmp_path: Path) -> None:
+    model = trainer_of(tmp_path).model
+    made = trainer_of(tmp_path, model=None, model_init=lambda: model)
+    assert "attention" in program_of(made).own and "activation_checkpointing" not in program_of(made).own
+    model.activation_checkpointing_enable()
+    assert "model_init" in program_of(made).own["activation_checkpointing"]
+
+
+def test_a_training_that_goes_on_from_a_checkpoint_keeps_its_optimizer(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    setattr(trainer, RESUMES, True)
+    assert "checkpoint" in program_of(trainer).own["optimizer"]
+
+
+class LeavesItemsUnused(Trainer):
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        return model(**inputs).loss
+
+
+def test_a_loss_whose_gradient_depends_on_the_split_keeps_it(tmp_path: Path) -> None:
+    assert "num_items_in_batch" in program_of(trainer_of(tmp_path, LeavesItemsUnused)).own["micro_batch_size"]
+    assert "micro_batch_size" not in program_of(trainer_of(tmp_path, HandsOn)).own
+
+
+def test_files_of_the_command_and_launchers_settings_make_another_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tmp_path / "sft.yaml"
+    config.write_text("loss_type: nll")
+    command = ("trl", "sft", f"--config={config}")
+    first = own_code(command)
+    assert own_code(command) == first
+    config.write_text("loss_type: dft")
+    second = own_code(command)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    assert len({first, second, own_code(command)}) == 3
 
 
 def test_a_precision_that_the_launcher_asked_for_is_the_programs_own(

@@ -56,6 +56,29 @@ def test_autocast_is_switched_on_and_off(tmp_path: Path) -> None:
     assert trainer.accelerator.mixed_precision == "no"
 
 
+class SaysItsAutocast(torch.nn.Module):
+    def forward(self) -> bool:
+        return torch.is_autocast_enabled("cpu")
+
+
+def test_a_reference_model_is_prepared_in_the_new_precision(tmp_path: Path) -> None:
+    trainer = trainer_of(tmp_path)
+    trainer.ref_model = trainer.accelerator.prepare_model(SaysItsAutocast(), evaluation_mode=True)
+    said = [trainer.ref_model()]
+    for switched_on in (True, False):
+        put(trainer, recipe(bf16=switched_on))
+        said.append(trainer.ref_model())
+    assert said == [False, True, False]
+
+
+def test_settings_of_accumulation_outlive_another_accelerator(tmp_path: Path) -> None:
+    settings = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
+    trainer = trainer_of(tmp_path, gradient_accumulation_steps=2, accelerator_config=settings)
+    put(trainer, recipe(bf16=True))
+    state = trainer.accelerator.gradient_state
+    assert state.plugin_kwargs["sync_each_batch"] and state.num_steps == 1
+
+
 def test_the_precision_that_a_launcher_asked_for_stays_where_something_else_changes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
