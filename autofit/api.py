@@ -162,7 +162,8 @@ def search(
                 situation = _probe(workers, deadline)
                 opened.keep_situation(situation)
             space = SearchSpace(situation, request)
-            opened.keep_request(request)
+            own = None if baseline is None else read_baseline(baseline, situation)
+            opened.keep_request(request, own)
             if not record.workload.lengths.all_equal:
                 estimate = f", estimated at {tokens_per_word:g} tokens a word" if tokens_per_word else ""
                 watcher.say(f"Data: {record.workload.lengths.describe()}{estimate}.")
@@ -178,7 +179,6 @@ def search(
                 predict=predict,
                 sampler=sampler,
             )
-            own = None if baseline is None else read_baseline(baseline, situation)
             with contextlib.ExitStack() as ends:
                 crew = None
                 if members is not None:

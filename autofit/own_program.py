@@ -144,7 +144,7 @@ def _search(
     assert program is not None
     space = SearchSpace(situation, request)
     opened.keep_situation(situation)
-    opened.keep_request(request)
+    opened.keep_request(request, own_config(program))
     seconds_left = None if plan.deadline is None else plan.deadline - plan.began
     watcher.opened(opened.name, opened.storage_url, situation, len(space), opened.trials(), seconds_left)
     if program.own:

@@ -43,7 +43,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if is_debugging:
             raise
-        _tell("autofit: interrupted before anything was measured.")
+        _tell("autofit: interrupted; what had been measured by then is kept.")
         return INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has stopped reading; that is theirs to decide.

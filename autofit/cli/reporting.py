@@ -28,8 +28,9 @@ def run_of(options: argparse.Namespace) -> Run | None:
 
 def report(search: Callable[[Observer], SearchResult], options: argparse.Namespace, command: list[str]) -> int:
     """Search, print the result and write the exports; the exit code. ``command`` is what was typed."""
-    if options.price is not None and options.samples is None:
-        raise UserError("--price needs --samples: how many samples the run has.")
+    for option, is_given in (("--price", options.price is not None), ("--epochs", options.epochs != 1.0)):
+        if is_given and options.samples is None:
+            raise UserError(f"{option} needs --samples: how many samples the run has.")
     from autofit.export import parse_exports, write_export
 
     exports = parse_exports(options.export, force=options.force)
@@ -48,13 +49,18 @@ def report(search: Callable[[Observer], SearchResult], options: argparse.Namespa
         print_result(load(observer.study, storage=options.storage), as_json=options.json)
         raise failed
     print_result(result, as_json=options.json)
-    if result.ranking.best is not None:
-        for name, path in exports:
+    refused = []
+    for name, path in exports if result.ranking.best is not None else ():
+        try:
             say_written(path, write_export(result, name, path))
+        except UserError as error:  # the others are written, and how to go on is said
+            refused.append(f"--export {name}: {error}")
+    if refused:
+        print("\n".join(refused), file=sys.stderr)
     if result.interrupted:
         print(f"Interrupted; everything measured is kept. Go on with: {_resume(command)}", file=sys.stderr)
         return 130
-    return 0
+    return UserError.exit_code if refused else 0
 
 
 def say_written(path: Path, left_out: tuple[str, ...]) -> None:
@@ -70,6 +76,14 @@ def say_written(path: Path, left_out: tuple[str, ...]) -> None:
 def _resume(command: list[str]) -> str:
     """The same command without what would begin anew; words after ``--`` are another program's own."""
     end = command.index("--") if "--" in command else len(command)
-    ours = [word for word in command[:end] if word not in ("--fresh", "--force")]
+    ours = [_shown(word) for word in command[:end] if word not in ("--fresh", "--force")]
     exports = any(word.startswith("--export") for word in ours)
     return shlex.join([*ours, *(["--force"] if exports else []), *command[end:]])
+
+
+def _shown(word: str) -> str:
+    """A word of the command without the password of a storage's URL."""
+    from autofit.study.storage import without_password
+
+    option, equals, url = word.partition("=") if word.startswith("--") else ("", "", word)
+    return f"{option}{equals}{without_password(url)}" if "://" in url else word

@@ -132,7 +132,7 @@ class Search:
         """The user's own settings come first."""
         tried = {trial.config for trial in self._trials if trial.outcome not in NO_EVIDENCE}
         if self._baseline is not None and self._baseline not in tried and self._budget.has_time(self._spent):
-            role = Role.BASELINE if self._baseline in self._space else Role.OUTSIDE
+            role = Role.of(is_baseline=True, is_inside=self._baseline in self._space)
             prediction = self._prediction(self._baseline)
             self._try(self._baseline, Assignment(plan=self._plan, prediction=prediction, role=role))
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.device.kinds import kind_of
-from autofit.export.exported import Exported, all_arguments, as_yaml, header
+from autofit.export.exported import Exported, all_arguments, as_yaml, header, processes_left_out
 from autofit.export.yaml_arguments import not_arguments
 from autofit.knobs.parallelism import NAME as PARALLELISM
 from autofit.study.result import Result
@@ -46,6 +46,7 @@ def serialize(result: Result) -> Exported:
         left_out += ("FSDP, for which the program's launcher asks: keep its settings",)
     if is_host:
         left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
+        left_out += processes_left_out(result)  # without GPUs it starts one, unless mpirun is there and configured
     use = "Launch the program that has the measured settings:"
     lines = header(result, left_out, use, "accelerate launch --config_file FILE train.py")
     return Exported(text=as_yaml(document, lines), left_out=left_out)

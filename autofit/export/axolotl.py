@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.device.kinds import kind_of
-from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model
+from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model, processes_left_out
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.knobs.allocator import VARIABLE as ALLOCATOR_VARIABLE
 from autofit.knobs.attention import TORCH_VARLEN
@@ -72,6 +72,7 @@ def serialize(result: Result) -> Exported:
     elif attention is not None:
         document["attn_implementation"] = attention
     left_out += _dtypes(recommendation, document)
+    left_out += processes_left_out(result)
     document["sample_packing"] = False
     document["dataloader_num_workers"] = 0  # it takes as many as there are GPUs
     document["pad_to_sequence_len"] = padded_length(recommendation) is not None

@@ -76,6 +76,14 @@ def measured(result: Result) -> str:
     )
 
 
+def processes_left_out(result: Result) -> tuple[str, ...]:
+    """What a file leaves out that does not say in how many processes it trains."""
+    processes = result.record.workload.processes
+    if processes == 1:
+        return ()
+    return (f"the {processes} processes that it was measured in, each with the batch that stands here: start as many",)
+
+
 def wrapped(text: str) -> str:
     """A paragraph of a file, in lines."""
     return textwrap.fill(text, _WIDTH, break_long_words=False)

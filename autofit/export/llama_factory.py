@@ -6,7 +6,7 @@ from typing import Any
 
 from autofit.device.kinds import kind_of
 from autofit.export.arguments import checkpointing_of, known_and_others
-from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model
+from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model, processes_left_out
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
@@ -35,6 +35,7 @@ def serialize(result: Result) -> Exported:
     checkpointing = checkpointing_of(arguments)
     taken, others = known_and_others(arguments, (*_KNOWN, "use_liger_kernel"))
     left_out = [*checkpointing.others, *others]
+    left_out += processes_left_out(result)
     document: dict[str, Any] = {
         "model_name_or_path": model_name(result),
         **({"trust_remote_code": True} if result.record.trust_remote_code else {}),

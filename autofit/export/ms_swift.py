@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.export.arguments import checkpointing_of, known_and_others
-from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model
+from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model, processes_left_out
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
@@ -39,6 +39,7 @@ def serialize(result: Result) -> Exported:
     checkpointing = checkpointing_of(arguments)
     taken, others = known_and_others(arguments, (*_KNOWN, *_WRITTEN))
     left_out = [*checkpointing.others, *others]
+    left_out += processes_left_out(result)
     document: dict[str, Any] = {
         "model": model_name(result),
         "use_hf": True,

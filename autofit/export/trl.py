@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.device.kinds import kind_of
-from autofit.export.exported import Exported, as_yaml, header, model_name, of_causal_model
+from autofit.export.exported import Exported, as_yaml, header, model_name, of_causal_model, processes_left_out
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
@@ -23,6 +23,7 @@ def serialize(result: Result) -> Exported:
     use = f"{limit_of_samples(result, document)}Train with:"
     if kind_of(result.situation.device).is_host:
         left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
+        left_out += processes_left_out(result)  # without GPUs it starts one
     lines = header(result, left_out, use, "trl sft --config FILE --dataset_name DATA --output_dir output")
     return Exported(text=as_yaml(document, lines), left_out=left_out)
 
@@ -58,6 +59,9 @@ def settings(result: Result) -> tuple[dict[str, Any], tuple[str, ...]]:
     left_out += (*more_left_out, "the loss, which TRL computes in chunks, reading metrics in every micro-step")
     if recommendation.quantization is not None:
         left_out += ("adapters in float32, which TRL casts to bfloat16",)
+        computed, stored = recommendation.quantization["bnb_4bit_compute_dtype"], recommendation.model_kwargs["dtype"]
+        if computed != stored:
+            left_out += (f"4-bit weights computed with in {computed}: TRL takes the dtype of the others, {stored}",)
     return document, left_out
 
 

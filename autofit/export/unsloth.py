@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from autofit.export.arguments import checkpointing_of, known_and_others
-from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model
+from autofit.export.exported import Exported, as_yaml, command, header, model_name, of_causal_model, processes_left_out
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
@@ -52,6 +52,7 @@ def serialize(result: Result) -> Exported:
         if targets == "all-linear":
             left_out.append(f"adapters of linear layers with names other than {LINEAR}")
     left_out += _others(result, recommendation)
+    left_out += processes_left_out(result)
     use = "Add data, num_epochs and learning_rate, then:"
     lines = header(result, tuple(left_out), use, command(result, "unsloth train --config FILE"))
     return Exported(text=as_yaml(document, lines), left_out=tuple(left_out))

@@ -116,7 +116,10 @@ def estimate(
 
     Raises UserError where the configuration is not valid or cannot be predicted.
     """
-    (card,) = cards_of((gpu,) if gpu else (), memory, {})
+    cards = cards_of((gpu,) if gpu else (), memory, {})
+    if len(cards) > 1:
+        raise UserError("An estimate is for one card: give either --gpu with one name, or --memory.")
+    (card,) = cards
     asked = JobRequest(model=model, effective_batch=effective_batch, device="cpu", **job)
     record = asked.record()
     with _Site(record, share_of(headroom), progress or Progress()) as site:

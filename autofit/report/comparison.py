@@ -7,6 +7,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from autofit.job.method import Adapter
 from autofit.study.result import Result
 from autofit.units import format_bytes, format_rate, format_seconds
 
@@ -48,6 +49,7 @@ def _facts(result: Result) -> dict[str, str]:
         "model": record.workload.model,
         "task": record.workload.task,
         "method": record.workload.method,
+        "adapter": _adapter(record.workload.adapter),
         "effective batch": str(record.workload.effective_batch),
         "processes": str(record.workload.processes),
         "samples": record.workload.lengths.describe(),
@@ -68,5 +70,14 @@ def _facts(result: Result) -> dict[str, str]:
     return facts
 
 
-_OF_THE_JOB = ("model_digest", "task", "method", "lengths")
+def _adapter(adapter: Adapter | None) -> str:
+    if adapter is None:
+        return _MISSING
+    return (
+        f"rank {adapter.rank}, alpha {adapter.alpha}, dropout {adapter.dropout:g}, {adapter.targets}, "
+        f"frozen weights in {adapter.frozen_dtype}"
+    )
+
+
+_OF_THE_JOB = ("model_digest", "task", "method", "adapter", "lengths")
 _OF_THE_SPLIT = ("micro_batch_size", "accumulation_steps")

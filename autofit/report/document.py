@@ -98,5 +98,6 @@ def _run(result: Result) -> dict[str, Any]:
     assert run is not None
     steps = run.steps(result.record.workload.effective_batch)
     hours = None if best is None else steps * best.measurement.step_seconds / 3600
-    cost = None if hours is None or run.price_per_hour is None else hours * run.price_per_hour
+    gpus = result.record.workload.processes
+    cost = None if hours is None or run.price_per_hour is None else hours * run.price_per_hour * gpus
     return {"samples": run.samples, "epochs": run.epochs, "steps": steps, "hours": hours, "cost": cost}

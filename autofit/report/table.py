@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+
 from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.measure import Measurement
@@ -13,6 +15,7 @@ from autofit.knobs import KNOBS, Knob
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.study.ranking import LARGEST_REFERENCE_MICRO_BATCH, Ranked
 from autofit.study.result import Result
+from autofit.study.storage import is_usual
 from autofit.units import format_bytes, format_rate, format_seconds
 
 _PREDICTED = ("predicted a step", "predicted needs")
@@ -226,8 +229,20 @@ def describe_reference(result: Result) -> str:
 def _why_not(result: Result, best: Ranked) -> str:
     before = result.ranking.ranked[: best.rank - 1]
     if all(each.trial.is_outside for each in before):
-        return "is what you train with now, which this search leaves out"
+        if all(each.trial.is_baseline for each in before):
+            return "is what you train with now, which this search leaves out"
+        return "is what this search leaves out"
     return "did not run whole"
+
+
+def show_all(result: Result) -> str:
+    """The command that shows everything in a study."""
+    return f"autofit show {shlex.quote(result.study)} --all{its_storage(result)}"
+
+
+def its_storage(result: Result) -> str:
+    """The option that names a result's storage, after a space; empty for the one that is looked in without it."""
+    return "" if is_usual(result.storage) else f" --storage {shlex.quote(result.storage)}"
 
 
 def table_notes(result: Result) -> str:
@@ -240,7 +255,7 @@ def _explanation(result: Result, shown: int, *, has_predicted: bool = True) -> s
     shown_rows = result.ranking.ranked[:shown]
     hidden = len(result.ranking.ranked) - shown
     if hidden > 0:
-        sentences.append(f"{hidden} more: autofit show {result.study} --all.")
+        sentences.append(f"{hidden} more: {show_all(result)}.")
     of_all = {row.name: result.ranking.ranked[0].trial.config[row.name] for row in KNOBS}
     folded = [row for row in KNOBS if row not in telling_knobs(result) and of_all[row.name] != PROGRAMS_OWN]
     same = [row.name for row in folded if row.why_not_asked(result.situation) is None]

@@ -22,7 +22,7 @@ from autofit.report.code import usage_code, variables_code
 from autofit.report.console import PIPE_WIDTH, text_of
 from autofit.report.document import document
 from autofit.report.own_program import ARGUMENTS, Change, changed_command, recommended_changes
-from autofit.report.table import ranked_table
+from autofit.report.table import its_storage, ranked_table, show_all
 from autofit.study.result import Result
 from autofit.study.trial import Trial
 from autofit.units import counted, format_bytes, format_seconds
@@ -119,7 +119,7 @@ def _failures(result: Result, *, everything: bool) -> list[RenderableType]:
         for trial in shown:
             lines.append(Text(f"  {describe(trial.config)}: {trial.reason}", style="dim"))
         if len(trials) > len(shown):
-            lines.append(Text(f"  ... and {len(trials) - len(shown)} more: autofit show --all", style="dim"))
+            lines.append(Text(f"  ... and {len(trials) - len(shown)} more: {show_all(result)}", style="dim"))
     return [Padding(Group(*lines), (0, 0, 1, 0))]
 
 
@@ -139,7 +139,9 @@ def _recommendation(result: Result) -> list[RenderableType]:
     ]
     if result.run is not None:
         parts += [Text(run_line(result)), Text("")]
-    command = f"autofit export training-arguments=train_args.py --study {shlex.quote(result.study)}"
+    command = (
+        f"autofit export training-arguments=train_args.py --study {shlex.quote(result.study)}{its_storage(result)}"
+    )
     parts.append(pasteable(f"Export: {command}", style="dim"))
     return parts
 
@@ -189,5 +191,5 @@ def run_line(result: Result) -> str:
     seconds = facts["hours"] * 3600
     line = f"The whole run: {facts['steps']:,} optimizer steps, {format_seconds(seconds)} of steps alone"
     if facts["cost"] is not None:
-        line += f", cost {facts['cost']:,.2f} (in the currency of --price, {result.run.price_per_hour:g} per hour)"
+        line += f", cost {facts['cost']:,.2f} (in the currency of --price, {result.run.price_per_hour:g} per GPU-hour)"
     return line + "."

@@ -80,7 +80,8 @@ def rank(trials: Sequence[Trial]) -> Ranking:
     """Rank the evidence per configuration; ties inside the noise go to the more exact, then the simpler."""
     evidence = Evidence(trials)
     measured, tied = _in_order(evidence)
-    reference = _newest_baseline(measured) or find_reference(measured, evidence)
+    inside = [trial for trial in measured if not trial.is_outside]
+    reference = _newest_baseline(measured) or find_reference(inside, evidence) or find_reference(measured, evidence)
     ranked = tuple(
         Ranked(
             rank=number,

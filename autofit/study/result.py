@@ -26,7 +26,7 @@ RENDEZVOUS_PORT = 29500
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """The training run that the configuration is for: its samples, epochs, and what an hour costs."""
+    """The training run that the configuration is for: its samples, epochs, and what an hour of a GPU costs."""
 
     samples: int
     epochs: float = 1.0

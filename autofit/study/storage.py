@@ -66,14 +66,24 @@ def _may_pass(error: BaseException) -> bool:
 
 def default_storage() -> str:
     """The URL in AUTOFIT_STORAGE, else the SQLite file in ``home()``."""
-    if url := os.environ.get(STORAGE_VARIABLE):
-        return url
-    folder = home()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made ({error.strerror}); set AUTOFIT_HOME to a folder that can.") from None
-    return f"sqlite:///{folder / 'studies.db'}"
+    if not os.environ.get(STORAGE_VARIABLE):
+        folder = home()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{folder} cannot be made ({error.strerror}); set AUTOFIT_HOME to a folder that can."
+            ) from None
+    return _usual_storage()
+
+
+def is_usual(url: str) -> bool:
+    """True for the URL, as it may be shown, of the storage that commands look in where none is named."""
+    return url == without_password(_usual_storage())
+
+
+def _usual_storage() -> str:
+    return os.environ.get(STORAGE_VARIABLE) or f"sqlite:///{home() / 'studies.db'}"
 
 
 def without_password(url: str) -> str:

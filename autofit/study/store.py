@@ -32,12 +32,12 @@ from autofit.job.situation import Situation
 from autofit.job.workload import divisors
 from autofit.knobs import BATCH_KNOBS, KNOBS, completed
 from autofit.knobs.knob import PROGRAMS_OWN
-from autofit.knobs.space import SpaceRequest
+from autofit.knobs.space import SearchSpace, SpaceRequest
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.study.outcome import Outcome
 from autofit.study.prediction import Expected
 from autofit.study.storage import patiently, storage_at, without_password
-from autofit.study.trial import Trial
+from autofit.study.trial import Role, Trial
 
 MOST_ORPHANS = 3
 MOST_ELSEWHERE = 5
@@ -52,6 +52,7 @@ class Study:
         self._inner = inner
         self.storage: BaseStorage = inner._storage
         self.storage_url = without_password(storage_url)
+        self._of_request: tuple[Any, SearchSpace] | None = None
 
     @property
     def name(self) -> str:
@@ -84,8 +85,10 @@ class Study:
         """The part of the space that the last search was of."""
         return msgspec.convert(self._inner.user_attrs.get("request", {}), SpaceRequest)
 
-    def keep_request(self, request: SpaceRequest) -> None:
-        """Store what a search is of."""
+    def keep_request(self, request: SpaceRequest, baseline: TrainConfig | None) -> None:
+        """Store what a search is of, and what the user trains with now."""
+        values = None if baseline is None else dict(baseline)
+        patiently(lambda: self._inner.set_user_attr("baseline", values))
         patiently(lambda: self._inner.set_user_attr("request", msgspec.to_builtins(request)))
 
     @property
@@ -124,8 +127,29 @@ class Study:
         return log_folder_of(self.name)
 
     def trials(self) -> tuple[Trial, ...]:
-        """Every trial that ended, in order."""
-        return tuple(trial_of(entry) for entry in self.entries() if "trial" in entry.user_attrs)
+        """Every trial that ended, in order, each with its role in the last search."""
+        found = (trial_of(entry) for entry in self.entries() if "trial" in entry.user_attrs)
+        space, attributes = self._space(), self._inner.user_attrs
+        if space is None or "baseline" not in attributes:
+            return tuple(found)
+        own = attributes["baseline"]
+        baseline = None if own is None else TrainConfig(completed(own))
+        return tuple(
+            replace(each, role=Role.of(is_baseline=each.config == baseline, is_inside=each.config in space))
+            for each in found
+        )
+
+    def _space(self) -> SearchSpace | None:
+        """The space of the last search; None where nothing says it, or another release's has no such space."""
+        asked = self._inner.user_attrs.get("request")
+        if asked is None or self.situation is None:
+            return None
+        if self._of_request is None or self._of_request[0] != asked:
+            try:
+                self._of_request = asked, SearchSpace(self.situation, self.request)
+            except UserError:
+                return None
+        return self._of_request[1]
 
     def begin(self, config: TrainConfig, assignment: Mapping[str, Any] | None = None) -> int:
         """Note that a configuration is being tried, and with an ``assignment`` that it waits to be; its number."""

@@ -15,12 +15,21 @@ class Role(StrEnum):
     """Part that a configuration has in a search.
 
     ``baseline`` is what the user trains with now, ``outside`` a baseline that is not in the space of the search, being
-    of a looser numerics class for example: it is shown and compared with, and never recommended.
+    of a looser numerics class for example, and ``left out`` what an earlier search of the study tried and the last one
+    would not: both are shown and compared with, and never recommended.
     """
 
     CANDIDATE = ""
     BASELINE = "baseline"
     OUTSIDE = "outside"
+    LEFT_OUT = "left out"
+
+    @classmethod
+    def of(cls, *, is_baseline: bool, is_inside: bool) -> Role:
+        """The role of a configuration that is what the user trains with, or not, in a space or outside of it."""
+        if is_baseline:
+            return cls.BASELINE if is_inside else cls.OUTSIDE
+        return cls.CANDIDATE if is_inside else cls.LEFT_OUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,12 +86,12 @@ class Trial(RunResult):
     @property
     def is_baseline(self) -> bool:
         """True for what the user trains with now."""
-        return self.role is not Role.CANDIDATE
+        return self.role in (Role.BASELINE, Role.OUTSIDE)
 
     @property
     def is_outside(self) -> bool:
-        """True for a baseline that the search leaves out."""
-        return self.role is Role.OUTSIDE
+        """True for what the search leaves out."""
+        return self.role in (Role.OUTSIDE, Role.LEFT_OUT)
 
     @property
     def config(self) -> TrainConfig:

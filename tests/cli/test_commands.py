@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import json
 from pathlib import Path
 
@@ -123,3 +125,31 @@ def test_a_storage_without_studies_says_how_to_begin(tmp_path: Path, capfd: pyte
     assert main(["list", "--storage", f"sqlite:///{tmp_path / 'none.db'}"]) == 0
     assert "No studies that this release can read" in capfd.readouterr().out
     assert not (tmp_path / "none.db").exists()
+
+
+def test_the_command_to_go_on_with_shows_no_password() -> None:
+    from autofit.cli.reporting import _resume
+
+    url = "postgresql+psycopg://me:secret@db/studies"
+    for words in (["--storage", url], [f"--storage={url}"]):
+        said = _resume(["autofit", "m", "--effective-batch", "8", "--fresh", *words])
+        assert "secret" not in said and "me:***@db/studies" in said and "--fresh" not in said
+
+
+def test_an_export_that_is_refused_keeps_the_others_and_how_to_go_on(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from autofit.cli.reporting import report
+    from tests.doubles import make_trial
+    from tests.export.test_training_arguments import make_result
+
+    result = dataclasses.replace(make_result(make_trial(), task="masked-lm"), interrupted=True)
+    exports = [f"trl={tmp_path / 'a.yaml'}", f"json={tmp_path / 'b.json'}"]
+    options = argparse.Namespace(
+        price=None, epochs=1.0, samples=None, export=exports, force=True, quiet=True, json=False, storage=None
+    )
+    assert report(lambda observer: result, options, ["autofit", "m"]) == 130
+    told = capfd.readouterr().err
+    assert "--export trl: " in told and "Go on with: autofit m" in told and not (tmp_path / "a.yaml").exists()
+    assert (tmp_path / "b.json").is_file()
+    assert report(lambda observer: dataclasses.replace(result, interrupted=False), options, ["autofit", "m"]) == 2

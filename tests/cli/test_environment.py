@@ -69,4 +69,4 @@ def test_what_can_be_pasted_is_not_filled_up_with_spaces(storage: str) -> None:
         lines = show(storage, shell="", COLUMNS=columns).stdout.splitlines()
         code = [line for line in lines if line.startswith("  ") and "=" in line and line.rstrip().endswith(",")]
         assert code and all(line == line.rstrip() for line in code)
-        assert any(line.endswith("--study one") for line in lines if line.startswith("Export:"))
+        assert any(line.endswith(f"--study one --storage {storage}") for line in lines if line.startswith("Export:"))

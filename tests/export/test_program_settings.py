@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 
 import msgspec
+import pytest
 
-from autofit.export import accelerate_config
+from autofit.export import EXPORTERS, accelerate_config
 from autofit.export.training_arguments import serialize
 from autofit.knobs.own_program import own_config
 from autofit.study.result import Result
 from tests.doubles import make_measurement, make_trial
+from tests.export.test_training_arguments import make_result
 from tests.knobs.test_own_program import situation_of
 from tests.study.test_store import make_record
 
@@ -20,7 +22,8 @@ def program_result(*command: str) -> Result:
     situation = situation_of(bf16=True)
     assert situation.program is not None
     if command:
-        situation = dataclasses.replace(situation, program=msgspec.structs.replace(situation.program, command=command))
+        program = msgspec.structs.replace(situation.program, command=command, takes_flags=len(command) > 2)
+        situation = dataclasses.replace(situation, program=program)
         assert situation.program is not None
     config = own_config(situation.program).replace(micro_batch_size=16, accumulation_steps=2, precision="fp32")
     trial = dataclasses.replace(
@@ -46,6 +49,16 @@ def test_the_file_says_in_how_many_processes_it_was_measured() -> None:
     workload = dataclasses.replace(result.record.workload, processes=2)
     shared = dataclasses.replace(result, record=msgspec.structs.replace(result.record, workload=workload))
     assert "samples in 2 processes" in serialize(shared).text and "samples in" not in serialize(result).text
+
+
+@pytest.mark.parametrize("name", ["axolotl", "llama-factory", "ms-swift", "unsloth", "trl", "accelerate"])
+def test_a_file_that_starts_one_process_says_that_it_was_measured_in_several(name: str) -> None:
+    result = make_result(make_trial())  # on a CPU, where accelerate launch starts one
+    workload = dataclasses.replace(result.record.workload, processes=4)
+    shared = dataclasses.replace(result, record=msgspec.structs.replace(result.record, workload=workload))
+    sentence = "the 4 processes that it was measured in"
+    assert any(sentence in each for each in EXPORTERS[name](shared).left_out)
+    assert not any("processes that" in each for each in EXPORTERS[name](result).left_out)
 
 
 def test_the_file_holds_what_differs_and_puts_it_into_your_own_settings() -> None:

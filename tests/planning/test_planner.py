@@ -118,6 +118,8 @@ def test_a_request_that_cannot_be_carried_out_is_one_sentence(
 def test_a_card_is_named_for_an_estimate(model: str) -> None:
     with pytest.raises(UserError, match="Say for which card"):
         autofit.estimate(model, effective_batch=8, seq_len=64)
+    with pytest.raises(UserError, match="for one card"):
+        autofit.estimate(model, effective_batch=8, seq_len=64, gpu="h100", memory="24GiB")
 
 
 @pytest.mark.parametrize("columns", [80, 132])

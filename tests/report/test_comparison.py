@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
 from rich.console import Console
 
 from autofit.job.lengths import SampleLengths
+from autofit.job.method import Adapter
 from autofit.report.comparison import comparison_report, speeds_compared
 from autofit.study.outcome import Outcome
 from tests.doubles import make_trial
@@ -42,6 +44,13 @@ def test_a_study_without_a_measurement_is_named() -> None:
 def test_the_same_study_differs_in_nothing() -> None:
     result = make_result(make_trial())
     assert "The same job, settings and figures." in shown(result, result)
+
+
+def test_adapters_of_different_ranks_are_different_jobs() -> None:
+    first, second = make_result(make_trial(), method="lora"), make_result(make_trial(), method="lora")
+    workload = dataclasses.replace(second.record.workload, adapter=Adapter(rank=256))
+    second = dataclasses.replace(second, record=msgspec.structs.replace(second.record, workload=workload))
+    assert "rank 256" in shown(first, second) and "different jobs" in shown(first, second)
 
 
 def test_the_speeds_of_different_jobs_are_not_compared() -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
+import msgspec
+import pytest
+
 from autofit.export.json_document import serialize
 from autofit.job.lengths import SampleLengths
+from autofit.report.document import document
 from autofit.report.text import as_text, count_trials
 from autofit.study.outcome import Outcome
 from autofit.study.result import Run
@@ -47,7 +51,25 @@ def test_a_reason_speaks_of_one_knob_only_where_only_that_knob_differs() -> None
 def test_the_method_stands_in_the_heading_and_the_cost_names_its_currency() -> None:
     assert "LoRA of rank" in as_text(make_result(make_trial(), method="lora"))
     result = dataclasses.replace(make_result(make_trial()), run=Run(samples=3200, price_per_hour=2.5))
-    assert "in the currency of --price, 2.5 per hour" in as_text(result)
+    assert "in the currency of --price, 2.5 per GPU-hour" in as_text(result)
+
+
+def test_every_process_of_a_run_has_a_gpu_that_costs() -> None:
+    result = make_result(make_trial())
+    run = Run(samples=3200, price_per_hour=2.5)
+    workload = dataclasses.replace(result.record.workload, processes=4)
+    shared = dataclasses.replace(result, record=msgspec.structs.replace(result.record, workload=workload), run=run)
+    alone = document(dataclasses.replace(result, run=run))["run"]["cost"]
+    assert document(shared)["run"]["cost"] == pytest.approx(4 * alone)
+
+
+def test_commands_name_the_storage_that_a_study_lies_in_where_it_is_not_the_usual_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    result = dataclasses.replace(make_result(make_trial()), storage="sqlite:///elsewhere.db")
+    assert "--storage sqlite:///elsewhere.db" in as_text(result)
+    monkeypatch.setenv("AUTOFIT_STORAGE", "sqlite:///elsewhere.db")
+    assert "--storage" not in as_text(result)
 
 
 def test_configurations_and_whole_runs_are_counted_apart() -> None:

@@ -100,7 +100,7 @@ def test_without_a_measured_reference_there_is_no_speed_up() -> None:
 
 def test_every_row_carries_its_class() -> None:
     ranking = rank([make_trial(0, precision="bf16", optimizer="adamw_8bit")])
-    assert ranking.ranked[0].numerics == (Numerics.QUANTIZED_STATE, Numerics.MIXED)
+    assert ranking.ranked[0].numerics == (Numerics.MIXED, Numerics.QUANTIZED_STATE)
 
 
 def test_nothing_measured_ranks_to_nothing() -> None:

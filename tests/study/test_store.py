@@ -15,10 +15,13 @@ from autofit.device.versions import set_variables
 from autofit.errors import UserError
 from autofit.job.models import ModelSource
 from autofit.job.record import StudyRecord
+from autofit.knobs.space import SpaceRequest
+from autofit.knobs.train_config import TrainConfig
 from autofit.study.outcome import Outcome
+from autofit.study.ranking import rank
 from autofit.study.storage import without_password
 from autofit.study.store import MOST_ORPHANS, Study, _distributions, load_study, open_study
-from autofit.study.trial import Trial
+from autofit.study.trial import Role, Trial
 from tests.doubles import make_config, make_situation, make_trial
 
 
@@ -232,3 +235,25 @@ def test_a_study_s_name_needs_no_quoting_in_a_shell(folder: str) -> None:
 
 def test_the_method_is_in_the_name() -> None:
     assert "-lora-" in make_record(workload=make_situation(method="lora", missing={}).workload).default_name
+
+
+def test_what_the_last_search_left_out_is_not_recommended(storage: str) -> None:
+    study = open_study(storage, make_record(situation=make_situation()), None, fresh=False)
+    quick, exact = make_trial(0, seconds=0.5, precision="bf16"), make_trial(1)
+    for trial in (quick, exact):
+        add(study, trial)
+
+    def search(request: SpaceRequest, baseline: TrainConfig | None = None) -> list[Role]:
+        study.keep_request(request, baseline)
+        return [trial.role for trial in study.trials()]
+
+    assert search(SpaceRequest()) == [Role.CANDIDATE, Role.CANDIDATE]
+    assert rank(study.trials()).best.trial.number == 0
+    assert search(SpaceRequest(numerics="exact")) == [Role.LEFT_OUT, Role.CANDIDATE]
+    ranking = rank(study.trials())
+    # It is shown, and the defaults that speed-ups are over are those of the search.
+    assert ranking.best.trial.number == 1 and len(ranking.ranked) == 2 and ranking.reference.number == 1
+    # What was tried before the user said what they train with now is their own nevertheless.
+    assert search(SpaceRequest(), quick.config) == [Role.BASELINE, Role.CANDIDATE]
+    assert search(SpaceRequest(numerics="exact"), quick.config) == [Role.OUTSIDE, Role.CANDIDATE]
+    assert search(SpaceRequest()) == [Role.CANDIDATE, Role.CANDIDATE]
