@@ -77,7 +77,7 @@ def measured(result: Result) -> str:
 
 
 def processes_left_out(result: Result) -> tuple[str, ...]:
-    """What a file leaves out that does not say in how many processes it trains."""
+    """The part that a file leaves out which does not say in how many processes it trains."""
     processes = result.record.workload.processes
     if processes == 1:
         return ()

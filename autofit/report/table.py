@@ -15,7 +15,6 @@ from autofit.knobs import KNOBS, Knob
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.study.ranking import LARGEST_REFERENCE_MICRO_BATCH, Ranked
 from autofit.study.result import Result
-from autofit.study.storage import is_usual
 from autofit.units import format_bytes, format_rate, format_seconds
 
 _PREDICTED = ("predicted a step", "predicted needs")
@@ -242,6 +241,8 @@ def show_all(result: Result) -> str:
 
 def its_storage(result: Result) -> str:
     """The option that names a result's storage, after a space; empty for the one that is looked in without it."""
+    from autofit.study.storage import is_usual  # plans, which print tables too, load no database
+
     return "" if is_usual(result.storage) else f" --storage {shlex.quote(result.storage)}"
 
 

@@ -52,7 +52,7 @@ class Study:
         self._inner = inner
         self.storage: BaseStorage = inner._storage
         self.storage_url = without_password(storage_url)
-        self._of_request: tuple[Any, SearchSpace] | None = None
+        self._of_request: tuple[Any, SearchSpace | None] | None = None
 
     @property
     def name(self) -> str:
@@ -129,7 +129,8 @@ class Study:
     def trials(self) -> tuple[Trial, ...]:
         """Every trial that ended, in order, each with its role in the last search."""
         found = (trial_of(entry) for entry in self.entries() if "trial" in entry.user_attrs)
-        space, attributes = self._space(), self._inner.user_attrs
+        attributes = patiently(lambda: self._inner.user_attrs)
+        space = self._space(attributes)
         if space is None or "baseline" not in attributes:
             return tuple(found)
         own = attributes["baseline"]
@@ -139,16 +140,15 @@ class Study:
             for each in found
         )
 
-    def _space(self) -> SearchSpace | None:
+    def _space(self, attributes: Mapping[str, Any]) -> SearchSpace | None:
         """The space of the last search; None where nothing says it, or another release's has no such space."""
-        asked = self._inner.user_attrs.get("request")
-        if asked is None or self.situation is None:
-            return None
+        asked = attributes.get("request")
         if self._of_request is None or self._of_request[0] != asked:
-            try:
-                self._of_request = asked, SearchSpace(self.situation, self.request)
-            except UserError:
-                return None
+            situation, space = self.situation, None
+            if asked is not None and situation is not None:
+                with contextlib.suppress(UserError):
+                    space = SearchSpace(situation, msgspec.convert(asked, SpaceRequest))
+            self._of_request = asked, space
         return self._of_request[1]
 
     def begin(self, config: TrainConfig, assignment: Mapping[str, Any] | None = None) -> int:

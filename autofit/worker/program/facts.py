@@ -48,6 +48,7 @@ TRIED_STEPS, TRIED_WORKERS = 1000, 3
 _MAKING_OPTIMIZERS = ("create_optimizer_and_scheduler", "create_optimizer", "get_optimizer_cls_and_kwargs")
 MARKS_OF_SHARED_ROWS = ("position_ids", "cu_seq_lens_q", "seq_idx")
 """Keys that collators add which put several samples into a row."""
+SETTINGS_FILES = (".yaml", ".yml", ".json", ".toml", ".cfg", ".ini")
 MOST_CONTENT = 2**20
 """Bytes of the largest file of a command whose content is looked at."""
 WORTH_WORKERS = 0.005
@@ -362,7 +363,8 @@ def own_code(command: Sequence[str] = ()) -> str:
     """Digest of what makes the program the one it is: source files and launcher's settings, files of its command.
 
     Its source is its script, and what it imported that is not installed; of frameworks, whose code is installed, the
-    version. Of a large file, which is data, size and time of change stand for the content.
+    version. Of a command's files settings count, as a program writes others; of large ones, which are data, size and
+    time of change stand for the content.
     """
     installed = {Path(path).resolve() for path in (*site.getsitepackages(), *sysconfig.get_paths().values())}
     digest = hashlib.sha256()
@@ -379,7 +381,7 @@ def own_code(command: Sequence[str] = ()) -> str:
         if name.startswith(("ACCELERATE_", "FSDP_")):
             digest.update(f"{name}={value}".encode())
     for path in (Path(word.rpartition("=")[2]) for word in command):
-        if path.is_file():
+        if path.suffix in SETTINGS_FILES and path.is_file():
             facts = path.stat()
             is_small = facts.st_size <= MOST_CONTENT
             digest.update(path.read_bytes() if is_small else f"{facts.st_size} {facts.st_mtime_ns}".encode())
