@@ -56,6 +56,8 @@ def _may_pass(error: BaseException) -> bool:
     """True for a lost connection, a server that starts, and a file that another process has locked."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, sqlalchemy.exc.DBAPIError):
+        if isinstance(cause, sqlalchemy.exc.PendingRollbackError):
+            return True  # the connection was lost inside a transaction, which Optuna has rolled back by now
         cause = cause.__cause__
     if cause is None:
         return False
