@@ -7,14 +7,24 @@ import inspect
 from typing import Any
 
 
+def scales_by_items(trainer: Any) -> bool:
+    """True where a Trainer takes the loss as scaled for the whole step, and False where it divides by micro-batches.
+
+    As ``training_step`` of transformers 5.23 decides it: a Trainer may say so itself (``loss_is_scaled_for_ga``).
+    """
+    said = getattr(trainer, "loss_is_scaled_for_ga", None)
+    return bool(trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None) if said is None else said
+
+
 def sums_means(trainer: Any) -> bool:
     """True where a step's gradient is a sum over micro-batches of means: another split is then another training.
 
-    A Trainer divides by the number of micro-batches only for models that count no items (transformers 5.23,
-    trainer.py, ``training_step``). A ``compute_loss`` of the program's own that leaves ``num_items_in_batch`` unused
-    over a model that counts them gives means that nobody divides.
+    A ``compute_loss`` of the program's own that leaves ``num_items_in_batch`` unused over a model that counts items
+    gives means that nobody divides.
     """
-    if not trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None:
+    if getattr(trainer, "loss_is_scaled_for_ga", None) is not None:
+        return False  # somebody thought of it
+    if not scales_by_items(trainer) or trainer.compute_loss_func is not None:
         return False
     compute_loss = inspect.unwrap(type(trainer).compute_loss)
     if compute_loss.__module__.startswith("transformers.") or not inspect.isfunction(compute_loss):

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from transformers import Trainer, TrainingArguments
 
-from autofit.runtime.loss import sums_means
+from autofit.runtime.loss import scales_by_items, sums_means
 from tests.runtime.test_recovery import samples, small_model
 
 
@@ -41,6 +41,10 @@ def trainer_of(cls: type[Trainer], folder: Path, **given: Any) -> Trainer:
 def test_means_that_nobody_divides_are_told_from_the_code(tmp_path: Path, cls: type[Trainer], sums: bool) -> None:
     trainer = trainer_of(cls, tmp_path)
     assert sums_means(trainer) is sums
+    for said in (True, False):
+        trainer.loss_is_scaled_for_ga = said
+        assert not sums_means(trainer) and scales_by_items(trainer) is said
+    trainer.loss_is_scaled_for_ga = None
     # For a model that counts no items the Trainer divides by the number of micro-batches.
     trainer.model_accepts_loss_kwargs = False
     assert not sums_means(trainer)

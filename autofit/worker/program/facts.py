@@ -27,7 +27,7 @@ from autofit.knobs.allocator import NEWER_VARIABLE
 from autofit.knobs.baseline import OLDER_NAMES, SPREADING, names_of
 from autofit.knobs.loader import NAME as LOADER
 from autofit.knobs.parallelism import NAME as PARALLELISM
-from autofit.runtime.loss import sums_means
+from autofit.runtime.loss import scales_by_items, sums_means
 from autofit.trial.program import TRAINER_VARIABLE
 from autofit.trial.protocol import ProgramFacts, ProgramFactsJob
 from autofit.worker.accelerator import accelerator_for
@@ -329,7 +329,7 @@ def _model_facts(trainer: Any, model: Any, device: str) -> ModelFacts:
     numbers = {
         "num_parameters": sum(weight.numel() for weight in weights),
         "trainable_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
-        "counts_items": bool(trainer.model_accepts_loss_kwargs or trainer.compute_loss_func is not None),
+        "counts_items": scales_by_items(trainer),
     }
     if isinstance(model, PreTrainedModel):
         return dataclasses.replace(model_facts(model, device), **numbers)
