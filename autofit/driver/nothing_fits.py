@@ -88,7 +88,7 @@ def _other_cause(tried: Sequence[Trial], stopped: str) -> str | None:
     if not any(trial.outcome in (Outcome.OOM, Outcome.SKIPPED) for trial in tried):
         first = tried[0] if tried else None
         if first is None:
-            return "Nothing was tried: the budget was too small for one trial; raise --budget or --max-trials."
+            return f"Nothing was tried: the search stopped because {stopped}. Raise --budget or --max-trials."
         how = f"{first.outcome.value}: {first.reason} (log: {first.log_path})"
         return f"No configuration could be run. The first ended as {how}"
     return None

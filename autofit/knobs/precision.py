@@ -34,8 +34,6 @@ def _not_with_adapters(situation: Situation) -> str | None:
 
 
 PURE_BF16, TF32, FULL = "pure_bf16", "tf32", "fp32"
-SWITCHED_ON_BY_COMPILING = "tf32"
-"""TrainingArgument that ``torch_compile`` switches on where it is left open (transformers 5.23, training_args.py)."""
 
 PRECISION = Knob(
     name="precision",
@@ -100,7 +98,10 @@ PRECISION = Knob(
 
 
 def with_tf32_of_compiling(settings: Mapping[str, Any], situation: Situation) -> dict[str, Any]:
-    """Settings as a training in fp32 has them that leaves tf32 open and compiles."""
-    is_open = settings.get(SWITCHED_ON_BY_COMPILING) is None and not settings.get("bf16") and not settings.get("fp16")
-    switches_on = is_open and settings.get("torch_compile") and not PRECISION.choice(TF32).unavailable(situation)
-    return {**settings, SWITCHED_ON_BY_COMPILING: True} if switches_on else dict(settings)
+    """Settings with tf32 where a training in fp32 compiles: accelerate switches it on, whatever ``tf32`` says.
+
+    Source: accelerate 1.15, state.py. TrainingArguments do the same where it is left open.
+    """
+    compiles_in_fp32 = settings.get("torch_compile") and not settings.get("bf16") and not settings.get("fp16")
+    switched_on = compiles_in_fp32 and not PRECISION.choice(TF32).unavailable(situation)
+    return {**settings, "tf32": True} if switched_on else dict(settings)

@@ -14,7 +14,7 @@ from autofit.job.workload import Workload
 from autofit.knobs import KNOBS, Choice, knob
 from autofit.knobs.baseline import OLDER_NAMES
 from autofit.knobs.own_program import changes, own_config
-from autofit.knobs.precision import FULL, SWITCHED_ON_BY_COMPILING, TF32
+from autofit.knobs.precision import FULL, TF32
 from autofit.knobs.train_config import TrainConfig
 
 
@@ -83,7 +83,7 @@ def _changing(config: TrainConfig, situation: Situation, program: Program) -> Re
     if not kind_of(situation.device).is_host and config != own_config(program):
         arguments["logging_nan_inf_filter"] = False
         if "torch_compile" in arguments and config["precision"] in (TF32, FULL):
-            arguments[SWITCHED_ON_BY_COMPILING] = config["precision"] == TF32
+            arguments["tf32"] = config["precision"] == TF32
     choices = [row.choice(config[row.name]) for row in KNOBS]
     optimizer = knob("optimizer").choice(config["optimizer"])
     return Recipe(

@@ -9,7 +9,6 @@ from typing import Any
 
 from autofit.job.program import Program
 from autofit.knobs.baseline import NEWER_NAMES, OLDER_NAMES, normalized
-from autofit.knobs.precision import SWITCHED_ON_BY_COMPILING
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 
@@ -45,12 +44,7 @@ def changes_of(program: Program, recommendation: Recommendation) -> list[Change]
     for place, values in groups:
         for name, after in values.items():
             before = settings.get(NEWER_NAMES.get(name, name))
-            matters = (
-                name == SWITCHED_ON_BY_COMPILING
-                and before is None
-                and recommendation.training_arguments.get("torch_compile")
-            )
-            if (before or None) != (after or None) or matters:
+            if (before or None) != (after or None):
                 found.append(Change(name=name, before=before, after=after, place=place))
     return found
 
@@ -61,7 +55,8 @@ def changed_command(program: Program, changes: list[Change]) -> str | None:
     Flags that are there are changed, others are added.
     """
     words = list(program.command)
-    takes_flags = program.takes_flags or words[0].rsplit("/", 1)[-1] == "trl"
+    has_some = _flag_place(words, "per_device_train_batch_size") is not None
+    takes_flags = program.takes_flags or has_some or words[0].rsplit("/", 1)[-1] == "trl"
     if not takes_flags or any(change.place == MODEL for change in changes):
         return None
     for change in changes:

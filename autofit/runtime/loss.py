@@ -6,6 +6,8 @@ import dis
 import inspect
 from typing import Any
 
+_NUMBERS_OF_MICRO_BATCHES = ("gradient_accumulation_steps", "current_gradient_accumulation_steps")
+
 
 def scales_by_items(trainer: Any) -> bool:
     """True where a Trainer takes the loss as scaled for the whole step, and False where it divides by micro-batches.
@@ -20,7 +22,7 @@ def sums_means(trainer: Any) -> bool:
     """True where a step's gradient is a sum over micro-batches of means: another split is then another training.
 
     A ``compute_loss`` of the program's own that leaves ``num_items_in_batch`` unused over a model that counts items
-    gives means that nobody divides.
+    gives means that nobody divides. Where batches have no labels no items are counted, and the Trainer divides.
     """
     if getattr(trainer, "loss_is_scaled_for_ga", None) is not None:
         return False  # somebody thought of it
@@ -30,7 +32,9 @@ def sums_means(trainer: Any) -> bool:
     if compute_loss.__module__.startswith("transformers.") or not inspect.isfunction(compute_loss):
         return False
     given = {name for name, each in inspect.signature(compute_loss).parameters.items() if _takes_items(name, each)}
-    return not any(_loads(instruction, given) for instruction in dis.get_instructions(compute_loss))
+    instructions = list(dis.get_instructions(compute_loss))
+    divides = any(instruction.argval in _NUMBERS_OF_MICRO_BATCHES for instruction in instructions)
+    return not divides and not any(_loads(instruction, given) for instruction in instructions)
 
 
 def _takes_items(name: str, parameter: inspect.Parameter) -> bool:
@@ -39,4 +43,5 @@ def _takes_items(name: str, parameter: inspect.Parameter) -> bool:
 
 def _loads(instruction: dis.Instruction, names: set[str]) -> bool:
     value = instruction.argval  # of some instructions two names
-    return "LOAD" in instruction.opname and bool(names & set(value if isinstance(value, tuple) else (value,)))
+    is_of_variable = any(kind in instruction.opname for kind in ("LOAD_FAST", "LOAD_DEREF", "LOAD_CLOSURE"))
+    return is_of_variable and bool(names & set(value if isinstance(value, tuple) else (value,)))

@@ -135,7 +135,7 @@ class _Guarded:
 
     def _again(self, model: Any, inputs: Any, items: Any, failed: str) -> tuple[str | None, Any]:
         """The step's micro-batches so far, in pieces half as large; what failed again, or the last one's loss."""
-        if sums_means(self):
+        if items is not None and sums_means(self):
             raise RuntimeError(
                 f"a micro-batch does not fit, and in pieces it would train otherwise: {type(self).__name__}."
                 f"compute_loss leaves num_items_in_batch unused: {failed}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import functools
 import os
 import socket
 import uuid
@@ -52,6 +53,7 @@ class Study:
         self._inner = inner
         self.storage: BaseStorage = inner._storage
         self.storage_url = without_password(storage_url)
+        self._asked: dict[str, Any] = {}
         self._of_request: tuple[Any, SearchSpace | None] | None = None
 
     @property
@@ -88,8 +90,9 @@ class Study:
     def keep_request(self, request: SpaceRequest, baseline: TrainConfig | None) -> None:
         """Store what a search is of, and what the user trains with now."""
         values = None if baseline is None else dict(baseline)
-        patiently(lambda: self._inner.set_user_attr("baseline", values))
-        patiently(lambda: self._inner.set_user_attr("request", msgspec.to_builtins(request)))
+        self._asked = {"baseline": values, "request": msgspec.to_builtins(request)}
+        for name, value in self._asked.items():
+            patiently(functools.partial(self._inner.set_user_attr, name, value))
 
     @property
     def predicted(self) -> dict[TrainConfig, Expected]:
@@ -129,7 +132,8 @@ class Study:
     def trials(self) -> tuple[Trial, ...]:
         """Every trial that ended, in order, each with its role in the last search."""
         found = (trial_of(entry) for entry in self.entries() if "trial" in entry.user_attrs)
-        attributes = patiently(lambda: self._inner.user_attrs)
+        # A search goes by its own request, whatever another host asks of the study meanwhile.
+        attributes = self._asked or patiently(lambda: self._inner.user_attrs)
         space = self._space(attributes)
         if space is None or "baseline" not in attributes:
             return tuple(found)
@@ -146,7 +150,7 @@ class Study:
         if self._of_request is None or self._of_request[0] != asked:
             situation, space = self.situation, None
             if asked is not None and situation is not None:
-                with contextlib.suppress(UserError):
+                with contextlib.suppress(UserError, msgspec.ValidationError):
                     space = SearchSpace(situation, msgspec.convert(asked, SpaceRequest))
             self._of_request = asked, space
         return self._of_request[1]

@@ -204,11 +204,10 @@ def on_a_card(
 @pytest.mark.parametrize(
     ("changes", "precision", "after"),
     [
-        ({}, "fp32", {"torch_compile": True, "tf32": False}),
         ({"tf32": True}, "tf32", {"torch_compile": True, "tf32": True}),
-        # transformers switches tf32 on for what compiles and leaves it open.
+        # accelerate switches tf32 on for what compiles in fp32.
         ({"torch_compile": True}, "tf32", {"torch_compile": False, "tf32": True}),
-        ({"torch_compile": True, "tf32": False}, "fp32", {"torch_compile": False, "tf32": False}),
+        ({"torch_compile": True, "tf32": False}, "tf32", {"torch_compile": False, "tf32": True}),
         ({"bf16": True}, "bf16", {"torch_compile": True}),
     ],
 )

@@ -91,20 +91,17 @@ def test_flags_are_changed_where_a_command_has_them(command: str, expected: str 
     assert changed_command(program(*command.split()), [change("per_device_train_batch_size", 16)]) == expected
 
 
-@pytest.mark.parametrize(("words", "takes"), [("python t.py --output_dir o", False), ("trl sft --config s.yaml", True)])
+@pytest.mark.parametrize(
+    ("words", "takes"),
+    [
+        ("python t.py --output_dir o", False),
+        ("trl sft --config s.yaml", True),
+        ("python t.py --per_device_eval_batch_size 8", False),
+    ],
+)
 def test_a_command_whose_program_reads_no_training_arguments_gets_no_flags(words: str, takes: bool) -> None:
     changed = changed_command(program(*words.split(), takes_flags=False), [change("per_device_train_batch_size", 16)])
     assert changed == (f"{words} --per_device_train_batch_size 16" if takes else None)
-
-
-def test_tf32_is_said_where_compiling_would_switch_it_on() -> None:
-    arguments = {"torch_compile": True, "tf32": False}
-    found = changes_of(program(), recommendation(training_arguments=arguments))
-    assert [str(change) for change in found] == ["torch_compile: None -> True", "tf32: None -> False"]
-    found = changes_of(
-        program(torch_compile=True), recommendation(training_arguments={**arguments, "torch_compile": False})
-    )
-    assert [str(change) for change in found] == ["torch_compile: True -> False"]
 
 
 def test_a_switch_without_a_value_gets_one() -> None:

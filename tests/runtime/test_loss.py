@@ -25,6 +25,13 @@ class HandsItOn(Trainer):
         return super().compute_loss(*args, num_items_in_batch=num_items_in_batch, **kwargs)
 
 
+class Divides(LeavesItUnused):
+    def compute_loss(
+        self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        return model(**inputs).loss / self.args.gradient_accumulation_steps
+
+
 class HandsAllOn(Trainer):
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
         return super().compute_loss(*args, **kwargs)
@@ -36,7 +43,8 @@ def trainer_of(cls: type[Trainer], folder: Path, **given: Any) -> Trainer:
 
 
 @pytest.mark.parametrize(
-    ("cls", "sums"), [(Trainer, False), (LeavesItUnused, True), (HandsItOn, False), (HandsAllOn, False)]
+    ("cls", "sums"),
+    [(Trainer, False), (LeavesItUnused, True), (HandsItOn, False), (HandsAllOn, False), (Divides, False)],
 )
 def test_means_that_nobody_divides_are_told_from_the_code(tmp_path: Path, cls: type[Trainer], sums: bool) -> None:
     trainer = trainer_of(cls, tmp_path)

@@ -257,3 +257,22 @@ def test_what_the_last_search_left_out_is_not_recommended(storage: str) -> None:
     assert search(SpaceRequest(), quick.config) == [Role.BASELINE, Role.CANDIDATE]
     assert search(SpaceRequest(numerics="exact"), quick.config) == [Role.OUTSIDE, Role.CANDIDATE]
     assert search(SpaceRequest()) == [Role.CANDIDATE, Role.CANDIDATE]
+
+
+def test_a_search_goes_by_its_own_request_whatever_another_asks_of_the_study(storage: str) -> None:
+    mine = open_study(storage, make_record(situation=make_situation()), None, fresh=False)
+    add(mine, make_trial(0, precision="bf16"))
+    mine.keep_request(SpaceRequest(), None)
+    other = load_study(storage, mine.name)
+    other.keep_request(SpaceRequest(numerics="exact"), None)
+    assert [trial.role for trial in mine.trials()] == [Role.CANDIDATE]
+    assert [trial.role for trial in load_study(storage, mine.name).trials()] == [Role.LEFT_OUT]
+
+
+def test_a_request_of_another_release_leaves_the_roles_as_they_were_stored(storage: str) -> None:
+    study = open_study(storage, make_record(situation=make_situation()), None, fresh=False)
+    add(study, make_trial(0, role=Role.OUTSIDE))
+    for request in ({"numerics": "lax"}, {"fix": {"colour": "red"}}):
+        study._inner.set_user_attr("baseline", None)
+        study._inner.set_user_attr("request", request)
+        assert [trial.role for trial in study.trials()] == [Role.OUTSIDE]

@@ -241,7 +241,7 @@ def _own_decisions(trainer: Any, model: Any, batch: Any, *, own_optimizer: str) 
         own["kernels"] = "Liger's kernels are in the model before it trains"
     elif not type(trainer).compute_loss.__module__.startswith("transformers."):
         own["kernels"] = f"{type(trainer).__name__} computes its loss itself, which Liger's kernels would pass by"
-    if sums_means(trainer):
+    if "labels" in batch and sums_means(trainer):
         own[BATCH_KNOBS[0]] = (
             f"{type(trainer).__name__}.compute_loss leaves num_items_in_batch unused, so that the gradient grows with "
             "the number of micro-batches, and another split would train otherwise"
@@ -354,6 +354,8 @@ def _task(model: Any) -> str:
 
 def _takes_flags() -> bool:
     """True for a program that reads TrainingArguments from its command line, as far as its script says so."""
+    if any(word.endswith((".json", ".yaml", ".yml")) for word in sys.argv[1:2]):
+        return False  # a file in place of flags
     path = Path(getattr(sys.modules["__main__"], "__file__", None) or "")
     text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
     return any(parser in text for parser in ("HfArgumentParser", "TrlParser"))

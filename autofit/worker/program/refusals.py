@@ -27,7 +27,7 @@ def why_not_on(device: Device, arguments: Any) -> str | None:
 def why_not_split(trainer: Any, source: Source) -> str | None:
     """The sentence where the program's batches cannot be split otherwise, or are not what its arguments say."""
     arguments, name = trainer.args, type(trainer).__name__
-    if hasattr(arguments, "num_generations"):
+    if (getattr(arguments, "num_generations", None) or 1) > 1:
         return (
             f"{name} generates num_generations completions of a prompt in blocks that are settled as it is made: "
             "autofit does not measure such trainings yet."

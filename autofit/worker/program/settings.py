@@ -134,7 +134,9 @@ def accelerator_anew(trainer: Any) -> Iterator[None]:
     autocast, and lies on the old device.
     """
     prepared = {id(model) for model in trainer.accelerator._models} - {id(trainer.model), id(trainer.model_wrapped)}
-    others = {name: model for name, model in vars(trainer).items() if id(model) in prepared}
+    # One that was compiled is held by its wrapper, and goes through again as it was before.
+    held = {name: getattr(model, "_orig_mod", model) for name, model in vars(trainer).items()}
+    others = {name: model for name, model in held.items() if id(model) in prepared}
     # An evaluation before training has wrapped the forward of the Trainer's own, too.
     for model in (trainer.model, *others.values()):
         trainer.accelerator.unwrap_model(model, keep_fp32_wrapper=False)

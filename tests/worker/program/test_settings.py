@@ -71,6 +71,14 @@ def test_a_reference_model_is_prepared_in_the_new_precision(tmp_path: Path) -> N
     assert said == [False, True, False]
 
 
+def test_a_reference_model_that_was_compiled_is_prepared_anew(tmp_path: Path) -> None:
+    trainer, own = trainer_of(tmp_path), SaysItsAutocast()
+    trainer.accelerator._models.append(own)  # as prepare_model does, which gives the compiled one back
+    trainer.ref_model = torch.compile(own)
+    put(trainer, recipe(bf16=True))
+    assert trainer.ref_model is own and own()
+
+
 def test_settings_of_accumulation_outlive_another_accelerator(tmp_path: Path) -> None:
     settings = {"gradient_accumulation_kwargs": {"sync_each_batch": True}}
     trainer = trainer_of(tmp_path, gradient_accumulation_steps=2, accelerator_config=settings)
