@@ -51,7 +51,6 @@ def led(
     roster = refuse_second_leader(study, say)
     with contextlib.ExitStack() as ends:
         ends.enter_context(roster.joined(LEADER))
-        study.keep_stopped("")
         local = None
         if devices:
             local = LocalMembers(devices, study.name, storage, study.log_folder, trial_seconds=trial_seconds)

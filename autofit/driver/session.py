@@ -66,7 +66,6 @@ def run_search(
     ``baseline`` is what the user trains with now. ``crew`` runs the trials; the workers, one after the other, where it
     is not given. Raises NothingFitsError where no configuration could be run.
     """
-    study.keep_stopped("")
     foresight = Foresight(lambda: workers.predictor(situation), watcher.say) if plan.predict else None
     strategy = make_strategy(
         plan.sampler,

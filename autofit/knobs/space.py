@@ -271,8 +271,7 @@ class SearchSpace:
         pairs = self.situation.workload.batch_pairs()
         if program is not None and size in program.own:
             pairs = ((program.micro_batch_size, program.accumulation_steps),)
-            if self.request.fix.get(size, str(program.micro_batch_size)) != str(program.micro_batch_size):
-                raise UserError(f"{size} is decided by the program and cannot be changed here: {program.own[size]}.")
+            self._check_own(size, str(program.micro_batch_size), program.own[size])
         for position, name in enumerate(BATCH_KNOBS):
             fixed = _whole_numbers(name, self.request.fix.get(name), pairs, position)
             forbidden = [_whole_number(name, value) for value in self.request.forbid.get(name, ())]
@@ -292,10 +291,14 @@ class SearchSpace:
         if program is None or row.name not in program.own:
             return ()
         own, reason = value_of(program, row), program.own[row.name]
-        if self.request.fix.get(row.name, own) != own or own in self.request.forbid.get(row.name, ()):
-            raise UserError(f"{row.name} is decided by the program and cannot be changed here: {reason}.")
+        self._check_own(row.name, own, reason)
         self.refusals.append(Refusal(knob=row.name, value=own, because=Because.PROGRAM, reason=reason))
         return (own,)
+
+    def _check_own(self, name: str, own: str, reason: str) -> None:
+        """Raises UserError where something else is asked for than the program's own value of a knob."""
+        if self.request.fix.get(name, own) != own or own in self.request.forbid.get(name, ()):
+            raise UserError(f"{name} is decided by the program and cannot be changed here: {reason}.")
 
     def _admits(self, row: Knob, choice: Choice) -> bool:
         refused = self._refused_because(row, choice)

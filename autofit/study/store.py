@@ -88,11 +88,12 @@ class Study:
         return msgspec.convert(self._inner.user_attrs.get("request", {}), SpaceRequest)
 
     def keep_request(self, request: SpaceRequest, baseline: TrainConfig | None) -> None:
-        """Store what a search is of, and what the user trains with now."""
+        """Store what a search that begins is of, and what the user trains with now; an earlier one's end is over."""
         values = None if baseline is None else dict(baseline)
         self._asked = {"baseline": values, "request": msgspec.to_builtins(request)}
         for name, value in self._asked.items():
             patiently(functools.partial(self._inner.set_user_attr, name, value))
+        self.keep_stopped("")
 
     @property
     def predicted(self) -> dict[TrainConfig, Expected]:

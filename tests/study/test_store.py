@@ -262,7 +262,9 @@ def test_what_the_last_search_left_out_is_not_recommended(storage: str) -> None:
 def test_a_search_goes_by_its_own_request_whatever_another_asks_of_the_study(storage: str) -> None:
     mine = open_study(storage, make_record(situation=make_situation()), None, fresh=False)
     add(mine, make_trial(0, precision="bf16"))
+    mine.keep_stopped("--max-trials allows 1 trial")
     mine.keep_request(SpaceRequest(), None)
+    assert mine.stopped == ""
     other = load_study(storage, mine.name)
     other.keep_request(SpaceRequest(numerics="exact"), None)
     assert [trial.role for trial in mine.trials()] == [Role.CANDIDATE]

@@ -361,7 +361,7 @@ def _takes_flags() -> bool:
     return any(parser in text for parser in ("HfArgumentParser", "TrlParser"))
 
 
-def own_code(command: Sequence[str] = ()) -> str:
+def own_code(command: Sequence[str]) -> str:
     """Digest of what makes the program the one it is: source files and launcher's settings, files of its command.
 
     Its source is its script, and what it imported that is not installed; of frameworks, whose code is installed, the

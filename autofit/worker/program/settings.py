@@ -135,7 +135,8 @@ def accelerator_anew(trainer: Any) -> Iterator[None]:
     """
     prepared = {id(model) for model in trainer.accelerator._models} - {id(trainer.model), id(trainer.model_wrapped)}
     # One that was compiled is held by its wrapper, and goes through again as it was before.
-    held = {name: getattr(model, "_orig_mod", model) for name, model in vars(trainer).items()}
+    models = {name: each for name, each in vars(trainer).items() if isinstance(each, torch.nn.Module)}
+    held = {name: getattr(model, "_orig_mod", model) for name, model in models.items()}
     others = {name: model for name, model in held.items() if id(model) in prepared}
     # An evaluation before training has wrapped the forward of the Trainer's own, too.
     for model in (trainer.model, *others.values()):
