@@ -17,8 +17,8 @@ test: $(VENV)/installed lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m "not slow and not whole" -n 2 --dist worksteal
 
 # Whole searches and programs, half a minute and more each: CI runs them, too.
-test-whole: $(VENV)/installed
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m "whole and not slow" -n 2 --dist worksteal
+test-whole: $(VENV)/installed .exports/deepspeed/installed
+	AUTOFIT_DEEPSPEED=.exports/deepspeed OMP_NUM_THREADS=1 $(BIN)/pytest -m "whole and not slow" -n 2 --dist worksteal
 
 # What runs kernels, as older processors would run it: which kernels torch and oneDNN choose depends on the processor.
 LEVELS ?= AVX2:avx2 AVX512_CORE:avx512 AVX512_CORE_BF16:avx512
@@ -30,11 +30,11 @@ test-levels: $(VENV)/installed
 	done
 
 # CUDA's code on a card whose kernels do nothing: see tests/null_gpu/README.md.
-null-gpu: $(CUDA_VENV)/installed
-	NULL_GPU_REQUIRED=1 OMP_NUM_THREADS=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py -m "not slow" -n 2 --dist worksteal
+null-gpu: $(CUDA_VENV)/installed .exports/deepspeed/installed
+	AUTOFIT_DEEPSPEED=.exports/deepspeed NULL_GPU_REQUIRED=1 OMP_NUM_THREADS=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py -m "not slow" -n 2 --dist worksteal
 
-null-gpu-full: $(CUDA_VENV)/installed
-	NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py
+null-gpu-full: $(CUDA_VENV)/installed .exports/deepspeed/installed
+	AUTOFIT_DEEPSPEED=.exports/deepspeed NULL_GPU_REQUIRED=1 $(CUDA_VENV)/bin/pytest tests/null_gpu tests/worker/tracer/test_liger.py
 
 # What the predictor says against what torch's allocator does, written to benchmarks/results.
 null-gpu-predictions: $(CUDA_VENV)/installed
@@ -66,10 +66,11 @@ frameworks: $(VENV)/installed .venv-axolotl/installed .venv-llama-factory/instal
 	  $(BIN)/pytest tests/test_frameworks.py
 
 # Files for trainers that tests read by the trainers' own code, without most of what these would pin: four minutes, 700 MB.
-export-check: $(VENV)/installed .exports/installed
+export-check: $(VENV)/installed .exports/installed .exports/deepspeed/installed
 	AUTOFIT_AXOLOTL=.exports/axolotl AUTOFIT_LLAMA_FACTORY=.exports/llama-factory AUTOFIT_MS_SWIFT=.exports/ms-swift \
 	AUTOFIT_UNSLOTH=.exports/unsloth AUTOFIT_DEEPSPEED=.exports/deepspeed \
 	  $(BIN)/pytest tests/export/test_other_trainers.py
+	PYTHONPATH=.exports/deepspeed $(BIN)/pytest tests/export/test_formats.py tests/export/test_launchers.py -k zero
 
 ALONE = --quiet --no-deps --target
 .exports/installed: $(VENV)/installed
@@ -80,6 +81,10 @@ ALONE = --quiet --no-deps --target
 	  modelscope addict aiohttp openai fastapi uvicorn tiktoken matplotlib zstandard simplejson sortedcontainers
 	$(BIN)/pip install $(ALONE) .exports/unsloth unsloth==2026.10.9
 	$(BIN)/pip install --quiet --target .exports/unsloth pydantic
+	touch $@
+
+# In a folder of its own: where it is installed, accelerate and transformers import it. Half a minute.
+.exports/deepspeed/installed: $(VENV)/installed
 	$(BIN)/pip install --quiet wheel ninja
 	DS_BUILD_OPS=0 $(BIN)/pip install $(ALONE) .exports/deepspeed --no-build-isolation deepspeed==0.19.8 hjson einops msgpack \
 	  py-cpuinfo

@@ -17,8 +17,8 @@ _NO_SETTINGS = re.compile(
 
 # A change in any of these makes another study: it can change what fits and how fast it is.
 PACKAGES = (
-    "torch", "transformers", "accelerate", "bitsandbytes", "flash-attn", "flash-attn-3", "flash-attn-4", "liger-kernel",
-    "peft", "torchao", "triton",
+    "torch", "transformers", "accelerate", "bitsandbytes", "deepspeed", "flash-attn", "flash-attn-3", "flash-attn-4",
+    "liger-kernel", "peft", "torchao", "triton",
 )  # fmt: skip
 
 

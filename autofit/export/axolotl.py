@@ -30,6 +30,7 @@ _NAMES = {
     "gradient_checkpointing": "gradient_checkpointing",
     "gradient_checkpointing_kwargs": "gradient_checkpointing_kwargs",
     "logging_nan_inf_filter": "logging_nan_inf_filter",
+    "deepspeed": "deepspeed",
 }
 """TrainingArguments and its own keys."""
 _LIGER = {

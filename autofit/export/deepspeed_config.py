@@ -1,7 +1,8 @@
 """``deepspeed``: a JSON file for TrainingArguments' ``deepspeed``, at the measured batch and in the measured precision.
 
-DeepSpeed trains with an engine of its own, which was not measured: in 16 bits it keeps the weights in 16 bits and
-another copy of them in 32 (deepspeed 0.19, ``runtime/bf16_optimizer.py``). Nothing is sharded or offloaded: stage 0.
+Where DeepSpeed's engine was measured, its settings as they were. Elsewhere the engine was not: in 16 bits it keeps the
+weights in 16 bits and another copy of them in 32 (deepspeed 0.19, ``runtime/bf16_optimizer.py``). Nothing is sharded or
+offloaded then: stage 0.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from autofit.study.result import Result
 
 MAX_GRAD_NORM = 1.0
 """TrainingArguments' own default, which DeepSpeed does not know of; another one has to be written into both."""
+_OTHER_ENGINE = "the measured engine, in place of which DeepSpeed's own runs, with other memory and speed"
+_PLAIN = {
+    "zero_optimization": {"stage": 0},
+    # bitsandbytes' and torchao's, which DeepSpeed has not tried.
+    "zero_allow_untested_optimizer": True,
+}
 
 
 def serialize(result: Result) -> Exported:
@@ -28,12 +35,14 @@ def serialize(result: Result) -> Exported:
             "The recommendation cuts parameters into parts with FSDP2, and DeepSpeed does so in its own way, which was "
             "not measured; export training-arguments, or search with --fix parallelism=ddp."
         )
+    engine = arguments.get("deepspeed")
     left_out = (
-        "the measured engine, in place of which DeepSpeed's own runs, with other memory and speed",
+        *(() if engine else (_OTHER_ENGINE,)),
         "TrainingArguments, which have to agree with it (export training-arguments or yaml)",
         *not_arguments(result),
     )
     document: dict[str, Any] = {
+        **(engine or _PLAIN),
         "_comment": header(
             result,
             left_out,
@@ -45,8 +54,5 @@ def serialize(result: Result) -> Exported:
         "gradient_clipping": MAX_GRAD_NORM,
         "bf16": {"enabled": bool(arguments.get("bf16", False))},
         "fp16": {"enabled": bool(arguments.get("fp16", False))},
-        "zero_optimization": {"stage": 0},
-        # bitsandbytes' and torchao's, which DeepSpeed has not tried.
-        "zero_allow_untested_optimizer": True,
     }
     return Exported(text=json.dumps(document, indent=2) + "\n", left_out=left_out)

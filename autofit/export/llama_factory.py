@@ -24,6 +24,7 @@ _KNOWN = (
     "tf32",
     "torch_compile",
     "use_cpu",
+    "deepspeed",
 )
 """TrainingArguments that it takes by their own names, in the transformers that it asks for (5.6)."""
 

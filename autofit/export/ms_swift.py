@@ -25,6 +25,7 @@ _KNOWN = (
     "torch_compile",
     "use_cpu",
     "use_liger_kernel",
+    "deepspeed",
 )
 """TrainingArguments that it takes by their own names, in the transformers that it asks for (before 5.20)."""
 _WRITTEN = {"bf16": False, "fp16": False, "dataloader_num_workers": 0}

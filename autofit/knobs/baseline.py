@@ -34,7 +34,11 @@ _OPTIMIZERS = {
 SPREADING = ("deepspeed", "fsdp", "parallelism_config")
 NOT_MEASURED = (*SPREADING, "fsdp_config")
 """Settings that spread a training over devices: ignoring them would measure something else."""
-_NESTED = {"every_n_layers": 1, "offload": None, "version": None, "reshard_after_forward": None, "cpu_offload": None}
+_NESTED = {
+    "every_n_layers": 1,
+    **dict.fromkeys(("offload", "version", "reshard_after_forward", "cpu_offload")),
+    **dict.fromkeys(("zero_optimization", "stage", "offload_optimizer", "offload_param", "device")),
+}
 """Settings in those that are dictionaries, by which choices differ, with what each is where nobody sets it."""
 _MODEL_NAMES = ("dtype", "torch_dtype", "attn_implementation")
 DEFAULT_MICRO_BATCH, DEFAULT_ACCUMULATION = 8, 1
@@ -145,5 +149,5 @@ def _same(said: Any, given: Any) -> bool:
     """Unset, None and False are one. Of nested settings only those that decide how much is kept, and where, count."""
     if isinstance(said, dict) or isinstance(given, dict):
         first, second = said or {}, given or {}
-        return all((first.get(name) or unset) == (second.get(name) or unset) for name, unset in _NESTED.items())
+        return all(_same(first.get(name) or unset, second.get(name) or unset) for name, unset in _NESTED.items())
     return (said or None) == (given or None)

@@ -33,10 +33,11 @@ class Choice:
     optimizer's state per parameter (float32 parameters; embeddings apart), and ``paged_state`` says that it lies in
     managed memory, outside the allocator's sight. ``is_compiled`` marks what is compiled in its first step.
     ``not_traced`` says how a prediction counts what a trace does not show of this choice; it then needs at most what
-    is predicted. ``not_timed`` says what a predicted time leaves out. ``planned`` is its place among the values worth
-    planning; None for what is as fast at best and needs as much, or is not predicted. ``traced_as`` names the optimizer
-    whose update stands for this one's. Its first use imports ``package``. ``steps_parts`` says that an optimizer steps
-    parameters of which each process holds a part.
+    is predicted. ``not_timed`` says what a predicted time leaves out, ``not_predicted`` why nothing is predicted.
+    ``planned`` is its place among the values worth planning; None for what is as fast at best and needs as much, or is
+    not predicted. ``traced_as`` names the optimizer whose update stands for this one's. Its first use imports
+    ``package``. ``steps_parts`` says that an optimizer steps parameters that FSDP2 has cut, ``steps_flat`` that it does
+    the same to those that DeepSpeed has made one long row.
     ``tolerances`` are a precision's: largest relative differences of the loss and of the gradient norm between two
     orders of the same sums. A choice on a higher ``rung`` certainly needs no more memory than one on a lower, all
     else equal; None where nothing is certain.
@@ -58,10 +59,12 @@ class Choice:
     is_compiled: bool = False
     not_traced: str = ""
     not_timed: str = ""
+    not_predicted: str = ""
     planned: int | None = None
     traced_as: str = ""
     package: str = ""
     steps_parts: bool = True
+    steps_flat: bool = True
     tolerances: tuple[float, float] = (0.0, 0.0)
     rung: int | None = None
 

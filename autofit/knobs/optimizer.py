@@ -15,6 +15,7 @@ from autofit.knobs.knob import Choice, Knob
 from autofit.knobs.numerics import Numerics
 
 REFERENCE = "adamw_torch_fused"
+ADAFACTOR = "adafactor"
 SMALLER_STATE = "adamw_8bit"
 """The same algorithm with the smallest state that is kept on the device."""
 
@@ -50,7 +51,9 @@ def _choice(
         is_compiled=needs == "torchao",
         package=needs,
         # Run with FSDP2 on two processes (torch 2.13, bitsandbytes 0.50): its operators have no sharding strategy.
-        steps_parts=needs != "bitsandbytes" and optim != "adafactor",
+        steps_parts=needs != "bitsandbytes" and optim != ADAFACTOR,
+        # It would find no matrix to factor.
+        steps_flat=optim != ADAFACTOR,
         **settings,
     )
 
@@ -99,7 +102,7 @@ OPTIMIZER = Knob(
             Numerics.QUANTIZED_STATE,
             "torchao",
         ),
-        _choice("adafactor", "factored second moment, no first one", 0.1, Numerics.OTHER_ALGORITHM, planned=3),
+        _choice(ADAFACTOR, "factored second moment, no first one", 0.1, Numerics.OTHER_ALGORITHM, planned=3),
         _choice(
             "lion_8bit",
             "bitsandbytes' Lion, 8-bit state",

@@ -25,6 +25,8 @@ from autofit.knobs.train_config import TrainConfig
 
 ACTS_LATE = ("attn_implementation",)
 """Keywords of ``from_pretrained`` that can still be changed when the model is there."""
+ACTS_EARLY = ("deepspeed",)
+"""TrainingArguments that act before, as the model is loaded."""
 
 
 def with_values(situation: Situation) -> Situation:
@@ -92,6 +94,8 @@ def refused_by_program(program: Program, row: Knob, choice: Choice) -> str | Non
     for name, value in choice.model_kwargs.items():
         if name not in ACTS_LATE and settings.get(name) != value:
             return f"the program's weights are {settings.get(name)}, and {choice.value} is for weights in {value}"
+    if any(name in ACTS_EARLY for name in choice.training_arguments):
+        return "DeepSpeed has to be asked for before the program loads its model"
     return None
 
 
@@ -123,6 +127,7 @@ def _unset(row: Knob) -> dict[str, Any]:
         name: type(value)() if isinstance(value, (bool, int)) else None
         for each in settings
         for name, value in each.items()
+        if name not in ACTS_EARLY
     }
 
 

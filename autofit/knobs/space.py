@@ -16,7 +16,8 @@ from autofit.knobs.attention import FLASH, VARLEN
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.knobs.numerics import NUMERICS_LEVELS
 from autofit.knobs.own_program import refused_by_program, value_of
-from autofit.knobs.parallelism import is_offloaded, is_sharded
+from autofit.knobs.parallelism import is_fsdp2, is_offloaded, is_zero, is_zero3
+from autofit.knobs.precision import PURE_BF16
 from autofit.knobs.train_config import KnobValue, TrainConfig
 
 
@@ -51,6 +52,10 @@ def _half_precision(config: Mapping[str, KnobValue], situation: Situation) -> bo
     return knob("precision").choice(config["precision"]).half_precision
 
 
+def _optimizer(config: Mapping[str, KnobValue]) -> Choice:
+    return knob("optimizer").choice(config["optimizer"])
+
+
 CONSTRAINTS: tuple[Constraint, ...] = (
     Constraint(
         reason="flash attention takes 16-bit inputs only",
@@ -79,20 +84,24 @@ CONSTRAINTS: tuple[Constraint, ...] = (
         forbids=lambda config, situation: config["batch_layout"] == "packed" and config["attention"] in FLASH,
     ),
     Constraint(
-        reason="bitsandbytes' optimizers and Adafactor do not step parameters that are cut into parts",
-        forbids=lambda config, situation: (
-            is_sharded(config["parallelism"])
-            and config["optimizer"] != PROGRAMS_OWN
-            and not knob("optimizer").choice(config["optimizer"]).steps_parts
-        ),
+        reason="bitsandbytes' optimizers and Adafactor do not step parameters that FSDP2 has cut into parts",
+        forbids=lambda config, situation: is_fsdp2(config["parallelism"]) and not _optimizer(config).steps_parts,
+    ),
+    Constraint(
+        reason="Adafactor factors matrices, and DeepSpeed makes one long row of all parameters",
+        forbids=lambda config, situation: is_zero(config["parallelism"]) and not _optimizer(config).steps_flat,
+    ),
+    Constraint(
+        reason="DeepSpeed updates a float32 copy of the weights: what it does under bf16, not pure_bf16",
+        forbids=lambda config, situation: is_zero(config["parallelism"]) and config["precision"] == PURE_BF16,
+    ),
+    Constraint(
+        reason="transformers loads no 4-bit weights in parts, as ZeRO-3 takes them",
+        forbids=lambda config, situation: situation.workload.method == "qlora" and is_zero3(config["parallelism"]),
     ),
     Constraint(
         reason="torchao's optimizers, which are compiled, do not step parameters that lie on the host",
-        forbids=lambda config, situation: (
-            is_offloaded(config["parallelism"])
-            and config["optimizer"] != PROGRAMS_OWN
-            and knob("optimizer").choice(config["optimizer"]).is_compiled
-        ),
+        forbids=lambda config, situation: is_offloaded(config["parallelism"]) and _optimizer(config).is_compiled,
     ),
     Constraint(
         reason="compile needs batches of one shape: with others it compiles again and again",

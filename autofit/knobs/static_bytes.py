@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from autofit.job.situation import Situation
 from autofit.knobs.parallelism import NAME as PARALLELISM
-from autofit.knobs.parallelism import is_offloaded, is_sharded
+from autofit.knobs.parallelism import is_offloaded, is_sharded, is_zero
 from autofit.knobs.precision import PURE_BF16
 from autofit.knobs.table import knob
 from autofit.knobs.train_config import TrainConfig
@@ -17,7 +17,7 @@ def static_bytes(situation: Situation, config: TrainConfig) -> int:
     """Bytes of weights, their gradients and the optimizer's state in each process, wherever they lie.
 
     Weights and gradients take 4 bytes each where they are trained, and 2 in pure bf16; frozen ones what they are stored
-    in, without gradients. Of what is cut into parts each process has one.
+    in, without gradients. Of what is cut into parts each process has one. DeepSpeed has the weights twice.
     """
     return _bytes(situation, config, knob("optimizer").choice(config["optimizer"]).state_bytes)
 
@@ -35,13 +35,24 @@ def surely_needs(situation: Situation, config: TrainConfig) -> int:
 
 
 def _bytes(situation: Situation, config: TrainConfig, state: float) -> int:
-    model, workload = situation.model, situation.workload
+    model, workload, way = situation.model, situation.workload, config[PARALLELISM]
+    half_precision = knob("precision").choice(config["precision"]).half_precision
     if workload.method == "full":
         share = 0.5 if config["precision"] == PURE_BF16 else 1.0
-        whole = model.num_parameters * (8 * share + (state * share if state == 8 else state))
+        trained, size = model.num_parameters, 4 * share
+        state = state * share if state == 8 else state
+        frozen = 0.0
     else:
-        whole = model.num_parameters * _frozen_bytes(situation, config) + model.trainable_parameters * (8 + state)
-    return round(whole / workload.processes if is_sharded(config[PARALLELISM]) else whole)
+        trained, size = model.trainable_parameters, 4.0
+        frozen = model.num_parameters * _frozen_bytes(situation, config)
+    cut = trained * (size + state)
+    if is_zero(way):
+        # It keeps weights in what it computes in, and float32 ones that it updates.
+        cut += trained * size
+        size = 2.0 if half_precision else size
+    weights = frozen + trained * size
+    parts = workload.processes if is_sharded(way) else 1
+    return round(weights / parts + cut / (workload.processes if is_zero(way) else parts))
 
 
 def _frozen_bytes(situation: Situation, config: TrainConfig) -> float:

@@ -79,7 +79,7 @@ class Needs:
 
     def prepare(self, configs: Iterable[TrainConfig]) -> None:
         """Have the traces of many configurations made at once, side by side."""
-        wanted = [config for config in configs if self._layouts.has(config)]
+        wanted = [config for config in configs if self._layouts.has(config) and not _why_never(config)]
         requests: dict[str, TraceRequest] = {}
         for config in wanted:
             for request in self._requests(config):
@@ -106,6 +106,8 @@ class Needs:
         return self._needs[key]
 
     def _make(self, config: TrainConfig) -> Need:
+        if reason := _why_never(config):
+            raise CannotPredictError(reason)
         shapes, accumulation = self._layouts.of(config), config.accumulation_steps
         families = self._families_of(config)
 
@@ -349,6 +351,11 @@ class Needs:
             compute_capability=device.compute_capability or (8, 0),
             trust_remote_code=self._trust_remote_code,
         )
+
+
+def _why_never(config: TrainConfig) -> str:
+    """Reason why nothing is predicted of a configuration, whatever its layout; empty where something is."""
+    return next(filter(None, (row.choice(config[row.name]).not_predicted for row in KNOBS)), "")
 
 
 def _identity(request: TraceRequest) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pprint
 import shlex
+import textwrap
 from typing import Any
 
 from autofit.job.tasks import task_named
@@ -10,6 +12,9 @@ from autofit.job.workload import Workload
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
+
+_COLUMNS = 72
+"""Of a mapping, which stands four columns in, on a screen of 80."""
 
 
 def usage_code(result: Result) -> str:
@@ -32,8 +37,11 @@ def variables_code(recommendation: Recommendation) -> str:
 
 
 def training_arguments_call(arguments: dict[str, Any], *, output_dir: str) -> str:
-    """``TrainingArguments(...)``, one keyword a line."""
-    lines = [f"    {name}={value!r}," for name, value in {"output_dir": output_dir, **arguments}.items()]
+    """``TrainingArguments(...)``, one keyword a line; a mapping that is long in lines of its own."""
+    lines = []
+    for name, value in {"output_dir": output_dir, **arguments}.items():
+        text = pprint.pformat(value, width=_COLUMNS, sort_dicts=False) if isinstance(value, dict) else repr(value)
+        lines.append(textwrap.indent(f"{name}={text},", "    "))
     return "TrainingArguments(\n" + "\n".join(lines) + "\n)"
 
 

@@ -54,12 +54,20 @@ def build_trial_model(job: TrialJob | StepJob | TraceRequest, config: Any = None
             weight.data = weight.data.to(getattr(torch, recipe.model_kwargs["dtype"]))
     elif recipe.quantization is not None:
         model = _build_quantized(config, task, job)
-    elif recipe.processes > 1 and recipe.training_arguments.get("fsdp") and not kind_of(job.device).is_host:
-        # No device has to hold all of it: FSDP2 moves a layer at a time there, and keeps its part.
+    elif _begins_on_host(recipe) and not kind_of(job.device).is_host:
+        # No device has to hold all of it: FSDP2 moves a layer at a time there, and keeps its part. DeepSpeed moves all.
         model = _loaded(config, task, job)
     else:
         model = build_model(config, task, job.device, recipe.model_kwargs, trust_remote_code=job.trust_remote_code)
     return finished(model, recipe)
+
+
+def _begins_on_host(recipe: Recipe) -> bool:
+    """True where a training loads its model on the host. ZeRO-3 cuts each layer on the device as soon as it is made."""
+    zero = recipe.training_arguments.get("deepspeed")
+    if zero:
+        return int(zero["zero_optimization"]["stage"]) < 3
+    return recipe.processes > 1 and bool(recipe.training_arguments.get("fsdp"))
 
 
 def config_for(job: TrialJob | StepJob | TraceRequest) -> Any:
@@ -89,6 +97,8 @@ def import_what_it_needs(recipe: Recipe) -> None:
         packages.add("peft")
     if recipe.quantization is not None:
         packages.add("bitsandbytes")
+    if recipe.training_arguments.get("deepspeed"):
+        packages.add("deepspeed")
     for package in packages - {""}:
         importlib.import_module(package)
 

@@ -44,6 +44,7 @@ class StepRecorder:
         # places, and the trial would need more memory than the training it stands for.
         self._losses = torch.full((most_steps * micro_steps,), math.nan, device=accelerator.torch_device)
         self._num_losses = 0
+        self._is_updating = False
 
     def begin(self) -> None:
         """Forget the steps so far; the next one starts now."""
@@ -62,6 +63,13 @@ class StepRecorder:
         """One forward and backward pass is queued; its loss is kept, unread, for after the windows."""
         self._losses[self._num_losses] = loss.detach()
         self._num_losses += 1
+        if not self._is_updating:
+            self._marks.append(self._accelerator.mark())
+        self._is_updating = False
+
+    def update_begun(self) -> None:
+        """The pass that is under way is queued but for the update, which an engine makes as a part of it."""
+        self._is_updating = True
         self._marks.append(self._accelerator.mark())
 
     def step_ended(self) -> None:
@@ -98,6 +106,7 @@ class Marks:
     recorder: StepRecorder
     check_fetched: Callable[[list[Any]], None]
     before_first_micro_step: Callable[[], None]
+    deepspeed: Any
     _has_stepped = False
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -111,9 +120,23 @@ class Marks:
         if not self._has_stepped:
             self._has_stepped = True
             self.before_first_micro_step()
+            if self.deepspeed is not None:
+                mark_update(self.deepspeed, self.recorder)
         loss = super().training_step(*args, **kwargs)  # type: ignore[misc]
         self.recorder.micro_step_ended(loss)
         return loss
+
+
+def mark_update(engine: Any, recorder: StepRecorder) -> None:
+    """Have DeepSpeed's engine mark where its update begins: backward makes it, after the step's last micro-batch."""
+    step = engine.step
+
+    def marked(*args: Any, **kwargs: Any) -> Any:
+        if engine.is_gradient_accumulation_boundary():
+            recorder.update_begun()
+        return step(*args, **kwargs)
+
+    engine.step = marked
 
 
 class MeasuredTrainer(Marks, Trainer):  # type: ignore[misc]

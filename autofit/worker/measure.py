@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import set_seed
+from transformers import TrainingArguments, set_seed
 
 from autofit.job.tasks import task_named
 from autofit.study.measurement import BatchShape
@@ -25,6 +25,7 @@ from autofit.worker.collated import bytes_of
 from autofit.worker.instrument import MeasuredTrainer, StepRecorder, check_shapes
 from autofit.worker.isolation import autocast_of, leak_between_samples
 from autofit.worker.made_up_samples import SamplesByLength
+from autofit.worker.optimizer_state import state_tensors
 from autofit.worker.processes import agreement, allow_sharding_on_host, check_sharding
 from autofit.worker.ranks import own_rank
 from autofit.worker.step_planner import StepPlanner
@@ -63,7 +64,7 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
                 return RunResult(outcome=Outcome.INVALID, reason=leak)
 
         def evaluate() -> tuple[int, float]:
-            assert trainer.optimizer.state_dict()["state"], "the optimizer state must exist when the peak is read"
+            assert state_tensors(trainer.optimizer), "the optimizer state must exist when the peak is read"
             check_sharding(trainer.model_wrapped, recipe)
             return _evaluate(trainer, samples, lengths.longest_samples(recipe.micro_batch_size), accelerator)
 
@@ -88,10 +89,11 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
 
 def _build(job: TrialJob, accelerator: Accelerator) -> Any:
     """The model, in the memory that the training is given."""
-    if job.recipe.processes > 1:
-        _meet(job, accelerator)
+    # ZeRO-3 cuts what is built while there are arguments that say so.
+    arguments = _meet(job, accelerator) if job.recipe.processes > 1 else None
     accelerator.open(job.memory, reserved_for_paging=job.expected_paged_bytes)
     model = build_trial_model(job)
+    del arguments
     if job.recipe.quantization is None:
         # Quantized weights are made on the device in a training, too.
         accelerator.forget_drawing()
@@ -99,12 +101,14 @@ def _build(job: TrialJob, accelerator: Accelerator) -> Any:
     return model
 
 
-def _meet(job: TrialJob, accelerator: Accelerator) -> None:
-    """Form the process group, before the memory that the training is given is counted from here."""
+def _meet(job: TrialJob, accelerator: Accelerator) -> TrainingArguments:
+    """Form the process group by a training's arguments, before the memory that it is given is counted from here."""
     if isinstance(accelerator, Processor):
         accelerator.is_alone = False
     with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
-        allow_sharding_on_host(training_arguments(job, Path(scratch), 1, 1), job.recipe)
+        arguments = training_arguments(job, Path(scratch), 1, 1)
+        allow_sharding_on_host(arguments, job.recipe)
+    return arguments
 
 
 def _give(

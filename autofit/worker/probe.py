@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.integrations.deepspeed import is_deepspeed_available
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils import import_utils
 
@@ -171,6 +172,7 @@ def libraries(device: str, lacking: dict[str, str]) -> Libraries:
             import_utils.is_bitsandbytes_available(),
             "bitsandbytes is not installed (pip install bitsandbytes)",
         ),
+        "deepspeed": (bool(is_deepspeed_available()), "DeepSpeed is not installed (pip install deepspeed)"),
         "torchao": (import_utils.is_torchao_available(), "torchao is not installed (pip install torchao)"),
         "liger_kernel": (
             import_utils.is_liger_kernel_available(),

@@ -52,6 +52,11 @@ def check_sharding(model: Any, recipe: Recipe) -> None:
     """Raises RuntimeError where parameters are not in parts though the recipe says so, or the other way round."""
     from torch.distributed.tensor import DTensor
 
+    zero = recipe.training_arguments.get("deepspeed")
+    stage = int(model.zero_optimization_stage()) if hasattr(model, "zero_optimization_stage") else None
+    wanted = int(zero["zero_optimization"]["stage"]) if zero else None
+    if stage != wanted:
+        raise RuntimeError(f"DeepSpeed trains in stage {stage}, and the configuration says {wanted}")
     is_cut = any(isinstance(each, DTensor) for each in model.parameters())
     if is_cut != bool(recipe.training_arguments.get("fsdp")):
         raise RuntimeError(

@@ -9,6 +9,7 @@ import dataclasses
 import io
 import json
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from autofit.export.trl import _targets
 from autofit.job.lengths import SampleLengths
 from autofit.knobs import KNOBS
 from autofit.knobs.numerics import Numerics
+from autofit.knobs.parallelism import is_zero
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result
 from tests.doubles import CHECKPOINTING, make_trial
@@ -35,6 +37,11 @@ NEEDS_CUDA = ("tf32",)
 
 def result_with(method: str = "full", lengths: SampleLengths = VERSES, **values: Any) -> Result:
     return make_result(make_trial(**values), method=method, lengths=lengths)
+
+
+def skip_without_deepspeed(value: str) -> None:
+    if is_zero(value) and not find_spec("deepspeed"):
+        pytest.skip("TrainingArguments ask for DeepSpeed, which is not installed: make export-check has it")
 
 
 def document_of(exported: Exported) -> dict[str, Any]:
@@ -57,6 +64,7 @@ def check_arguments(understood: Any, result: Result, exported: Exported) -> None
 def test_yaml_is_what_hf_argument_parser_reads(knob: str, value: str, tmp_path: Path) -> None:
     from transformers import HfArgumentParser, TrainingArguments
 
+    skip_without_deepspeed(value)
     result = result_with(**{knob: value})
     exported = EXPORTERS["yaml"](result)
     document = {name: each for name, each in document_of(exported).items() if name not in NEEDS_CUDA}
@@ -79,6 +87,7 @@ def trl_parser() -> Any:
 def test_trl_understands_every_value_or_the_file_says_that_it_is_left_out(
     knob: str, value: str, tmp_path: Path, trl_parser: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    skip_without_deepspeed(value)
     monkeypatch.setenv("PYTORCH_CUDA_ALLOC_CONF", "")  # the file's own variables are undone after the test
     result = result_with(**{knob: value})
     exported = EXPORTERS["trl"](result)

@@ -22,7 +22,14 @@ from autofit.knobs.allocator import VARIABLE
 from autofit.knobs.own_program import own_config
 from autofit.study.result import Result, Run
 from tests.doubles import make_trial
-from tests.export.test_formats import NEEDS_CUDA, VALUES, check_arguments, document_of, result_with
+from tests.export.test_formats import (
+    NEEDS_CUDA,
+    VALUES,
+    check_arguments,
+    document_of,
+    result_with,
+    skip_without_deepspeed,
+)
 from tests.export.test_program_settings import program_result
 from tests.export.test_training_arguments import make_result
 from tests.knobs.test_own_program import situation_of
@@ -138,6 +145,7 @@ def kept_environment() -> Iterator[None]:
 def test_trls_python_is_what_sft_config_takes_for_every_value(
     knob: str, value: str, method: str, tmp_path: Path, kept_environment: None
 ) -> None:
+    skip_without_deepspeed(value)
     result = result_with(method=method, **{knob: value})
     exported = EXPORTERS["trl-python"](result)
     path = tmp_path / "sft.py"

@@ -14,7 +14,7 @@ from autofit.job.situation import Situation
 from autofit.knobs import KNOBS
 from autofit.knobs.knob import PROGRAMS_OWN
 from autofit.knobs.own_program import own_config, with_values
-from autofit.knobs.parallelism import OFFLOADING
+from autofit.knobs.parallelism import OFFLOADING, ZERO2, ZERO3, ZERO3_OFFLOADED
 from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import SearchSpace, SpaceRequest
 from tests.doubles import make_situation
@@ -190,6 +190,11 @@ def test_the_way_of_sharing_is_searched_where_the_program_leaves_it_to_its_argum
     assert own["parallelism"] == "ddp" and "fsdp" not in recipe_for(own, situation).training_arguments
     parts = recipe_for(own.replace(parallelism="fsdp2_offload"), situation)
     assert parts.training_arguments["fsdp_config"]["cpu_offload"] is True and parts.environment == OFFLOADING
+    assert "deepspeed" not in parts.training_arguments
+    refused = {each.value: each.reason for each in space.refusals if each.knob == "parallelism"}
+    assert refused == dict.fromkeys(
+        (ZERO2, ZERO3, ZERO3_OFFLOADED), "DeepSpeed has to be asked for before the program loads its model"
+    )
     alone = SearchSpace(with_values(replace(make_situation(), program=program_of(situation_of()))), SpaceRequest())
     assert alone.choices["parallelism"] == ("ddp",)
 

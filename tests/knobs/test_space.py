@@ -181,6 +181,8 @@ def test_optimizers_are_paired_with_the_ways_of_sharing_that_they_can_step() -> 
         config = make_config(precision="bf16", optimizer=optimizer, micro_batch_size=8, accumulation_steps=2)
         return {way for way in space.choices["parallelism"] if config.replace(parallelism=way) in space}
 
-    assert ways("adamw_torch") == {"ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload"}
-    assert ways("adamw_torch_8bit") == {"ddp", "fsdp2", "fsdp2_kept"}
-    assert ways("adamw_8bit") == {"ddp"}
+    zero = {"zero2", "zero3", "zero3_offload"}
+    assert ways("adamw_torch") == {"ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload", *zero}
+    assert ways("adamw_torch_8bit") == {"ddp", "fsdp2", "fsdp2_kept", "zero2", "zero3"}
+    assert ways("adamw_8bit") == {"ddp", *zero}
+    assert ways("adafactor") == set()  # another algorithm, which is not searched

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from autofit.worker.instrument import SkippedSteps
+from autofit.worker.accelerator import Processor
+from autofit.worker.instrument import SkippedSteps, StepRecorder, mark_update
 
 
 def trainer_with(scaler: torch.amp.GradScaler | None) -> Any:
@@ -32,3 +34,32 @@ def test_a_step_that_overflowed_is_seen_though_a_fused_optimizer_was_called() ->
 
 def test_without_loss_scaling_accelerate_is_asked() -> None:
     assert SkippedSteps(trainer_with(None))() is False
+
+
+class Engine:
+    """DeepSpeed's, as far as marks are concerned: its ``step`` runs in the last micro-batch's backward."""
+
+    is_last = False
+
+    def is_gradient_accumulation_boundary(self) -> bool:
+        return self.is_last
+
+    def step(self) -> None:
+        time.sleep(0.03 if self.is_last else 0)
+
+
+def test_an_update_that_an_engine_makes_within_backward_is_no_part_of_a_micro_step() -> None:
+    recorder = StepRecorder(Processor(), micro_steps=2, most_steps=2)
+    engine: Any = Engine()
+    mark_update(engine, recorder)
+    recorder.begin()
+    for _ in range(2):
+        recorder.fetch_begun()
+        recorder.fetched()
+        for engine.is_last in (False, True):
+            engine.step()
+            recorder.micro_step_ended(torch.ones(()))
+        recorder.step_ended()
+    for step in recorder.steps():
+        assert len(step.micro_steps) == 2
+        assert step.update > 0.03 > 5 * sum(step.micro_steps)

@@ -1,4 +1,4 @@
-"""Parts of autofit that check arithmetic, which the null GPU does not do; everything else that runs is what is shipped.
+"""Parts of autofit and of DeepSpeed that check arithmetic, which the null GPU does not do; all else is what is shipped.
 
 ``sitecustomize`` calls each function with the module as soon as it was imported.
 """
@@ -27,7 +27,16 @@ def loss_and_gradients_are_one(module: ModuleType) -> None:
     module.train_one_step = train_one_step  # type: ignore[attr-defined]
 
 
+def gradients_are_finite(module: ModuleType) -> None:
+    """DeepSpeed leaves a step out, in bf16 too, where it finds a gradient that is not."""
+    import torch
+
+    module.has_inf_or_nan = lambda x: torch.tensor(False, device=x.device)  # type: ignore[attr-defined]
+    module.is_invalid_grad_norm = lambda norm: False  # type: ignore[attr-defined]
+
+
 PATCHES = {
+    "deepspeed.runtime.utils": gradients_are_finite,
     "autofit.worker.isolation": samples_do_not_see_each_other,
     "autofit.worker.one_step": loss_and_gradients_are_one,
 }
