@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pprint
 import shlex
-import textwrap
 from typing import Any
 
 from autofit.job.tasks import task_named
@@ -13,8 +12,8 @@ from autofit.knobs.attention import TORCH_VARLEN
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 
-_COLUMNS = 72
-"""Of a mapping, which stands four columns in, on a screen of 80."""
+_COLUMNS = 76
+"""Of a screen of 80, on which all of it stands a little in."""
 
 
 def usage_code(result: Result) -> str:
@@ -40,8 +39,11 @@ def training_arguments_call(arguments: dict[str, Any], *, output_dir: str) -> st
     """``TrainingArguments(...)``, one keyword a line; a mapping that is long in lines of its own."""
     lines = []
     for name, value in {"output_dir": output_dir, **arguments}.items():
-        text = pprint.pformat(value, width=_COLUMNS, sort_dicts=False) if isinstance(value, dict) else repr(value)
-        lines.append(textwrap.indent(f"{name}={text},", "    "))
+        begin = f"    {name}="
+        text = repr(value)
+        if isinstance(value, dict):
+            text = pprint.pformat(value, width=_COLUMNS - len(begin), sort_dicts=False)
+        lines.append(f"{begin}{text.replace(chr(10), chr(10) + ' ' * len(begin))},")
     return "TrainingArguments(\n" + "\n".join(lines) + "\n)"
 
 
