@@ -330,6 +330,30 @@ trainer.train()
 """
 
 
+WITH_ZERO = """
+from accelerate.state import DistributedType, PartialState
+# accelerate starts DeepSpeed on GPUs alone.
+PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_CPU)
+from transformers import TrainerCallback
+from shared import trainer_of
+
+SPLIT = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto"}
+
+
+class Engine(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        engine = trainer.deepspeed
+        assert engine.zero_optimization_stage() == 3
+        assert engine.train_micro_batch_size_per_gpu() == args.per_device_train_batch_size
+        assert engine.gradient_accumulation_steps() == args.gradient_accumulation_steps
+
+
+trainer = trainer_of(use_cpu=False, deepspeed={**SPLIT, "zero_optimization": {"stage": 3}})
+trainer.add_callback(Engine())
+trainer.train()
+"""
+
+
 @pytest.fixture
 def two_ranks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """A launcher of two processes on the CPU; port 0 is any free one."""
@@ -363,6 +387,24 @@ def test_a_program_that_cuts_its_parameters_into_parts_is_searched_in_its_own_wa
     first, second = (trial["config"] for trial in document["trials"][:2])
     assert (first["precision"], second["precision"]) == ("bf16", "fp32")
     assert {first["parallelism"], second["parallelism"]} == {"fsdp2"}
+    assert {trial["outcome"] for trial in document["trials"][:2]} == {"ok"}, document["trials"]
+
+
+@pytest.mark.whole
+def test_a_program_that_trains_with_deepspeed_is_searched_with_its_own_settings(
+    folder: Path, capfd: pytest.CaptureFixture[str], two_ranks: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepspeed = os.environ.get("AUTOFIT_DEEPSPEED")
+    if not deepspeed:
+        pytest.skip("AUTOFIT_DEEPSPEED names no folder with DeepSpeed: make test-whole has one")
+    monkeypatch.setenv("PYTHONPATH", str((Path(__file__).parents[1] / deepspeed).resolve()))
+    monkeypatch.delenv("ACCELERATE_USE_CPU")
+    command = [*two_ranks, program(folder, WITH_ZERO)[1]]
+    document = searched(capfd, ["--max-trials", "2", "--fix", "micro_batch_size=4"], command)
+    assert document["workload"]["effective_batch"] == 32 and document["model"]["num_parameters"] > 100_000
+    first, second = (trial["config"] for trial in document["trials"][:2])
+    assert first["parallelism"] == second["parallelism"] == "zero3"
+    assert (first["micro_batch_size"], second["micro_batch_size"]) == (8, 4)
     assert {trial["outcome"] for trial in document["trials"][:2]} == {"ok"}, document["trials"]
 
 

@@ -64,10 +64,6 @@ def with_values(situation: Situation) -> Situation:
 
 def _check_sharing(name: str, settings: dict[str, Any]) -> None:
     """Raises UserError for a way of sharing a training that no choice says."""
-    if settings.get("deepspeed"):
-        raise UserError(
-            f"{name} trains with DeepSpeed, which autofit does not measure yet: run it without, by DDP or FSDP2."
-        )
     if settings.get("parallelism_config"):
         raise UserError(f"{name} sets parallelism_config, with which autofit does not measure yet: run it without.")
     if settings.get("fsdp") and not choices_that_say(PARALLELISM, settings):

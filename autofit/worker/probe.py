@@ -60,7 +60,7 @@ def model_facts(model: Any, device: str, *, positions: int | None = None) -> Mod
     """Facts of a model of transformers; ``positions`` are its limit where that is known already."""
     text_config = model.config.get_text_config()
     embeddings = {
-        id(weight): weight.numel()
+        id(weight): number_of(weight)
         for module in model.modules()
         if isinstance(module, torch.nn.Embedding)
         for weight in module.parameters()
@@ -70,7 +70,7 @@ def model_facts(model: Any, device: str, *, positions: int | None = None) -> Mod
     model_type = model.config.model_type
     return ModelFacts(
         model_type=model_type,
-        num_parameters=sum(weight.numel() for weight in model.parameters()),
+        num_parameters=sum(number_of(weight) for weight in model.parameters()),
         embedding_parameters=sum(embeddings.values()),
         vocabulary_size=int(getattr(text_config, "vocab_size", 0) or 0),
         max_positions=positions or _positive(getattr(text_config, "max_position_embeddings", None)),
@@ -83,8 +83,13 @@ def model_facts(model: Any, device: str, *, positions: int | None = None) -> Mod
         has_experts=any("num_experts" in name or "num_local_experts" in name for name in text_config.to_dict()),
         counts_items=counts_items(model),
         drops_attention=_drops_attention(model),
-        trainable_parameters=sum(weight.numel() for weight in model.parameters() if weight.requires_grad),
+        trainable_parameters=sum(number_of(weight) for weight in model.parameters() if weight.requires_grad),
     )
+
+
+def number_of(weight: torch.Tensor) -> int:
+    """Elements of a parameter; of one that ZeRO-3 has cut into parts, those of the whole."""
+    return int(getattr(weight, "ds_numel", weight.numel()))
 
 
 def _takes_checkpointing_options(model: Any) -> bool:

@@ -146,12 +146,11 @@ def test_fixing_what_the_program_decides_is_refused() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"deepspeed": True},
         {"parallelism_config": "ParallelismConfig(tp_size=2)"},
         {"fsdp": True, "fsdp_config": {"version": 1, "reshard_after_forward": "FULL_SHARD", "cpu_offload": False}},
         {"fsdp": True, "fsdp_config": {"version": 2, "reshard_after_forward": False, "cpu_offload": True}},
     ],
-    ids=["deepspeed", "parallelism_config", "fsdp 1", "kept and offloaded"],
+    ids=["parallelism_config", "fsdp 1", "kept and offloaded"],
 )
 def test_a_program_that_shares_its_training_in_a_way_that_no_choice_says_is_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=r"train.py .* autofit does not measure"):
@@ -197,6 +196,29 @@ def test_the_way_of_sharing_is_searched_where_the_program_leaves_it_to_its_argum
     )
     alone = SearchSpace(with_values(replace(make_situation(), program=program_of(situation_of()))), SpaceRequest())
     assert alone.choices["parallelism"] == ("ddp",)
+
+
+@pytest.mark.parametrize(
+    ("zero", "value"),
+    [
+        ({"stage": 2, "reduce_bucket_size": 5}, "zero2"),
+        ({"stage": 3, "overlap_comm": False}, "zero3"),
+        ({"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}, "zero3_offload"),
+        ({"stage": 2, "offload_optimizer": {"device": "cpu"}}, PROGRAMS_OWN),
+        ({"stage": 1}, PROGRAMS_OWN),
+    ],
+    ids=str,
+)
+def test_a_program_that_trains_with_deepspeed_keeps_its_stage_and_its_settings(
+    zero: dict[str, Any], value: str
+) -> None:
+    asks = {"parallelism": "the program asks for DeepSpeed"}
+    program = program_of(situation_of(own=asks, bf16=True, deepspeed={"zero_optimization": zero}))
+    gpus = make_situation(kind="cuda", capability=(9, 0), effective_batch=64, processes=2, missing={})
+    situation = with_values(replace(gpus, program=program))
+    space = SearchSpace(situation, SpaceRequest())
+    assert space.choices["parallelism"] == (value,) and own_config(program_of(situation)) in space
+    assert not any("deepspeed" in recipe_for(each, situation).training_arguments for each in space.configs)
 
 
 def on_a_card(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.null_gpu
 PROGRAMS = Path(__file__).parents[2] / "examples" / "programs"
 PLAIN = str(PROGRAMS / "plain.py")
 OF_ONE_LENGTH = [str(PROGRAMS / "arguments.py"), "--do_train", "--output_dir", "output", "--max_steps", "20"]
+SPLIT = dict.fromkeys(("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size"), "auto")
 OF_ONE_LENGTH += ["--per_device_train_batch_size", "8", "--gradient_accumulation_steps", "2"]
 
 
@@ -57,6 +59,28 @@ def test_every_kind_of_setting_gets_through_its_whole_run_in_a_program(null_gpu:
     name, value = setting.split("=")
     whole = [trial for trial in document["trials"] if trial["whole"] and trial["outcome"] == "ok"]
     assert whole and whole[-1]["config"][name] == value
+
+
+def test_a_program_that_deepspeed_cuts_into_parts_on_two_cards_is_searched(
+    null_gpu: NullGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deepspeed = os.environ.get("AUTOFIT_DEEPSPEED")
+    if not deepspeed:
+        pytest.skip("AUTOFIT_DEEPSPEED names no folder with DeepSpeed: make null-gpu has one")
+    monkeypatch.setenv("PYTHONPATH", str(Path(deepspeed).resolve()))
+    settings = {**SPLIT, "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 3}}
+    (tmp_path / "ds.json").write_text(json.dumps(settings))
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, *OF_ONE_LENGTH, "--bf16", "--deepspeed", str(tmp_path / "ds.json")]
+    fixed = ["--fix", "optimizer=adamw_torch_fused", "--fix", "attention=sdpa", "--fix", "micro_batch_size=4"]
+    ended = null_gpu.autofit("run", "--max-trials", "2", *fixed, "--json", "--", *command, CARDS="2")
+    assert ended.returncode == 0, ended.stderr[-4000:]
+    document = json.loads(ended.stdout)
+    assert document["workload"]["processes"] == 2 and document["workload"]["effective_batch"] == 32
+    own, other = (trial["config"] for trial in document["trials"][:2])
+    assert (own["micro_batch_size"], other["micro_batch_size"]) == (8, 4)
+    assert {own["parallelism"], other["parallelism"]} == {"zero3"} and own["precision"] == "bf16"
+    assert {trial["outcome"] for trial in document["trials"][:2]} == {"ok"}, document["trials"]
 
 
 TO_THE_CARD = """

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch.distributed.fsdp import CPUOffloadPolicy
-
 
 def mixed_precision(trainer: Any) -> dict[str, Any]:
     """TrainingArguments for the precision that accelerate multiplies in, whoever asked for it."""
@@ -23,30 +21,14 @@ def compilation(trainer: Any) -> bool | str:
     return backend != "no" and (", ".join(others) or True)
 
 
-def sharing(trainer: Any) -> dict[str, Any]:
-    """TrainingArguments for the way in which accelerate shares this training, whoever asked for it.
-
-    Its launcher may have, by variables that TrainingArguments do not show; and what they ask for it may not do.
-    """
-    settings: dict[str, Any] = {"deepspeed": trainer.is_deepspeed_enabled, "fsdp": False, "fsdp_config": None}
-    settings["parallelism_config"] = trainer.accelerator.parallelism_config is not None
-    plugin = fsdp_plugin(trainer)
-    if plugin is not None:
-        offloads = isinstance(plugin.cpu_offload, CPUOffloadPolicy)
-        settings["fsdp"] = True
-        settings["fsdp_config"] = {
-            "version": plugin.fsdp_version,
-            "reshard_after_forward": plain(plugin.reshard_after_forward),
-            "cpu_offload": offloads or bool(getattr(plugin.cpu_offload, "offload_params", False)),
-        }
-        if plugin.activation_checkpointing:
-            settings["activation_checkpointing"] = True
-    return settings
-
-
 def fsdp_plugin(trainer: Any) -> Any:
     """accelerate's settings of FSDP; None in a training without."""
     return trainer.accelerator.state.fsdp_plugin if trainer.is_fsdp_enabled else None
+
+
+def deepspeed_config(trainer: Any) -> Any:
+    """DeepSpeed's settings, as they are when training begins but for what follows the model; None without it."""
+    return trainer.accelerator.state.deepspeed_plugin.deepspeed_config if trainer.is_deepspeed_enabled else None
 
 
 def plain(value: Any) -> Any:

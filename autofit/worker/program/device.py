@@ -8,6 +8,7 @@ the model to ``args.device``. With ``use_cpu`` and without tf32 nothing does.
 from __future__ import annotations
 
 import functools
+import os
 from typing import Any
 
 from autofit.device import nvml
@@ -43,7 +44,7 @@ def lift_answers() -> None:
 
 
 def hold_device_back(arguments_class: Any) -> None:
-    """Have TrainingArguments say that there is no GPU. Does nothing where there is none."""
+    """Have TrainingArguments say that there is no GPU, but those with DeepSpeed. Does nothing where there is none."""
     have_driver_answer()
     if not nvml.visible_indices():
         return
@@ -51,6 +52,11 @@ def hold_device_back(arguments_class: Any) -> None:
 
     @functools.wraps(post_init)
     def held(self: Any) -> None:
+        if self.deepspeed or os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true":
+            # ZeRO-3 has models made on the device, in processes that know each other by then.
+            lift_answers()
+            post_init(self)
+            return
         if isinstance(self.use_cpu, _HeldBack):  # a copy of arguments that were held back
             kept = self.use_cpu.kept
         else:

@@ -26,19 +26,18 @@ from autofit.knobs import BATCH_KNOBS, KNOBS
 from autofit.knobs.allocator import NEWER_VARIABLE
 from autofit.knobs.baseline import OLDER_NAMES, SPREADING, names_of
 from autofit.knobs.loader import NAME as LOADER
-from autofit.knobs.parallelism import NAME as PARALLELISM
 from autofit.runtime.loss import scales_by_items, sums_means
-from autofit.trial.program import TRAINER_VARIABLE
 from autofit.trial.protocol import ProgramFacts, ProgramFactsJob
 from autofit.worker.accelerator import accelerator_for
 from autofit.worker.collated import shape_of_batch
-from autofit.worker.probe import libraries, model_facts
-from autofit.worker.program.acceleration import compilation, fsdp_plugin, mixed_precision, plain, sharing
+from autofit.worker.probe import libraries, model_facts, number_of
+from autofit.worker.program.acceleration import compilation, fsdp_plugin, mixed_precision, plain
 from autofit.worker.program.device import device_of, give_device
 from autofit.worker.program.hook import LAUNCHERS_PRECISION, RESUMES
 from autofit.worker.program.refusals import too_few, why_not_on, why_not_split
 from autofit.worker.program.samples import LOOKING_SECONDS, MOST_BATCHES, MOST_SAMPLES, Source
-from autofit.worker.program.settings import can_cut, checkpoints_activations, evaluates, inner_model
+from autofit.worker.program.settings import checkpoints_activations, evaluates, inner_model
+from autofit.worker.program.sharing import own_sharing, settled_by_deepspeed, sharing
 
 ALSO_CHANGED = ("logging_nan_inf_filter",)
 """Arguments that are no knob's and that a recipe sets."""
@@ -102,11 +101,13 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
     arguments, batch = trainer.args, source.batch(tuple(order[:1]))
     dtypes = Counter[str]()
     for weight in trainer.model.parameters():
-        dtypes[str(weight.dtype).removeprefix("torch.")] += weight.numel()
+        dtypes[str(weight.dtype).removeprefix("torch.")] += number_of(weight)
     spelled = {name: name if hasattr(arguments, name) else OLDER_NAMES.get(name, name) for name in _setting_names()}
     settings = {name: plain(getattr(arguments, own, None)) for name, own in spelled.items()}
     settings |= {**mixed_precision(trainer), **sharing(trainer), "torch_compile": compilation(trainer)}
-    settings["dtype"] = dtypes.most_common(1)[0][0]
+    in_16_bits = bool(settings["bf16"] or settings["fp16"])
+    # DeepSpeed updates float32 weights of its own then, whatever it computes with.
+    settings["dtype"] = "float32" if trainer.is_deepspeed_enabled and in_16_bits else dtypes.most_common(1)[0][0]
     settings["attn_implementation"] = getattr(getattr(model, "config", None), "_attn_implementation", None)
     if checkpoints_activations(model):
         settings["activation_checkpointing"] = True
@@ -124,10 +125,11 @@ def _program(trainer: Any, job: ProgramFactsJob, model: Any, source: Source, ord
         own={
             **_own_decisions(trainer, model, batch, own_optimizer=own_optimizer),
             **_own_loader(trainer, source),
-            **_own_sharing(trainer),
+            **own_sharing(trainer),
+            **settled_by_deepspeed(trainer),
         },
         weight_dtypes=tuple(name for name, _ in dtypes.most_common()),
-        half_precision=bool(settings["bf16"] or settings["fp16"] or settings["dtype"] in ("bfloat16", "float16")),
+        half_precision=in_16_bits or settings["dtype"] in ("bfloat16", "float16"),
         evaluates=evaluates(arguments),
         loads_quickly=_loads_quickly(trainer, source, order),
         shares_rows=any(name in batch for name in MARKS_OF_SHARED_ROWS),
@@ -143,6 +145,8 @@ def _why_not_traced(trainer: Any, model: Any, source: Source, order: Sequence[in
         return "its model's kernels are not traced"
     if getattr(model, "quantization_method", None) is not None:
         return "its quantized weights are not traced"
+    if trainer.is_deepspeed_enabled:
+        return "it trains with DeepSpeed, whose engine is not traced"
     if arguments.world_size > 1 or trainer.is_fsdp_enabled:
         return "it runs in several processes"
     if len(order) > 1 and shape_of_batch(source.batch(tuple(order[:2]))).rows < 2:
@@ -264,37 +268,6 @@ def _own_loader(trainer: Any, source: Source) -> dict[str, str]:
     return {} if found == TRIED_WORKERS else {LOADER: f"{type(trainer).__name__} makes its own loader"}
 
 
-def _own_sharing(trainer: Any) -> dict[str, str]:
-    """The reason why the way of sharing the model is the program's own, by the knob's name; empty where it is not."""
-    arguments, reason = trainer.args, ""
-    if trainer.is_fsdp_enabled:
-        reason = "the program or its launcher asks for FSDP"
-    elif arguments.world_size == 1:
-        reason = ""
-    elif getattr(trainer, RESUMES, False):
-        reason = "the training goes on from a checkpoint, which was written this way"
-    elif arguments.device.type == "cpu":
-        reason = "accelerate cuts parameters into parts on GPUs alone"
-    elif os.environ.get(TRAINER_VARIABLE, "1") != "1":
-        reason = "all Trainers of a program share the model in one way, and this is not its first"
-    elif arguments.fsdp_config:
-        reason = "the program has settings of FSDP that it does not use"
-    elif not can_cut(arguments):
-        reason = "this transformers takes FSDP's settings otherwise"
-    elif getattr(trainer, "is_distributed_loading_by_transformers", False):
-        reason = "transformers cut its parameters into parts as it loaded them"
-    elif getattr(inner_model(trainer), "quantization_method", None) is not None:
-        reason = "its weights are quantized"
-    elif trainer.accelerator.mixed_precision != "no" and _trains_in_16_bits(trainer.model):
-        # accelerate 1.15, utils/fsdp_utils.py: another training than DDP's, which keeps them.
-        reason = "FSDP2 would train its 16-bit weights in float32"
-    return {PARALLELISM: reason} if reason else {}
-
-
-def _trains_in_16_bits(model: Any) -> bool:
-    return any(weight.requires_grad and weight.dtype != torch.float32 for weight in model.parameters())
-
-
 def _loads_quickly(trainer: Any, source: Source, order: Sequence[int]) -> bool:
     """True where loading takes the training's own process so little that other processes can hardly save any."""
     arguments = trainer.args
@@ -326,9 +299,9 @@ def _details(trainer: Any, model: Any) -> tuple[str, ...]:
 
 def _model_facts(trainer: Any, model: Any, device: str) -> ModelFacts:
     weights = list(trainer.model.parameters())
-    numbers = {
-        "num_parameters": sum(weight.numel() for weight in weights),
-        "trainable_parameters": sum(weight.numel() for weight in weights if weight.requires_grad),
+    numbers: dict[str, Any] = {
+        "num_parameters": sum(number_of(weight) for weight in weights),
+        "trainable_parameters": sum(number_of(weight) for weight in weights if weight.requires_grad),
         "counts_items": scales_by_items(trainer),
     }
     if isinstance(model, PreTrainedModel):

@@ -11,9 +11,13 @@ from transformers.training_args import OptimizerNames
 
 from autofit.knobs.baseline import OLDER_NAMES
 from autofit.knobs.recipe import Recipe
+from autofit.worker.program.acceleration import deepspeed_config
 
 _PRECISIONS = ("bf16", "fp16")
 """Arguments from which the Accelerator is made, as it is from ``torch_compile``: a change needs a new one."""
+
+DEEPSPEEDS_SPLIT = ("train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "train_batch_size")
+"""Keys of DeepSpeed's settings."""
 
 
 def can_cut(arguments: Any) -> bool:
@@ -51,6 +55,7 @@ def put(trainer: Any, recipe: Recipe) -> None:
     for name, value in changes.items():
         setattr(arguments, name, value)
     trainer._train_batch_size = arguments.train_batch_size  # fixed in Trainer.__init__, read for the loader
+    tell_deepspeed(trainer)
     if checkpoints is False:
         # The program may have switched it on at the model itself, or the Trainer's constructor did.
         _disable_checkpointing(trainer.model)
@@ -66,6 +71,15 @@ def put(trainer: Any, recipe: Recipe) -> None:
         arguments.mixed_precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     if any(name in changes for name in (*_PRECISIONS, "torch_compile")):
         _make_accelerator_anew(trainer)
+
+
+def tell_deepspeed(trainer: Any) -> None:
+    """Have DeepSpeed train at the split that TrainingArguments have now; it took theirs as they were made."""
+    arguments, config = trainer.args, deepspeed_config(trainer)
+    size, steps = arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps
+    for name, value in zip(DEEPSPEEDS_SPLIT, (size, steps, size * steps * arguments.world_size), strict=True):
+        if config is not None and name in config:
+            config[name] = value
 
 
 def inner_model(trainer: Any) -> Any:

@@ -14,8 +14,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArgumen
 
 from autofit.job.program import Program
 from autofit.trial.protocol import ProgramFactsJob
-from autofit.worker.program.facts import _own_sharing, facts_of, own_code
+from autofit.worker.program.facts import facts_of, own_code
 from autofit.worker.program.hook import RESUMES
+from autofit.worker.program.sharing import own_sharing
 
 
 class HandsOn(Trainer):
@@ -295,16 +296,16 @@ class OnTwoCards:
 def test_fsdp_is_tried_where_it_would_be_the_same_training(tmp_path: Path) -> None:
     trainer = trainer_of(tmp_path)
     trainer.args = OnTwoCards(trainer.args)
-    assert _own_sharing(trainer) == {}
+    assert own_sharing(trainer) == {}
     trainer.accelerator.state._mixed_precision = "bf16"
-    assert _own_sharing(trainer) == {}
+    assert own_sharing(trainer) == {}
     trainer.model.to(torch.bfloat16)
-    assert "in float32" in _own_sharing(trainer)["parallelism"]
+    assert "in float32" in own_sharing(trainer)["parallelism"]
     trainer.accelerator.state._mixed_precision = "no"
-    assert _own_sharing(trainer) == {}
+    assert own_sharing(trainer) == {}
     trainer.model.quantization_method = "bitsandbytes"
-    assert "quantized" in _own_sharing(trainer)["parallelism"]
+    assert "quantized" in own_sharing(trainer)["parallelism"]
     trainer.args.fsdp_config = {"version": 1}
-    assert "settings of FSDP" in _own_sharing(trainer)["parallelism"]
+    assert "settings of FSDP" in own_sharing(trainer)["parallelism"]
     trainer.args = OnTwoCards(trainer.args, device=torch.device("cpu"))
-    assert "GPUs alone" in _own_sharing(trainer)["parallelism"]
+    assert "GPUs alone" in own_sharing(trainer)["parallelism"]
