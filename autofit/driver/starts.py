@@ -2,7 +2,7 @@
 
 The reference is TrainingArguments' defaults at a micro-batch of up to 8, first in the precision that is predicted to be
 fastest. Where that does not fit, the next smaller step of the divisor ladder; where none does, the same with every
-layer checkpointed, with smaller optimizer state, and in the end all that saves at once.
+layer checkpointed, with the model cut into parts, with smaller optimizer state, and in the end all that saves at once.
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ from autofit.knobs import KNOBS
 from autofit.knobs.activation_checkpointing import EVERY_LAYER
 from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
 from autofit.knobs.optimizer import SMALLER_STATE
+from autofit.knobs.parallelism import IN_PARTS, ON_HOST
+from autofit.knobs.parallelism import NAME as PARALLELISM
 from autofit.knobs.precision import FULL
 from autofit.knobs.space import SearchSpace
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.study.ranking import LARGEST_REFERENCE_MICRO_BATCH
-
-SAVERS: tuple[dict[str, KnobValue], ...] = ({CHECKPOINTING: EVERY_LAYER}, {"optimizer": SMALLER_STATE})
-"""What saves memory at the same micro-batch, strongest first."""
 
 LikelySeconds = Callable[[Sequence[TrainConfig]], list[float]]
 
@@ -41,9 +40,8 @@ def next_start(history: History, likely_seconds: LikelySeconds | None = None) ->
 def _starts(history: History, references: Sequence[TrainConfig]) -> Iterator[TrainConfig]:
     first, *others = references
     yield from descend(history, first)
-    for saver in SAVERS:
-        if has(history.space, saver):
-            yield from descend(history, first.replace(**saver))
+    for saver in savers(history.space):
+        yield from descend(history, first.replace(**saver))
     yield from leanest_configs(history.space)
     for start in others:
         yield from descend(history, start)
@@ -97,14 +95,38 @@ def made_valid(space: SearchSpace, config: TrainConfig, keep: str) -> TrainConfi
 
 
 def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
-    """The configurations that need least memory: the smallest micro-batch and all at once, with all that saves."""
-    lean = reference_configs(space)
-    for saver in SAVERS:
-        lean = [nearest(space, config.replace(**saver)) if has(space, saver) else config for config in lean]
-    sizes = space.micro_batch_sizes
-    return [space.at_micro_batch(config, size) for size in dict.fromkeys((sizes[0], sizes[-1])) for config in lean]
+    """The configurations that need least memory: the smallest micro-batch and all at once, with all that saves.
+
+    After them, where a space has it, the same with parts in the host's memory.
+    """
+    found: dict[TrainConfig, None] = {}
+    for parts in (IN_PARTS, *([ON_HOST] if _first_in(space, PARALLELISM, ON_HOST) else [])):
+        lean = reference_configs(space)
+        for saver in savers(space, parts):
+            lean = [_with(space, config, saver) for config in lean]
+        for size in (space.micro_batch_sizes[0], space.micro_batch_sizes[-1]):
+            found |= dict.fromkeys(space.at_micro_batch(config, size) for config in lean)
+    return list(found)
 
 
-def has(space: SearchSpace, values: dict[str, KnobValue]) -> bool:
-    """True if a space has these values."""
-    return all(value in space.choices[name] for name, value in values.items())
+def savers(space: SearchSpace, parts: Sequence[KnobValue] = IN_PARTS) -> list[dict[str, KnobValue]]:
+    """Changes by which a space saves memory at the same micro-batch: of activations, the model's bytes, and state.
+
+    ``parts`` are the ways of cutting the model of which the first is taken.
+    """
+    return [
+        *_first_in(space, CHECKPOINTING, (EVERY_LAYER,)),
+        *_first_in(space, PARALLELISM, parts),
+        *_first_in(space, "optimizer", (SMALLER_STATE,)),
+    ]
+
+
+def _first_in(space: SearchSpace, name: str, values: Sequence[KnobValue]) -> list[dict[str, KnobValue]]:
+    """The first of a knob's values that a space has, as a change; empty where it has none."""
+    return [{name: value} for value in values if value in space.choices[name]][:1]
+
+
+def _with(space: SearchSpace, config: TrainConfig, change: dict[str, KnobValue]) -> TrainConfig:
+    """A configuration with a change, where a constraint forbids it without."""
+    changed = config.replace(**change)
+    return changed if changed in space else config

@@ -33,7 +33,7 @@ def serialize(result: Result) -> Exported:
     if arguments.get("fsdp"):
         raise UserError(
             "The recommendation cuts parameters into parts with FSDP2, and DeepSpeed does so in its own way, which was "
-            "not measured; export training-arguments, or search with --fix parallelism=ddp."
+            "not measured; export training-arguments, or search with --fix parallelism=zero3."
         )
     engine = arguments.get("deepspeed")
     left_out = (

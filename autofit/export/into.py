@@ -23,6 +23,7 @@ from autofit.job.tasks import is_for_another, task_named
 from autofit.knobs import KNOBS
 from autofit.knobs.attention import TORCH_VARLEN
 from autofit.knobs.baseline import NEWER_NAMES, names_of
+from autofit.knobs.parallelism import zero_stage
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 
@@ -83,7 +84,7 @@ def edited(result: Result, path: Path) -> Edited:
     call = _the_call(tree, path)
     source = _Source(before)
     source.set(call, _arguments(call, recommendation, is_of_program=result.situation.program is not None))
-    left_out = [*_model(tree, source, recommendation), *beside_the_calls(result)]
+    left_out = [*_order(tree, call, recommendation), *_model(tree, source, recommendation), *beside_the_calls(result)]
     after = source.text()
     ast.parse(after)
     return Edited(
@@ -153,6 +154,14 @@ def _arguments(call: ast.Call, recommendation: Recommendation, *, is_of_program:
         given = {NEWER_NAMES.get(name, name) for name in (*settings, *wanted)}
         wanted |= {name: False for name in ON_IN_TRL if NEWER_NAMES.get(name, name) not in given}
     return {**settings, **wanted}
+
+
+def _order(tree: ast.AST, arguments: ast.Call, recommendation: Recommendation) -> list[str]:
+    """Words for an order that is to be changed by hand: ZeRO-3 cuts only what is loaded after TrainingArguments."""
+    loaded = [call.lineno for call in _calls(tree) if _loads_model(call)]
+    if zero_stage(recommendation.training_arguments) != 3 or not loaded or min(loaded) > arguments.lineno:
+        return []
+    return ["TrainingArguments made before the model is loaded: ZeRO-3 cuts it as it is loaded"]
 
 
 def _model(tree: ast.AST, source: _Source, recommendation: Recommendation) -> list[str]:

@@ -11,6 +11,7 @@ from autofit.export.template import CHECK_EFFECTIVE_BATCH, filled, in_docstring,
 from autofit.job.tasks import Task, task_named
 from autofit.job.workload import Workload
 from autofit.knobs.attention import TORCH_VARLEN
+from autofit.knobs.parallelism import zero_stage
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 from autofit.version import __version__
@@ -189,6 +190,8 @@ def _imports(task: Task, recommendation: Recommendation, device: Device, *, runs
     if not own_collator:
         names.add("DataCollatorForLanguageModeling" if task.labels == "masked" else recommendation.collator)
     lines.append(f"from transformers import {', '.join(sorted(names))}  # noqa: E402")
+    if zero_stage(recommendation.training_arguments) == 3:
+        lines.append("from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled  # noqa: E402")
     if _is_sharded_on_host(recommendation, device):
         lines.append("from accelerate.state import DistributedType, PartialState  # noqa: E402")
     if recommendation.adapter is not None:
@@ -227,7 +230,13 @@ def _load_model(task: Task, recommendation: Recommendation, *, counts_items: boo
     keywords = ", trust_remote_code=True" if trust_remote_code else ""
     if recommendation.quantization:
         keywords += ", quantization_config=BitsAndBytesConfig(**QUANTIZATION)"
-    lines = [f"model = {task.auto_class}.from_pretrained(name, **MODEL_KWARGS{keywords})"]
+    lines = []
+    if zero_stage(recommendation.training_arguments) == 3:
+        lines += [
+            "if not is_deepspeed_zero3_enabled():",
+            '    raise SystemExit("Make training_arguments first: ZeRO-3 cuts a model as it is loaded.")',
+        ]
+    lines.append(f"model = {task.auto_class}.from_pretrained(name, **MODEL_KWARGS{keywords})")
     if task.name == "sequence-classification":
         lines += ["# A causal model reads its class off the last token that is not this one.", PAD_LINE]
     if not counts_items:

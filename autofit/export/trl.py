@@ -13,6 +13,7 @@ from autofit.device.kinds import kind_of
 from autofit.export.exported import Exported, as_yaml, header, model_name, of_causal_model, processes_left_out
 from autofit.export.layouts import is_flattened, is_packed, padded_length
 from autofit.knobs.attention import TORCH_VARLEN
+from autofit.knobs.parallelism import zero_stage
 from autofit.study.recommendation import Recommendation
 from autofit.study.result import Result
 
@@ -57,6 +58,10 @@ def settings(result: Result) -> tuple[dict[str, Any], tuple[str, ...]]:
     if recommendation.environment:
         document["env"] = dict(recommendation.environment)
     left_out += (*more_left_out, "the loss, which TRL computes in chunks, reading metrics in every micro-step")
+    if recommendation.adapter is not None and zero_stage(arguments) == 3:
+        left_out += ("adapters in float32, which TRL keeps in the dtype of the others under ZeRO-3",)
+        if arguments.get(_checkpointing(result)):
+            left_out += ("use_reentrant=False, which TRL turns into True under ZeRO-3",)
     if recommendation.quantization is not None:
         left_out += ("adapters in float32, which TRL casts to bfloat16",)
         computed, stored = recommendation.quantization["bnb_4bit_compute_dtype"], recommendation.model_kwargs["dtype"]

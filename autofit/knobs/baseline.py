@@ -15,6 +15,7 @@ import yaml
 from autofit.errors import UserError
 from autofit.job.situation import Situation
 from autofit.knobs import KNOBS, Choice, Knob
+from autofit.knobs.parallelism import PARALLELISM
 from autofit.knobs.precision import with_tf32_of_compiling
 from autofit.knobs.train_config import KnobValue, TrainConfig
 
@@ -60,7 +61,7 @@ def read_baseline(path: str | Path, situation: Situation) -> TrainConfig:
     model |= {name: given.pop(name) for name in _MODEL_NAMES if name in given}
     settings = with_tf32_of_compiling(normalized({**given, **model}), situation)
     unknown = [name for name in NOT_MEASURED if settings.get(name)]
-    if unknown:
+    if unknown and not _is_searched(settings, situation):
         raise UserError(
             f"--baseline {path} sets {unknown[0]}, which autofit does not measure: compare with the same settings "
             "without it, or measure them yourself."
@@ -70,6 +71,17 @@ def read_baseline(path: str | Path, situation: Situation) -> TrainConfig:
         # A search by the model's name makes its samples up, and has no loader for instance.
         values[row.name] = row.reference if row.is_of_programs else _value(row, settings, situation, path)
     return TrainConfig(values)
+
+
+def _is_searched(settings: Mapping[str, Any], situation: Situation) -> bool:
+    """True for settings that share a training as a choice does, in as many processes as are searched.
+
+    Of DeepSpeed's every setting has to be a choice's: sizes of buckets, for instance, decide speed and memory.
+    """
+    if situation.workload.processes == 1 or settings.get("parallelism_config"):
+        return False
+    engines = [choice.training_arguments.get("deepspeed") for choice in PARALLELISM.choices]
+    return settings.get("fsdp") in (None, False, True) and (settings.get("deepspeed") or None) in engines
 
 
 def normalized(given: Mapping[str, Any]) -> dict[str, Any]:

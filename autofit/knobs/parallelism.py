@@ -9,6 +9,7 @@ parameters as well. In 16 bits it computes with weights in 16 bits, and updates 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from autofit.knobs.availability import first_of, missing, needs_cuda
@@ -18,6 +19,8 @@ NAME = "parallelism"
 DDP = "ddp"
 OFFLOADED = "fsdp2_offload"
 ZERO2, ZERO3, ZERO3_OFFLOADED = "zero2", "zero3", "zero3_offload"
+IN_PARTS, ON_HOST = ("fsdp2", ZERO3), (OFFLOADED, ZERO3_OFFLOADED)
+"""Values under which each process holds a part of everything, on its device and on the host: FSDP2 before DeepSpeed."""
 OFFLOADING = {"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}
 """Variables with which accelerate adds gloo to NCCL, which alone cannot reduce what lies on the host, such as the norm
 of offloaded gradients: its own launcher sets them, torchrun does not (accelerate 1.15, state.py). Read when the
@@ -49,9 +52,15 @@ def is_zero3(value: object) -> bool:
     return is_zero(value) and is_sharded(value)
 
 
+def zero_stage(arguments: Mapping[str, Any]) -> int | None:
+    """DeepSpeed's stage in TrainingArguments that a choice made; None without DeepSpeed."""
+    config = arguments.get("deepspeed")
+    return int(config["zero_optimization"]["stage"]) if config else None
+
+
 def is_offloaded(value: object) -> bool:
     """True for a value under which parameters lie in the host's memory while they are not used."""
-    return value in (OFFLOADED, ZERO3_OFFLOADED)
+    return value in ON_HOST
 
 
 def _fsdp2(value: str, title: str, *, rung: int | None, planned: int | None = None, **settings: object) -> Choice:

@@ -56,6 +56,14 @@ def _optimizer(config: Mapping[str, KnobValue]) -> Choice:
     return knob("optimizer").choice(config["optimizer"])
 
 
+def _is_frozen_otherwise(config: Mapping[str, KnobValue], situation: Situation) -> bool:
+    """True where frozen weights are asked for in another dtype than the one that their precision has by itself."""
+    adapter = situation.workload.adapter
+    if adapter is None or adapter.frozen_dtype == "auto" or config["precision"] == PROGRAMS_OWN:
+        return False
+    return adapter.frozen_dtype != knob("precision").choice(config["precision"]).frozen_dtype
+
+
 CONSTRAINTS: tuple[Constraint, ...] = (
     Constraint(
         reason="flash attention takes 16-bit inputs only",
@@ -98,6 +106,14 @@ CONSTRAINTS: tuple[Constraint, ...] = (
     Constraint(
         reason="transformers loads no 4-bit weights in parts, as ZeRO-3 takes them",
         forbids=lambda config, situation: situation.workload.method == "qlora" and is_zero3(config["parallelism"]),
+    ),
+    Constraint(
+        reason="state that lies on the host is not paged: bitsandbytes' unpaged optimizers are the same there",
+        forbids=lambda config, situation: is_offloaded(config["parallelism"]) and _optimizer(config).paged_state,
+    ),
+    Constraint(
+        reason="DeepSpeed keeps frozen weights in what it computes in, and --frozen-dtype is another",
+        forbids=lambda config, situation: is_zero(config["parallelism"]) and _is_frozen_otherwise(config, situation),
     ),
     Constraint(
         reason="torchao's optimizers, which are compiled, do not step parameters that lie on the host",

@@ -109,6 +109,8 @@ class ProcessRunner:
         paged = 0
         if recipe.paged_state and self._situation.memory_is_emulated:
             paged = expected_state_bytes(self._situation, recipe.state_bytes)
+            if recipe.training_arguments.get("deepspeed"):
+                paged //= recipe.processes
         memory = MemoryPlan(own_bytes=int(own * (1 - plan.spare_share)))
         if self.samples is not None:
             return ProgramTrialJob(

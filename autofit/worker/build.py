@@ -13,6 +13,7 @@ from autofit.device.kinds import kind_of
 from autofit.job.models import ModelSource
 from autofit.job.tasks import Task, task_named
 from autofit.knobs import knob
+from autofit.knobs.parallelism import zero_stage
 from autofit.knobs.recipe import Recipe
 from autofit.predict.trace_request import TraceRequest
 from autofit.runtime import varlen_attention
@@ -64,9 +65,9 @@ def build_trial_model(job: TrialJob | StepJob | TraceRequest, config: Any = None
 
 def _begins_on_host(recipe: Recipe) -> bool:
     """True where a training loads its model on the host. ZeRO-3 cuts each layer on the device as soon as it is made."""
-    zero = recipe.training_arguments.get("deepspeed")
-    if zero:
-        return int(zero["zero_optimization"]["stage"]) < 3
+    stage = zero_stage(recipe.training_arguments)
+    if stage is not None:
+        return stage < 3
     return recipe.processes > 1 and bool(recipe.training_arguments.get("fsdp"))
 
 

@@ -1,4 +1,4 @@
-"""Marks inside the real Trainer: two overridden methods and one callback, all of which call on.
+"""Marks inside the real Trainer: two overridden methods, one callback and DeepSpeed's step, all of which call on.
 
 The Trainer's callbacks alone are not enough: a step's batches are fetched before ``on_step_begin``,
 clipping happens before ``on_pre_optimizer_step``, and no callback sees the loss.

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import torch
+from transformers import TrainerCallback
 
 LENGTHS, LONG_LENGTHS = (7, 5), (90, 70)
 """Tokens of the two samples, the longer first, as it is packed. The long ones are taken where the data has such:
@@ -20,12 +22,12 @@ TOLERANCE = 1e-3
 kernels that add up in no fixed order; a fresh model that leaks differs by percents."""
 
 
-def leak_between_samples(model: Any, collator: Any, samples: Any, context: Any) -> str | None:
+def leak_between_samples(model: Any, collator: Any, samples: Any, context: Any, device: Any = "cpu") -> str | None:
     """A sentence where a sample's logits depend on the sample before it in its row; None where they do not.
 
     Two short samples share a row, twice, the first one with other tokens the second time: the logits of the
     second sample must stay as they are. In evaluation mode, without gradients, under the trial's own
-    autocast ``context``.
+    autocast ``context``, on the ``device`` where the model computes, wherever its parameters lie.
     """
     lengths = LONG_LENGTHS if len(samples) > max(LONG_LENGTHS) else LENGTHS
     collator = copy.copy(collator)
@@ -39,13 +41,33 @@ def leak_between_samples(model: Any, collator: Any, samples: Any, context: Any) 
     model.eval()
     try:
         with torch.no_grad(), context():
-            before, after = (_second_logits(model, collator, [each, second], lengths) for each in (first, other))
+            pairs = [[each, second] for each in (first, other)]
+            before, after = (_second_logits(model, collator(pair), lengths, device) for pair in pairs)
     finally:
         model.train(was_training)
     difference = float((before - after).abs().max() / before.abs().max())
     if difference <= TOLERANCE:
         return None
     return f"samples that share a row see each other: a sample's logits move by {difference:.1%} with its neighbour's"
+
+
+class SharedRowsLeakError(Exception):
+    """Samples that share a row see each other; the text says by how much."""
+
+
+class RowsAreApart(TrainerCallback):  # type: ignore[misc]
+    """Asks ``leak`` as training begins, and ends it where there is one.
+
+    The model is then as it trains: on its device, with what gathers its parts. Raises SharedRowsLeakError.
+    """
+
+    def __init__(self, leak: Callable[[], str | None]) -> None:
+        self._leak = leak
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        sentence = self._leak()
+        if sentence is not None:
+            raise SharedRowsLeakError(sentence)
 
 
 def autocast_of(arguments: Any) -> Any:
@@ -56,12 +78,9 @@ def autocast_of(arguments: Any) -> Any:
     return lambda: torch.autocast(arguments.device.type, dtype)
 
 
-def _second_logits(
-    model: Any, collator: Any, pair: list[dict[str, torch.Tensor]], lengths: tuple[int, int]
-) -> torch.Tensor:
+def _second_logits(model: Any, batch: dict[str, Any], lengths: tuple[int, int], device: Any) -> torch.Tensor:
     """Logits of the second of two samples that share a row, of shape (tokens, vocabulary), in float32."""
-    device = next(model.parameters()).device
-    batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in collator(pair).items()}
+    batch = {key: value.to(device) if torch.is_tensor(value) else value for key, value in batch.items()}
     assert batch["input_ids"].shape == (1, sum(lengths)), "the two samples must share a row"
     logits: torch.Tensor = model(**{**batch, "labels": None}, use_cache=False).logits
     return logits[0, lengths[0] :].float()

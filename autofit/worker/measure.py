@@ -23,7 +23,7 @@ from autofit.worker.batches import GivenMicroBatches, StepBatches
 from autofit.worker.build import build_collator, build_trial_model, import_what_it_needs, training_arguments
 from autofit.worker.collated import bytes_of
 from autofit.worker.instrument import MeasuredTrainer, StepRecorder, check_shapes
-from autofit.worker.isolation import autocast_of, leak_between_samples
+from autofit.worker.isolation import RowsAreApart, SharedRowsLeakError, autocast_of, leak_between_samples
 from autofit.worker.made_up_samples import SamplesByLength
 from autofit.worker.optimizer_state import state_tensors
 from autofit.worker.processes import agreement, allow_sharding_on_host, check_sharding
@@ -59,16 +59,17 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
         trainer = MeasuredTrainer(model=model, args=arguments, train_dataset=samples, data_collator=collator)
         _give(trainer, steps, batches, recorder, note)
         if recipe.shares_rows:
-            leak = leak_between_samples(trainer.model, collator, samples, autocast_of(trainer.args))
-            if leak is not None:
-                return RunResult(outcome=Outcome.INVALID, reason=leak)
+            context, device = autocast_of(arguments), arguments.device
+            trainer.add_callback(
+                RowsAreApart(lambda: leak_between_samples(trainer.model, collator, samples, context, device))
+            )
 
         def evaluate() -> tuple[int, float]:
             assert state_tensors(trainer.optimizer), "the optimizer state must exist when the peak is read"
             check_sharding(trainer.model_wrapped, recipe)
             return _evaluate(trainer, samples, lengths.longest_samples(recipe.micro_batch_size), accelerator)
 
-        return TimedRun(
+        run = TimedRun(
             recipe=recipe,
             plan=job.plan,
             batches=batches,
@@ -84,7 +85,11 @@ def measure(job: TrialJob, accelerator: Accelerator, note: Callable[[Phase], Non
             note=note,
             is_whole=job.plan.whole or (steps.micro_steps == recipe.accumulation_steps and lengths.all_equal),
             build_seconds=build_seconds,
-        ).result()
+        )
+        try:
+            return run.result()
+        except SharedRowsLeakError as leak:
+            return RunResult(outcome=Outcome.INVALID, reason=str(leak))
 
 
 def _build(job: TrialJob, accelerator: Accelerator) -> Any:

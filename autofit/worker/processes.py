@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from autofit.knobs.parallelism import zero_stage
 from autofit.knobs.recipe import Recipe
 
 
@@ -52,9 +53,8 @@ def check_sharding(model: Any, recipe: Recipe) -> None:
     """Raises RuntimeError where parameters are not in parts though the recipe says so, or the other way round."""
     from torch.distributed.tensor import DTensor
 
-    zero = recipe.training_arguments.get("deepspeed")
     stage = int(model.zero_optimization_stage()) if hasattr(model, "zero_optimization_stage") else None
-    wanted = int(zero["zero_optimization"]["stage"]) if zero else None
+    wanted = zero_stage(recipe.training_arguments)
     if stage != wanted:
         raise RuntimeError(f"DeepSpeed trains in stage {stage}, and the configuration says {wanted}")
     is_cut = any(isinstance(each, DTensor) for each in model.parameters())

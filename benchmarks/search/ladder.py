@@ -19,17 +19,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autofit.driver.history import History
-from autofit.driver.starts import (
-    SAVERS,
-    SMALLER_STATE,
-    descend,
-    has,
-    leanest_configs,
-    made_valid,
-    reference_configs,
-)
+from autofit.driver.starts import descend, leanest_configs, made_valid, reference_configs, savers
 from autofit.knobs import KNOBS, knob
 from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
+from autofit.knobs.optimizer import SMALLER_STATE
 from autofit.knobs.space import SearchSpace
 from autofit.knobs.train_config import TrainConfig
 from autofit.study.outcome import Outcome
@@ -63,9 +56,8 @@ def _candidates(history: History) -> Iterator[TrainConfig]:
         yield from descend(history, start)
     if history.best is None:
         for start in references:
-            for saver in SAVERS:
-                if has(space, saver):
-                    yield from descend(history, start.replace(**saver))
+            for saver in savers(space):
+                yield from descend(history, start.replace(**saver))
         yield from leanest_configs(space)
     best = history.best
     if best is None:
@@ -165,8 +157,8 @@ def _with_savings(space: SearchSpace, config: TrainConfig, keep: str = "") -> It
     rungs = [rung for rung in LADDER if rung in space.choices[CHECKPOINTING]]
     above = rungs[rungs.index(str(config[CHECKPOINTING])) + 1 :] if keep != CHECKPOINTING else []
     optimizers = [config["optimizer"]]
-    if keep != "optimizer" and has(space, SMALLER_STATE) and config["optimizer"] != SMALLER_STATE["optimizer"]:
-        optimizers.append(SMALLER_STATE["optimizer"])
+    if keep != "optimizer" and SMALLER_STATE in space.choices["optimizer"] and SMALLER_STATE not in optimizers:
+        optimizers.append(SMALLER_STATE)
     for rung in [config[CHECKPOINTING], *above]:
         for optimizer in optimizers:
             saving = config.replace(optimizer=optimizer, activation_checkpointing=rung)
@@ -185,5 +177,5 @@ def _ladder_neighbours(space: SearchSpace, config: TrainConfig) -> Iterator[Trai
 def _without_accumulation(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
     top = history.space.micro_batch_sizes[-1]
     yield history.space.at_micro_batch(config, top)
-    if has(history.space, SAVERS[0]):
-        yield history.space.at_micro_batch(config.replace(**SAVERS[0]), top)
+    for saver in savers(history.space)[:1]:
+        yield history.space.at_micro_batch(config.replace(**saver), top)

@@ -10,7 +10,7 @@ import pytest
 
 from autofit.driver.history import History
 from autofit.driver.samplers import SAMPLERS
-from autofit.driver.starts import leanest_configs, reference_configs
+from autofit.driver.starts import leanest_configs, next_start, reference_configs
 from autofit.driver.strategy import make_strategy
 from autofit.errors import UserError
 from autofit.job.lengths import SampleLengths
@@ -22,7 +22,7 @@ from autofit.study.outcome import Outcome
 from autofit.study.ranking import find_reference, rank
 from autofit.study.trial import Trial
 from autofit.trial.protocol import MeasuringPlan
-from tests.doubles import FormulaRunner, make_situation, recipe_key
+from tests.doubles import FormulaRunner, make_situation, make_trial, recipe_key
 
 MIB = 2**20
 
@@ -161,6 +161,22 @@ def test_when_nothing_plain_fits_what_saves_memory_is_tried_before_giving_up() -
         for config in leanest_configs(gpu_space())
         if gpu_space().ruled_out_by(config, [trial.config for trial in trials]) is not None
     }
+
+
+def test_where_no_device_holds_the_whole_model_it_is_cut_into_parts_before_giving_up() -> None:
+    situation = make_situation(kind="cuda", capability=(9, 0), processes=4, missing={})
+    for forbidden, parts in (((), "fsdp2"), (("fsdp2", "fsdp2_kept"), "zero3")):
+        request = SpaceRequest(forbid={**LEFT_OUT, "parallelism": forbidden})
+        space = SearchSpace(situation, request)
+        trials: list[Trial] = []
+        while (config := next_start(History(space, trials))) is not None and len(trials) < 100:
+            fits = config["parallelism"] == parts
+            trials.append(make_trial(len(trials), outcome=Outcome.OK if fits else Outcome.OOM, **dict(config)))
+        assert trials[-1].config["parallelism"] == parts
+        lean = leanest_configs(space)
+        assert all(each in space for each in lean)
+        assert {each["parallelism"] for each in lean} == {parts, "fsdp2_offload"}
+        assert all(each["activation_checkpointing"] == "every_layer" for each in lean)
 
 
 def test_a_search_goes_on_from_any_point_as_if_it_had_not_stopped() -> None:

@@ -126,6 +126,28 @@ def test_trl_understands_adapters(
     assert any("float32" in each for each in EXPORTERS["trl"](result).left_out) is (method == "qlora")
 
 
+def test_the_file_says_what_trl_does_otherwise_with_adapters_under_zero_3() -> None:
+    def said(**values: str) -> str:
+        result = result_with(method="lora", precision="bf16", **values)
+        return " ".join(EXPORTERS["trl"](result).left_out)
+
+    plain = said(parallelism="zero3")
+    assert "adapters in float32" in plain and "use_reentrant" not in plain
+    assert "use_reentrant=False" in said(parallelism="zero3", activation_checkpointing="every_layer")
+    assert "adapters" not in said(parallelism="zero2") and "adapters" not in said(parallelism="fsdp2")
+
+
+def test_deepspeeds_file_has_the_stage_that_was_measured_and_none_where_none_was() -> None:
+    stages = {}
+    for way in ("ddp", "zero2", "zero3_offload"):
+        exported = EXPORTERS["deepspeed"](result_with(parallelism=way))
+        document = document_of(exported)
+        stages[way] = document["zero_optimization"]["stage"]
+        assert any("measured engine" in each for each in exported.left_out) is (way == "ddp")
+        assert document["train_batch_size"] == 32 and document["gradient_accumulation_steps"] != "auto"
+    assert stages == {"ddp": 0, "zero2": 2, "zero3_offload": 3}
+
+
 def test_a_single_lora_target_becomes_a_pattern_of_whole_names_as_peft_reads_one() -> None:
     assert _targets(["q_proj"]) == [r".*\.q_proj"] and _targets(["q_proj", "v_proj"]) == ["q_proj", "v_proj"]
     assert re.fullmatch(_targets(["q_proj"])[0], "model.layers.0.self_attn.q_proj")

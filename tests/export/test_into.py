@@ -52,6 +52,14 @@ def literals_of(text: str, name: str) -> dict[str, Any]:
     return literals
 
 
+@pytest.mark.parametrize(("way", "first", "said"), [("zero3", 0, True), ("zero3", 1, False), ("zero2", 0, False)])
+def test_a_model_that_zero_3_would_not_cut_is_told_of(way: str, first: int, said: bool, tmp_path: Path) -> None:
+    lines = ["model = AutoModelForCausalLM.from_pretrained(NAME)", 'arguments = TrainingArguments("out")']
+    path = script(tmp_path, "\n".join([lines[first], lines[1 - first], ""]))
+    left_out = edited(result_with(parallelism=way, precision="bf16"), path).left_out
+    assert any("before the model is loaded" in each for each in left_out) is said
+
+
 def script(tmp_path: Path, text: str = SCRIPT) -> Path:
     path = tmp_path / "train.py"
     path.write_text(text, encoding="utf-8")

@@ -9,6 +9,7 @@ import pytest
 
 from autofit.errors import UserError
 from autofit.knobs.baseline import read_baseline
+from autofit.knobs.parallelism import PARALLELISM
 from autofit.knobs.recipe import recipe_for
 from autofit.knobs.space import SearchSpace, SpaceRequest
 from tests.doubles import make_situation
@@ -80,6 +81,20 @@ def test_settings_that_would_be_ignored_are_refused(setting: str, tmp_path: Path
     text = f"per_device_train_batch_size: 8\ngradient_accumulation_steps: 4\n{setting}\n"
     with pytest.raises(UserError, match="does not measure"):
         read_baseline(written(tmp_path, text, "a.yaml"), GPU)
+
+
+@pytest.mark.parametrize("way", [each.value for each in PARALLELISM.choices])
+def test_a_way_of_sharing_that_is_searched_is_a_baseline_where_there_are_several_processes(
+    way: str, tmp_path: Path
+) -> None:
+    gpus = make_situation(kind="cuda", capability=(9, 0), processes=2, missing={})
+    settings = {"per_device_train_batch_size": 16, **PARALLELISM.choice(way).training_arguments}
+    path = written(tmp_path, json.dumps(settings))
+    assert read_baseline(path, gpus)["parallelism"] == way
+    if "deepspeed" in settings:
+        settings["deepspeed"] = {**settings["deepspeed"], "wall_clock_breakdown": True}
+        with pytest.raises(UserError, match="does not measure"):
+            read_baseline(written(tmp_path, json.dumps(settings)), gpus)
 
 
 @pytest.mark.parametrize("workers", [4, 7])

@@ -1,7 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from autofit.errors import UserError
 from autofit.job.lengths import SampleLengths
+from autofit.job.method import Adapter
+from autofit.knobs.parallelism import is_zero
 from autofit.knobs.space import CONSTRAINTS, Because, SearchSpace, SpaceRequest, needs_at_least
 from tests.doubles import make_config, make_situation
 
@@ -185,4 +189,40 @@ def test_optimizers_are_paired_with_the_ways_of_sharing_that_they_can_step() -> 
     assert ways("adamw_torch") == {"ddp", "fsdp2", "fsdp2_kept", "fsdp2_offload", *zero}
     assert ways("adamw_torch_8bit") == {"ddp", "fsdp2", "fsdp2_kept", "zero2", "zero3"}
     assert ways("adamw_8bit") == {"ddp", *zero}
+    assert ways("paged_adamw_8bit") == {"ddp", "zero2", "zero3"}
     assert ways("adafactor") == set()  # another algorithm, which is not searched
+
+
+@pytest.mark.parametrize(
+    ("change", "method", "dtype", "forbidden"),
+    [
+        ({"precision": "pure_bf16"}, "full", "auto", ("zero2", "zero3", "zero3_offload")),
+        ({"optimizer": "adafactor"}, "full", "auto", ("zero2", "zero3", "zero3_offload")),
+        ({}, "qlora", "auto", ("zero3", "zero3_offload")),
+        ({}, "lora", "float32", ("zero2", "zero3", "zero3_offload")),
+        ({}, "lora", "bfloat16", ()),
+        ({"precision": "fp32"}, "lora", "float32", ()),
+    ],
+    ids=str,
+)
+def test_deepspeed_is_not_searched_where_it_would_train_something_else(
+    change: dict[str, str], method: str, dtype: str, forbidden: tuple[str, ...]
+) -> None:
+    situation = make_situation(kind="cuda", capability=(9, 0), processes=2, missing={}, method=method)
+    if method != "full":
+        workload = replace(situation.workload, adapter=Adapter(frozen_dtype=dtype))
+        situation = replace(situation, workload=workload)
+    space = SearchSpace(situation, SpaceRequest(numerics="aggressive"))
+    config = make_config(**{"precision": "bf16", **change})
+    zero = [value for value in space.choices["parallelism"] if is_zero(value)]
+    assert len(zero) == 3
+    assert tuple(value for value in zero if space.reasons_against(config.replace(parallelism=value))) == forbidden
+
+
+def test_deepspeed_is_searched_on_gpus_where_it_is_installed() -> None:
+    for kind, missing, said in (("cpu", {}, "needs a GPU"), ("cuda", {"deepspeed": "no DeepSpeed"}, "no DeepSpeed")):
+        capability = (9, 0) if kind == "cuda" else None
+        situation = make_situation(kind=kind, capability=capability, processes=2, missing=missing)
+        space = SearchSpace(situation, SpaceRequest())
+        refused = [each for each in space.refusals if is_zero(each.value)]
+        assert len(refused) == 3 and all(said in each.reason for each in refused)

@@ -7,6 +7,7 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -149,6 +150,17 @@ def test_paged_state_under_an_emulated_limit_is_kept_out_of_the_cap_and_never_ca
     assert runner.job_for(recipe, MeasuringPlan()).expected_paged_bytes == expected_state_bytes(situation, 2.03125)
     result = runner.run(recipe, MeasuringPlan(), "one")
     assert result.outcome is Outcome.UNSUPPORTED and "cannot be emulated" in result.reason
+
+
+def test_paged_state_that_deepspeed_cuts_is_kept_out_of_the_cap_in_parts(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"kind": "cuda", "limit_bytes": 2**30, "missing": {}, "processes": 4}
+    situation, runner = make_situation(**settings), scripted("succeed", tmp_path, **settings)
+
+    def paged(parallelism: str) -> int:
+        config = make_config(optimizer="paged_adamw_8bit", parallelism=parallelism, accumulation_steps=1)
+        return runner.job_for(recipe_for(config, situation), MeasuringPlan()).expected_paged_bytes
+
+    assert paged("zero2") == paged("ddp") // 4
 
 
 def test_the_state_of_an_8_bit_adamw_counts_embeddings_at_32_bits() -> None:

@@ -16,12 +16,14 @@ import torch
 from autofit.knobs.parallelism import PARALLELISM
 from autofit.worker.processes import check_sharding
 
+LENGTHS = (60, 30, 20, 10)
 CASES = (
     {"parallelism": "ddp"},
     {"parallelism": "zero2"},
     {"parallelism": "zero2", "precision": "bf16", "accumulation": 3, "optimizer": "adamw_8bit"},
     {"parallelism": "zero3"},
     {"parallelism": "zero3", "precision": "bf16", "method": "lora", "checkpointing": "every_layer"},
+    {"parallelism": "zero3", "layout": "packed", "lengths": LENGTHS},
     {"parallelism": "zero3_offload", "precision": "bf16", "optimizer": "lion_8bit", "accumulation": 1},
 )
 
@@ -50,6 +52,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.whole
 def test_every_way_trains_and_the_update_is_marked_apart_from_the_micro_steps(found: list[dict[str, Any]]) -> None:
+    case: dict[str, Any]
     for case, result in zip(CASES, found, strict=True):
         assert result["outcome"] == "ok", (case, result)
         assert all(len(each) == case.get("accumulation", 2) for each in result["micro_steps"]), case

@@ -20,12 +20,13 @@ from typing import Any
 import transformers.training_args
 from accelerate.state import DistributedType, PartialState
 
+from autofit.job.lengths import SampleLengths
 from autofit.knobs import knob
 from autofit.study.trial import RunResult
 from autofit.trial.protocol import MeasuringPlan, MemoryPlan, TrialJob, TrialResult, write_document
 from autofit.units import GIB
 from autofit.worker.job import run_job
-from benchmarks.prediction.live_bytes import Case, request_of
+from benchmarks.prediction.live_bytes import LENGTH, ROWS, Case, request_of
 
 PROCESSES = 2
 PLAN = MeasuringPlan(warmup_steps=2, warmup_limit=2, least_steps=4, most_steps=4, patience_seconds=1.0)
@@ -34,15 +35,19 @@ PLAN = MeasuringPlan(warmup_steps=2, warmup_limit=2, least_steps=4, most_steps=4
 def job_of(case: dict[str, Any]) -> TrialJob:
     """A trial of a tiny model. ``parallelism`` may be DDP's or one of DeepSpeed's."""
     own = dict(case)
+    lengths = tuple(own.pop("lengths", (LENGTH,) * ROWS))
     sharing = knob("parallelism").choice(own.pop("parallelism"))
-    request, recipe = request_of(Case(architecture=own.pop("architecture", "llama"), **own))
+    request, recipe = request_of(Case(architecture=own.pop("architecture", "llama"), lengths=lengths, **own))
     arguments = {**recipe.training_arguments, **sharing.training_arguments}
     if "deepspeed" in arguments:
         arguments.pop("use_cpu")
     return TrialJob(
         model=request.model,
         workload=replace(
-            request.workload, processes=PROCESSES, effective_batch=PROCESSES * request.workload.effective_batch
+            request.workload,
+            processes=PROCESSES,
+            effective_batch=PROCESSES * request.workload.effective_batch,
+            lengths=SampleLengths.of(lengths * 16),
         ),
         recipe=replace(recipe, training_arguments=arguments, processes=PROCESSES),
         device="cpu",
