@@ -50,6 +50,11 @@ def main(words: list[str]) -> int:
         train_call=options.trainer,
     )
     if options.only_recover:
+        for name in ("apply", "export", "json"):
+            if getattr(options, name):
+                raise UserError(
+                    f"--only-recover searches nothing, and --{name} is for a search: leave one of them out."
+                )
         return train_guarded(request)
     found: list[SearchResult] = []
 

@@ -296,7 +296,8 @@ class SearchSpace:
         pairs = self.situation.workload.batch_pairs()
         if program is not None and size in program.own:
             pairs = ((program.micro_batch_size, program.accumulation_steps),)
-            self._check_own(size, str(program.micro_batch_size), program.own[size])
+            for name, value in zip(BATCH_KNOBS, pairs[0], strict=True):
+                self._check_own(name, str(value), program.own[size])
         for position, name in enumerate(BATCH_KNOBS):
             fixed = _whole_numbers(name, self.request.fix.get(name), pairs, position)
             forbidden = [_whole_number(name, value) for value in self.request.forbid.get(name, ())]

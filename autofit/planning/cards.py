@@ -12,11 +12,17 @@ from autofit.units import parse_bytes
 
 
 def cards_of(gpus: Sequence[str], memory: str | int | None, prices: Mapping[str, float]) -> list[Card]:
-    """Cards by their names in the catalogue (or ``all``), or one of ``memory`` bytes. Raises UserError without any."""
+    """Cards by their names in the catalogue (or ``all``), or one of ``memory`` bytes.
+
+    Raises UserError without any, and for the price of one that is not among them.
+    """
     if not gpus and memory is None:
         raise UserError("Say for which card: --gpu rtx-4090 (or all), or --memory 24GiB for one that is not listed.")
     found = list(all_gpus()) if "all" in gpus else [find_gpu(name) for name in gpus]
     priced = {find_gpu(name).name: price for name, price in prices.items()}
+    other = next((name for name in prices if find_gpu(name) not in found), None)
+    if other is not None:
+        raise UserError(f"--price names {other}, for which nothing is planned: add --gpu {other}.")
     cards = [
         Card(
             key=gpu.key,

@@ -259,8 +259,9 @@ def test_the_allocator_is_the_programs_own_where_torchs_newer_variable_is_set() 
 def test_a_split_that_the_program_decides_is_the_only_one() -> None:
     situation = situation_of(own={"micro_batch_size": "another would train otherwise"})
     assert SearchSpace(situation, SpaceRequest()).batch_pairs == ((8, 4),)
-    with pytest.raises(UserError, match="another would train otherwise"):
-        SearchSpace(situation, SpaceRequest(fix={"micro_batch_size": "16"}))
+    for fix in ({"micro_batch_size": "16"}, {"accumulation_steps": "2"}):
+        with pytest.raises(UserError, match="another would train otherwise"):
+            SearchSpace(situation, SpaceRequest(fix=fix))
 
 
 def test_every_knob_has_a_value() -> None:

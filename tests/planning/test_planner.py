@@ -103,6 +103,7 @@ def test_an_estimate_explains_one_configuration_byte_by_byte(model: str) -> None
     [
         (["--gpu", "rtx-4091"], "Did you mean"),
         ([], "Say for which card"),
+        (["--gpu", "h100", "--price", "a100-40gb=2"], "nothing is planned: add --gpu a100-40gb"),
         (["--gpu", "h100", "--price", "h100=cheap"], "--price takes NAME=P"),
         (["--gpu", "h100", "--price", "3.50"], "--price takes NAME=P, such as rtx-4090=0.40; not '3.50'"),
         (["--memory", "much"], "is not a size"),
