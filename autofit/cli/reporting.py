@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import shlex
 import sys
 from collections.abc import Callable
@@ -31,13 +32,14 @@ def report(search: Callable[[Observer], SearchResult], options: argparse.Namespa
     for option, is_given in (("--price", options.price is not None), ("--epochs", options.epochs != 1.0)):
         if is_given and options.samples is None:
             raise UserError(f"{option} needs --samples: how many samples the run has.")
-    from autofit.export import parse_exports, write_export
+    from autofit.export import check_exports, parse_exports, write_export
 
     exports = parse_exports(options.export, force=options.force)
     from autofit.cli.show import print_result
     from autofit.report.live import watch
 
     with watch(quiet=options.quiet) as observer:
+        observer.check = functools.partial(check_exports, exports)
         try:
             result = search(observer)
         except NothingFitsError as error:

@@ -24,8 +24,9 @@ from autofit.export import (
     unsloth,
     yaml_arguments,
 )
-from autofit.export.exported import Exported
+from autofit.export.exported import Exported, check_is_causal
 from autofit.export.files import STDOUT, check_path, write_file
+from autofit.job.situation import Situation
 from autofit.study.result import Result
 
 EXPORTERS: dict[str, Callable[[Result], Exported]] = {
@@ -45,6 +46,8 @@ EXPORTERS: dict[str, Callable[[Result], Exported]] = {
     "csv": csv_table.serialize,
 }
 """Format -> a function from a result to a file's text. It opens no file."""
+OF_CAUSAL_MODELS = ("trl", "trl-python", "axolotl", "llama-factory", "ms-swift", "unsloth")
+"""Formats of trainers of causal language models, for jobs by a model's name alone."""
 FOR_NODES = ("training-arguments", "yaml", "slurm")
 """Formats that are written for several nodes, too."""
 IMPORTED = ("accelerate", "bitsandbytes", "datasets", "peft", "torch", "transformers", "trl")
@@ -110,6 +113,13 @@ def parse_exports(texts: Sequence[str], *, force: bool = False, takes_stdout: bo
     if twice is not None:
         raise UserError(f"Two exports would be written to '{twice.name}'; give each a path of its own.")
     return exports
+
+
+def check_exports(exports: Sequence[tuple[str, Path]], situation: Situation) -> None:
+    """Raises UserError, before anything is measured, for a format that holds no result of what is searched."""
+    for name, _ in exports:
+        if name in OF_CAUSAL_MODELS:
+            check_is_causal(situation, name)
 
 
 def write_export(result: Result, name: str, path: Path) -> tuple[str, ...]:

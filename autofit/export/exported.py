@@ -11,6 +11,7 @@ import yaml
 
 from autofit.device.kinds import kind_of
 from autofit.errors import UserError
+from autofit.job.situation import Situation
 from autofit.knobs.parallelism import OFFLOADING
 from autofit.study.ranking import Ranked
 from autofit.study.recommendation import Recommendation
@@ -38,16 +39,19 @@ def recommended(result: Result) -> tuple[Ranked, Recommendation]:
 
 def of_causal_model(result: Result, trainer: str) -> tuple[Ranked, Recommendation]:
     """The same, for a trainer of causal language models. Raises UserError for a study of anything else."""
-    found = recommended(result)
-    program, task = result.situation.program, result.record.workload.task
-    if program is not None:
+    check_is_causal(result.situation, trainer)
+    return recommended(result)
+
+
+def check_is_causal(situation: Situation, trainer: str) -> None:
+    """Raises UserError where a trainer of causal language models has no file for what is searched."""
+    if situation.program is not None:
         raise UserError(
-            f"Study '{result.study}' is of your own program, whose file for {trainer} is yours: change in it what "
-            "'autofit show' lists, or export training-arguments or yaml."
+            f"Your own program has its own file for {trainer}: change in it what 'autofit show' lists, or export "
+            "training-arguments or yaml."
         )
-    if task != "causal-lm":
-        raise UserError(f"{trainer} is exported for causal language models, and study '{result.study}' is of {task}.")
-    return found
+    if situation.workload.task != "causal-lm":
+        raise UserError(f"{trainer} is exported for causal language models, and this is {situation.workload.task}.")
 
 
 def model_name(result: Result) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console, Group, RenderableType
@@ -26,11 +26,15 @@ LAST_TRIALS = 6
 
 
 class Watcher(Observer):
-    """Remembers the study's name, and how the search stands."""
+    """Remembers the study's name, and how the search stands.
+
+    ``check`` is asked before anything is measured, and may raise UserError.
+    """
 
     study: str | None = None
 
     def __init__(self) -> None:
+        self.check: Callable[[Situation], None] = lambda situation: None
         self.trials: list[Trial] = []
         self.num_configs = 0
         self.seconds_left: float | None = None
@@ -46,6 +50,7 @@ class Watcher(Observer):
         trials: Sequence[Trial],
         seconds_left: float | None,
     ) -> None:
+        self.check(situation)
         self.study = study
         self.trials = list(trials)
         self.num_configs = num_configs

@@ -4,6 +4,7 @@ what it leaves out."""
 from __future__ import annotations
 
 import ast
+import contextlib
 import csv
 import dataclasses
 import io
@@ -17,7 +18,15 @@ import pytest
 import yaml
 
 from autofit.errors import UserError
-from autofit.export import BY_SUFFIX, EXPORTERS, parse_export, parse_exports, write_export
+from autofit.export import (
+    BY_SUFFIX,
+    EXPORTERS,
+    OF_CAUSAL_MODELS,
+    check_exports,
+    parse_export,
+    parse_exports,
+    write_export,
+)
 from autofit.export.exported import Exported
 from autofit.export.trl import _targets
 from autofit.job.lengths import SampleLengths
@@ -27,6 +36,7 @@ from autofit.knobs.parallelism import is_zero
 from autofit.study.outcome import Outcome
 from autofit.study.result import Result
 from tests.doubles import CHECKPOINTING, make_trial
+from tests.export.test_program_settings import program_result
 from tests.export.test_training_arguments import VERSES, make_result
 
 VALUES = [(row.name, choice.value) for row in KNOBS if not row.is_of_programs for choice in row.choices]
@@ -146,6 +156,17 @@ def test_deepspeeds_file_has_the_stage_that_was_measured_and_none_where_none_was
         assert any("measured engine" in each for each in exported.left_out) is (way == "ddp")
         assert document["train_batch_size"] == 32 and document["gradient_accumulation_steps"] != "auto"
     assert stages == {"ddp": 0, "zero2": 2, "zero3_offload": 3}
+
+
+@pytest.mark.parametrize("name", list(EXPORTERS))
+def test_a_format_that_holds_no_result_of_a_search_is_refused_before_it(name: str) -> None:
+    for result in (make_result(make_trial(), task="masked-lm"), program_result()):
+        refused = name in OF_CAUSAL_MODELS
+        with pytest.raises(UserError, match=re.escape(name)) if refused else contextlib.nullcontext():
+            check_exports([(name, Path("file"))], result.situation)
+        with pytest.raises(UserError) if refused else contextlib.nullcontext():
+            EXPORTERS[name](result)
+    check_exports([(name, Path("file"))], make_result(make_trial()).situation)
 
 
 def test_a_single_lora_target_becomes_a_pattern_of_whole_names_as_peft_reads_one() -> None:
