@@ -15,13 +15,17 @@ from autofit.knobs import KNOBS
 from autofit.knobs.activation_checkpointing import EVERY_LAYER
 from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
 from autofit.knobs.optimizer import SMALLER_STATE
-from autofit.knobs.parallelism import IN_PARTS, ON_HOST
+from autofit.knobs.parallelism import IN_PARTS, ON_HOST, ZERO2
 from autofit.knobs.parallelism import NAME as PARALLELISM
 from autofit.knobs.precision import FULL
 from autofit.knobs.space import SearchSpace
 from autofit.knobs.train_config import KnobValue, TrainConfig
 from autofit.study.ranking import LARGEST_REFERENCE_MICRO_BATCH
 
+PARTS = (*IN_PARTS, ZERO2)
+"""Ways of cutting the model, what saves most first; ZeRO-2 keeps the weights whole."""
+
+Change = dict[str, KnobValue]
 LikelySeconds = Callable[[Sequence[TrainConfig]], list[float]]
 
 
@@ -40,8 +44,10 @@ def next_start(history: History, likely_seconds: LikelySeconds | None = None) ->
 def _starts(history: History, references: Sequence[TrainConfig]) -> Iterator[TrainConfig]:
     first, *others = references
     yield from descend(history, first)
-    for saver in savers(history.space):
-        yield from descend(history, first.replace(**saver))
+    for saver in savers():
+        saving = with_saving(history.space, first, saver)
+        if saving != first:
+            yield from descend(history, saving)
     yield from leanest_configs(history.space)
     for start in others:
         yield from descend(history, start)
@@ -100,33 +106,23 @@ def leanest_configs(space: SearchSpace) -> list[TrainConfig]:
     After them, where a space has it, the same with parts in the host's memory.
     """
     found: dict[TrainConfig, None] = {}
-    for parts in (IN_PARTS, *([ON_HOST] if _first_in(space, PARALLELISM, ON_HOST) else [])):
+    for parts in (PARTS, ON_HOST):
         lean = reference_configs(space)
-        for saver in savers(space, parts):
-            lean = [_with(space, config, saver) for config in lean]
+        for saver in savers(parts):
+            lean = [with_saving(space, config, saver) for config in lean]
+        if parts is ON_HOST:
+            lean = [config for config in lean if config[PARALLELISM] in ON_HOST]
         for size in (space.micro_batch_sizes[0], space.micro_batch_sizes[-1]):
             found |= dict.fromkeys(space.at_micro_batch(config, size) for config in lean)
     return list(found)
 
 
-def savers(space: SearchSpace, parts: Sequence[KnobValue] = IN_PARTS) -> list[dict[str, KnobValue]]:
-    """Changes by which a space saves memory at the same micro-batch: of activations, the model's bytes, and state.
-
-    ``parts`` are the ways of cutting the model of which the first is taken.
-    """
-    return [
-        *_first_in(space, CHECKPOINTING, (EVERY_LAYER,)),
-        *_first_in(space, PARALLELISM, parts),
-        *_first_in(space, "optimizer", (SMALLER_STATE,)),
-    ]
+def savers(parts: Sequence[KnobValue] = PARTS) -> list[list[Change]]:
+    """Savers of memory at the same micro-batch: of activations, the model's bytes, and state; each with its ways."""
+    return [[{CHECKPOINTING: EVERY_LAYER}], [{PARALLELISM: each} for each in parts], [{"optimizer": SMALLER_STATE}]]
 
 
-def _first_in(space: SearchSpace, name: str, values: Sequence[KnobValue]) -> list[dict[str, KnobValue]]:
-    """The first of a knob's values that a space has, as a change; empty where it has none."""
-    return [{name: value} for value in values if value in space.choices[name]][:1]
-
-
-def _with(space: SearchSpace, config: TrainConfig, change: dict[str, KnobValue]) -> TrainConfig:
-    """A configuration with a change, where a constraint forbids it without."""
-    changed = config.replace(**change)
-    return changed if changed in space else config
+def with_saving(space: SearchSpace, config: TrainConfig, saver: list[Change]) -> TrainConfig:
+    """A configuration with the first way of a saver that a space has beside the other values, or as it is."""
+    changed = (config.replace(**change) for change in saver)
+    return next((each for each in changed if each in space), config)

@@ -44,6 +44,8 @@ def serialize(result: Result) -> Exported:
     program = result.situation.program
     if program is not None and program.settings.get("fsdp") and PARALLELISM in program.own:
         left_out += ("FSDP, for which the program's launcher asks: keep its settings",)
+    if program is not None and program.settings.get("deepspeed"):
+        left_out += ("DeepSpeed, where the program's launcher asks for it: keep its settings",)
     if is_host:
         left_out += ("the number of threads: accelerate launch takes one where OMP_NUM_THREADS is not set",)
         left_out += processes_left_out(result)  # without GPUs it starts one, unless mpirun is there and configured

@@ -35,7 +35,8 @@ def serialize(result: Result) -> Exported:
             "The recommendation cuts parameters into parts with FSDP2, and DeepSpeed does so in its own way, which was "
             "not measured; export training-arguments, or search with --fix parallelism=zero3."
         )
-    engine = arguments.get("deepspeed")
+    engine: dict[str, Any] = arguments.get("deepspeed") or {}
+    clipping = engine.get("gradient_clipping", "auto")
     left_out = (
         *(() if engine else (_OTHER_ENGINE,)),
         "TrainingArguments, which have to agree with it (export training-arguments or yaml)",
@@ -51,8 +52,8 @@ def serialize(result: Result) -> Exported:
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.accumulation_steps,
         "train_batch_size": workload.effective_batch,
-        "gradient_clipping": MAX_GRAD_NORM,
-        "bf16": {"enabled": bool(arguments.get("bf16", False))},
-        "fp16": {"enabled": bool(arguments.get("fp16", False))},
+        "gradient_clipping": MAX_GRAD_NORM if clipping == "auto" else clipping,
+        "bf16": {**engine.get("bf16", {}), "enabled": bool(arguments.get("bf16", False))},
+        "fp16": {**engine.get("fp16", {}), "enabled": bool(arguments.get("fp16", False))},
     }
     return Exported(text=json.dumps(document, indent=2) + "\n", left_out=left_out)

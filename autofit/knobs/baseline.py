@@ -76,9 +76,13 @@ def read_baseline(path: str | Path, situation: Situation) -> TrainConfig:
 def _is_searched(settings: Mapping[str, Any], situation: Situation) -> bool:
     """True for settings that share a training as a choice does, in as many processes as are searched.
 
-    Of DeepSpeed's every setting has to be a choice's: sizes of buckets, for instance, decide speed and memory.
+    Of DeepSpeed's every setting has to be a choice's: sizes of buckets, for instance, decide speed and memory. FSDP's
+    may name no more than choices do.
     """
     if situation.workload.processes == 1 or settings.get("parallelism_config"):
+        return False
+    asked = {name for name, value in (settings.get("fsdp_config") or {}).items() if value}
+    if asked - {"version", "reshard_after_forward", "cpu_offload"}:
         return False
     engines = [choice.training_arguments.get("deepspeed") for choice in PARALLELISM.choices]
     return settings.get("fsdp") in (None, False, True) and (settings.get("deepspeed") or None) in engines

@@ -64,6 +64,12 @@ def with_values(situation: Situation) -> Situation:
 
 def _check_sharing(name: str, settings: dict[str, Any]) -> None:
     """Raises UserError for a way of sharing a training that no choice says."""
+    engine = settings.get("deepspeed") or {}
+    if engine.get("tensor_parallel", {}).get("autotp_size", 0) > 1 or engine.get("sequence_parallel_size", 1) > 1:
+        raise UserError(
+            f"{name} shares each sample among processes by DeepSpeed (tensor_parallel, sequence_parallel_size), which "
+            "autofit does not measure: run it without."
+        )
     if settings.get("parallelism_config"):
         raise UserError(f"{name} sets parallelism_config, with which autofit does not measure yet: run it without.")
     if settings.get("fsdp") and not choices_that_say(PARALLELISM, settings):

@@ -53,9 +53,9 @@ def is_zero3(value: object) -> bool:
 
 
 def zero_stage(arguments: Mapping[str, Any]) -> int | None:
-    """DeepSpeed's stage in TrainingArguments that a choice made; None without DeepSpeed."""
+    """DeepSpeed's stage in TrainingArguments that hold its settings as a mapping; None without DeepSpeed."""
     config = arguments.get("deepspeed")
-    return int(config["zero_optimization"]["stage"]) if config else None
+    return int(config.get("zero_optimization", {}).get("stage", 0)) if config else None
 
 
 def is_offloaded(value: object) -> bool:

@@ -24,6 +24,7 @@ from autofit.device.kinds import kind_of
 from autofit.job.models import ModelSource
 from autofit.job.program import ProgramSamples
 from autofit.job.situation import Situation
+from autofit.knobs.parallelism import zero_stage
 from autofit.knobs.recipe import Recipe
 from autofit.study.measurement import Measurement
 from autofit.study.outcome import Outcome
@@ -109,7 +110,9 @@ class ProcessRunner:
         paged = 0
         if recipe.paged_state and self._situation.memory_is_emulated:
             paged = expected_state_bytes(self._situation, recipe.state_bytes)
-            if recipe.training_arguments.get("deepspeed"):
+            program = self._situation.program
+            has_been = {} if program is None else program.settings
+            if zero_stage({**has_been, **recipe.training_arguments}):
                 paged //= recipe.processes
         memory = MemoryPlan(own_bytes=int(own * (1 - plan.spare_share)))
         if self.samples is not None:

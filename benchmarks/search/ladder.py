@@ -19,7 +19,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from autofit.driver.history import History
-from autofit.driver.starts import descend, leanest_configs, made_valid, reference_configs, savers
+from autofit.driver.starts import descend, leanest_configs, made_valid, reference_configs, savers, with_saving
 from autofit.knobs import KNOBS, knob
 from autofit.knobs.activation_checkpointing import NAME as CHECKPOINTING
 from autofit.knobs.optimizer import SMALLER_STATE
@@ -56,8 +56,8 @@ def _candidates(history: History) -> Iterator[TrainConfig]:
         yield from descend(history, start)
     if history.best is None:
         for start in references:
-            for saver in savers(space):
-                yield from descend(history, start.replace(**saver))
+            for saver in savers():
+                yield from descend(history, with_saving(space, start, saver))
         yield from leanest_configs(space)
     best = history.best
     if best is None:
@@ -177,5 +177,4 @@ def _ladder_neighbours(space: SearchSpace, config: TrainConfig) -> Iterator[Trai
 def _without_accumulation(history: History, config: TrainConfig) -> Iterator[TrainConfig]:
     top = history.space.micro_batch_sizes[-1]
     yield history.space.at_micro_batch(config, top)
-    for saver in savers(history.space)[:1]:
-        yield history.space.at_micro_batch(config.replace(**saver), top)
+    yield history.space.at_micro_batch(with_saving(history.space, config, savers()[0]), top)

@@ -165,8 +165,9 @@ def test_when_nothing_plain_fits_what_saves_memory_is_tried_before_giving_up() -
 
 def test_where_no_device_holds_the_whole_model_it_is_cut_into_parts_before_giving_up() -> None:
     situation = make_situation(kind="cuda", capability=(9, 0), processes=4, missing={})
-    for forbidden, parts in (((), "fsdp2"), (("fsdp2", "fsdp2_kept"), "zero3")):
-        request = SpaceRequest(forbid={**LEFT_OUT, "parallelism": forbidden})
+    cases = (((), {}, "fsdp2"), (("fsdp2", "fsdp2_kept"), {}, "zero3"), ((), {"optimizer": "adamw_8bit"}, "zero3"))
+    for forbidden, fix, parts in cases:
+        request = SpaceRequest(fix=fix, forbid={**LEFT_OUT, "parallelism": forbidden})
         space = SearchSpace(situation, request)
         trials: list[Trial] = []
         while (config := next_start(History(space, trials))) is not None and len(trials) < 100:
@@ -175,7 +176,7 @@ def test_where_no_device_holds_the_whole_model_it_is_cut_into_parts_before_givin
         assert trials[-1].config["parallelism"] == parts
         lean = leanest_configs(space)
         assert all(each in space for each in lean)
-        assert {each["parallelism"] for each in lean} == {parts, "fsdp2_offload"}
+        assert {each["parallelism"] for each in lean} == {parts, "zero3_offload" if fix else "fsdp2_offload"}
         assert all(each["activation_checkpointing"] == "every_layer" for each in lean)
 
 

@@ -91,6 +91,10 @@ def test_a_way_of_sharing_that_is_searched_is_a_baseline_where_there_are_several
     settings = {"per_device_train_batch_size": 16, **PARALLELISM.choice(way).training_arguments}
     path = written(tmp_path, json.dumps(settings))
     assert read_baseline(path, gpus)["parallelism"] == way
+    if "fsdp" in settings:
+        settings["fsdp_config"] = {**settings["fsdp_config"], "activation_checkpointing": True}
+        with pytest.raises(UserError, match="does not measure"):
+            read_baseline(written(tmp_path, json.dumps(settings)), gpus)
     if "deepspeed" in settings:
         settings["deepspeed"] = {**settings["deepspeed"], "wall_clock_breakdown": True}
         with pytest.raises(UserError, match="does not measure"):

@@ -198,12 +198,15 @@ def test_the_way_of_sharing_is_searched_where_the_program_leaves_it_to_its_argum
     assert alone.choices["parallelism"] == ("ddp",)
 
 
+OFFLOADS = {"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}
+
+
 @pytest.mark.parametrize(
     ("zero", "value"),
     [
         ({"stage": 2, "reduce_bucket_size": 5}, "zero2"),
         ({"stage": 3, "overlap_comm": False}, "zero3"),
-        ({"stage": 3, "offload_optimizer": {"device": "cpu"}, "offload_param": {"device": "cpu"}}, "zero3_offload"),
+        (OFFLOADS, "zero3_offload"),
         ({"stage": 2, "offload_optimizer": {"device": "cpu"}}, PROGRAMS_OWN),
         ({"stage": 1}, PROGRAMS_OWN),
     ],
@@ -219,6 +222,41 @@ def test_a_program_that_trains_with_deepspeed_keeps_its_stage_and_its_settings(
     space = SearchSpace(situation, SpaceRequest())
     assert space.choices["parallelism"] == (value,) and own_config(program_of(situation)) in space
     assert not any("deepspeed" in recipe_for(each, situation).training_arguments for each in space.configs)
+
+
+@pytest.mark.parametrize(
+    ("own", "settings"),
+    [
+        ({"optimizer": "its own there"}, {"optim": "paged_adamw_32bit", "deepspeed": {"zero_optimization": OFFLOADS}}),
+        ({}, {"optim": "adafactor", "deepspeed": {"zero_optimization": {"stage": 2}}}),
+        ({}, {"dtype": "bfloat16", "deepspeed": {"zero_optimization": {"stage": 2}}}),
+    ],
+    ids=["paged on the host", "adafactor", "pure_bf16"],
+)
+def test_what_a_program_trains_with_is_in_its_space_whatever_is_known_against_it(
+    own: dict[str, str], settings: dict[str, Any]
+) -> None:
+    asks = {"parallelism": "the program asks for DeepSpeed", **own}
+    gpus = make_situation(kind="cuda", capability=(9, 0), effective_batch=64, processes=2, missing={})
+    situation = with_values(replace(gpus, program=program_of(situation_of(own=asks, **settings))))
+    space = SearchSpace(situation, SpaceRequest())
+    assert own_config(program_of(situation)) in space and space.combinations
+
+
+def test_adafactor_is_not_tried_in_a_program_whose_parameters_deepspeed_makes_one_row() -> None:
+    gpus = make_situation(kind="cuda", capability=(9, 0), effective_batch=64, processes=2, missing={})
+    for stage, expected in ((0, True), (1, False), (3, False)):
+        program = program_of(
+            situation_of(own={"parallelism": "its"}, deepspeed={"zero_optimization": {"stage": stage}})
+        )
+        space = SearchSpace(with_values(replace(gpus, program=program)), SpaceRequest(numerics="aggressive"))
+        assert any(config["optimizer"] == "adafactor" for config in space.configs) is expected
+
+
+@pytest.mark.parametrize("engine", [{"tensor_parallel": {"autotp_size": 2}}, {"sequence_parallel_size": 2}], ids=str)
+def test_a_program_whose_processes_share_a_sample_by_deepspeed_is_refused(engine: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="does not measure"):
+        situation_of(deepspeed={"zero_optimization": {"stage": 2}, **engine})
 
 
 def on_a_card(

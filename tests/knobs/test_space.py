@@ -5,8 +5,9 @@ import pytest
 from autofit.errors import UserError
 from autofit.job.lengths import SampleLengths
 from autofit.job.method import Adapter
+from autofit.knobs.constraints import CONSTRAINTS
 from autofit.knobs.parallelism import is_zero
-from autofit.knobs.space import CONSTRAINTS, Because, SearchSpace, SpaceRequest, needs_at_least
+from autofit.knobs.space import Because, SearchSpace, SpaceRequest, needs_at_least
 from tests.doubles import make_config, make_situation
 
 

@@ -37,4 +37,6 @@ def plain(value: Any) -> Any:
         return getattr(value, "value", value)
     if isinstance(value, dict):
         return {str(name): plain(each) for name, each in value.items()}
+    if isinstance(value, (list, tuple)) and value:
+        return [plain(each) for each in value]
     return str(getattr(value, "value", value)) if value else None

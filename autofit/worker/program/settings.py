@@ -73,6 +73,14 @@ def put(trainer: Any, recipe: Recipe) -> None:
         _make_accelerator_anew(trainer)
 
 
+def leave_schedule_open(trainer: Any) -> None:
+    """Have DeepSpeed's own schedule be as long as this training, whatever its settings say: they would contradict."""
+    schedule = (deepspeed_config(trainer) or {}).get("scheduler", {}).get("params", {})
+    for name in ("total_num_steps", "warmup_num_steps"):
+        if name in schedule:
+            schedule[name] = "auto"
+
+
 def tell_deepspeed(trainer: Any) -> None:
     """Have DeepSpeed train at the split that TrainingArguments have now; it took theirs as they were made."""
     arguments, config = trainer.args, deepspeed_config(trainer)

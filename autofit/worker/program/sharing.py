@@ -25,7 +25,10 @@ def sharing(trainer: Any) -> dict[str, Any]:
 
     Its launcher may have, by variables that TrainingArguments do not show; and what they ask for it may not do.
     """
-    settings: dict[str, Any] = {"deepspeed": plain(deepspeed_config(trainer)), "fsdp": False, "fsdp_config": None}
+    engine = plain(deepspeed_config(trainer))
+    if engine is not None:
+        engine.pop("steps_per_print", None)  # accelerate's own, infinity, which JSON does not have
+    settings: dict[str, Any] = {"deepspeed": engine, "fsdp": False, "fsdp_config": None}
     settings["parallelism_config"] = trainer.accelerator.parallelism_config is not None
     plugin = fsdp_plugin(trainer)
     if plugin is not None:
@@ -93,9 +96,12 @@ def settled_by_deepspeed(trainer: Any) -> dict[str, str]:
 def _named_split(arguments: Any) -> str:
     """The key by which a program's own settings of DeepSpeed name the split of a batch; empty where they leave it open.
 
-    Those of accelerate's launcher always do.
+    Without any in its TrainingArguments they are accelerate's launcher's, in a file or in variables.
     """
-    if not arguments.deepspeed:
-        return "gradient_accumulation_steps"
-    given = HfDeepSpeedConfig(arguments.deepspeed).config
+    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
+    if arguments.deepspeed or file != "none":
+        given = HfDeepSpeedConfig(arguments.deepspeed or file).config
+    else:
+        steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")
+        given = {"gradient_accumulation_steps": steps}
     return next((name for name in DEEPSPEEDS_SPLIT if given.get(name, "auto") != "auto"), "")

@@ -21,7 +21,7 @@ from autofit.worker.job import Note, run_trial
 from autofit.worker.processes import agreement, check_sharding
 from autofit.worker.program.device import device_of, give_device
 from autofit.worker.program.samples import MOST_AHEAD, ProgramBatches, Source
-from autofit.worker.program.settings import evaluates, put, tell_deepspeed, tensors_of_models
+from autofit.worker.program.settings import evaluates, leave_schedule_open, put, tell_deepspeed, tensors_of_models
 from autofit.worker.step_planner import StepPlanner
 from autofit.worker.timed_run import TimedRun
 
@@ -143,6 +143,7 @@ def _silence(trainer: Any, steps: StepPlanner) -> None:
     arguments = trainer.args
     arguments.gradient_accumulation_steps = steps.micro_steps
     tell_deepspeed(trainer)
+    leave_schedule_open(trainer)
     arguments.max_steps = steps.most_steps
     arguments.disable_tqdm = True
     arguments.eval_on_start = False

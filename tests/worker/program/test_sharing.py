@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from autofit.worker.program.settings import tell_deepspeed
+from autofit.worker.program.settings import leave_schedule_open, tell_deepspeed
 from autofit.worker.program.sharing import settled_by_deepspeed, sharing
 
 OPEN = {"train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto"}
@@ -52,8 +52,32 @@ def test_a_split_that_settings_name_is_the_programs_own(name: str, tmp_path: Pat
     file.write_text(json.dumps(given))
     for written in (given, str(file)):
         assert name in settled_by_deepspeed(trainer_of(written, {**OPEN, name: 4}))["micro_batch_size"]
-    # accelerate's launcher has settings of its own.
-    assert "micro_batch_size" in settled_by_deepspeed(trainer_of(None, dict(OPEN)))
+
+
+def test_the_launchers_settings_name_the_split_where_it_was_told_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = trainer_of(None, dict(OPEN))
+    assert "micro_batch_size" not in settled_by_deepspeed(trainer)
+    monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
+    assert "gradient_accumulation_steps" in settled_by_deepspeed(trainer)["micro_batch_size"]
+    file = tmp_path / "ds.json"
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    for named in (True, False):
+        file.write_text(json.dumps({**OPEN, "train_batch_size": 64 if named else "auto"}))
+        assert ("micro_batch_size" in settled_by_deepspeed(trainer)) is named
+
+
+def test_a_schedule_of_deepspeeds_own_is_as_long_as_a_trial() -> None:
+    params = {"warmup_max_lr": 1e-4, "total_num_steps": 1000, "warmup_num_steps": 100}
+    leave_schedule_open(trainer_of(OPEN, {"scheduler": {"type": "WarmupDecayLR", "params": params}}))
+    assert params == {"warmup_max_lr": 1e-4, "total_num_steps": "auto", "warmup_num_steps": "auto"}
+    leave_schedule_open(trainer_of(None, None))
+
+
+def test_settings_are_told_as_json_has_them() -> None:
+    config = {"optimizer": {"params": {"betas": [0.9, 0.999]}}, "steps_per_print": float("inf")}
+    assert sharing(trainer_of(OPEN, config))["deepspeed"] == {"optimizer": {"params": {"betas": [0.9, 0.999]}}}
 
 
 def test_an_optimizer_that_settings_name_or_put_on_the_host_is_the_programs_own() -> None:
