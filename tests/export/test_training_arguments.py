@@ -14,6 +14,7 @@ from types import ModuleType
 
 import msgspec
 import pytest
+import torch
 from transformers import AutoTokenizer, Trainer
 
 from autofit.device.device import Device
@@ -92,6 +93,62 @@ def test_the_file_trains_at_the_split_it_states(weights: Path, tmp_path: Path) -
     assert (arguments.per_device_train_batch_size, arguments.gradient_accumulation_steps) == (4, 8)
     assert arguments.per_device_eval_batch_size == 4 and getattr(arguments, CHECKPOINTING)
     assert str(module.load_model().dtype) == "torch.float32"
+
+
+ON_THE_HOST = """
+import runpy, sys
+import transformers.training_args
+from accelerate.state import DistributedType, PartialState
+# accelerate starts DeepSpeed on GPUs alone, and transformers asks them for bf16.
+PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_CPU)
+transformers.training_args.is_torch_bf16_gpu_available = lambda: True
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def with_zero_3(weights: Path) -> Result:
+    """The result of a search of two processes on GPUs."""
+    result = make_result(make_trial(parallelism="zero3", precision="bf16", micro_batch_size=2, accumulation_steps=2))
+    situation = make_situation(
+        kind="cuda", capability=(9, 0), sequence_length=32, missing={}, fields=FIELDS, processes=2, effective_batch=8
+    )
+    workload = dataclasses.replace(situation.workload, model=str(weights))
+    situation = dataclasses.replace(situation, workload=workload)
+    return dataclasses.replace(result, situation=situation, record=make_record(workload=workload, situation=situation))
+
+
+def test_the_file_loads_no_whole_model_where_zero_3_is_to_cut_it(weights: Path, tmp_path: Path) -> None:
+    script = tmp_path / "train_args.py"
+    script.write_text(serialize(with_zero_3(weights)))
+    with pytest.raises(SystemExit, match="Make training_arguments first"):
+        load(script).load_model()
+
+
+@pytest.mark.whole
+def test_the_file_trains_with_zero_3_and_leaves_weights_that_load(weights: Path, tmp_path: Path) -> None:
+    deepspeed = os.environ.get("AUTOFIT_DEEPSPEED")
+    if not deepspeed:
+        pytest.skip("AUTOFIT_DEEPSPEED names no folder with DeepSpeed: make test-whole has one")
+    script, text, output, start = (tmp_path / name for name in ("train_args.py", "text.txt", "out", "start.py"))
+    script.write_text(serialize(with_zero_3(weights)))
+    start.write_text(ON_THE_HOST)
+    text.write_text("in the beginning was the word " * 600)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(start)]
+    words = [str(script), "--text", str(text), "--output-dir", str(output), "--max-steps", "2"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(deepspeed).resolve()), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, *words], capture_output=True, text=True, timeout=300, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    state = json.loads(sorted(output.glob("checkpoint-*/trainer_state.json"))[-1].read_text())
+    assert state["global_step"] == 2 and state["train_batch_size"] == 2
+    from transformers import AutoModelForCausalLM
+
+    trained, before = (AutoModelForCausalLM.from_pretrained(each, dtype="float32") for each in (output, weights))
+    pairs = list(zip(trained.parameters(), before.parameters(), strict=True))
+    assert all(one.shape == other.shape for one, other in pairs)
+    assert any(not torch.equal(one, other) for one, other in pairs)
 
 
 VERSES = SampleLengths.of([4, 9, 30, 17, 25])
