@@ -144,7 +144,8 @@ def _against_reference(best: Ranked, ranking: Ranking, trials: Sequence[Trial]) 
         f"{format_seconds(reference.measurement.step_seconds)} a step; {_evidence(against, best, reference)})"
     )
     if reference.is_outside:
-        looser = ", ".join(each.label for each in numerics_of(reference.values) if each is not Numerics.EXACT)
+        same = {Numerics.EXACT, *numerics_of(best.trial.values)}
+        looser = ", ".join(each.label for each in numerics_of(reference.values) if each not in same)
         text += ", which this search leaves out" + (f" (numerics: {looser})" if looser else "")
     return text
 

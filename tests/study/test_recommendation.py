@@ -67,9 +67,10 @@ def test_own_settings_that_the_search_leaves_out_are_compared_with_and_never_rec
     best = recommended(own, make_trial(1, seconds=1.0))
     assert best.trial == 1 and best.reasons[0].endswith("which this search leaves out (numerics: pure)")
     # Left out by --fix, say: its numerics are no reason then.
-    exact = make_trial(0, seconds=0.5, role=Role.OUTSIDE)
-    best = recommended(exact, make_trial(1, seconds=1.0, precision="bf16"))
-    assert best.reasons[0].endswith("which this search leaves out")
+    for precision in ("fp32", "bf16"):
+        other = make_trial(0, seconds=0.5, role=Role.OUTSIDE, precision=precision)
+        best = recommended(other, make_trial(1, seconds=1.0, precision="bf16"))
+        assert best.reasons[0].endswith("which this search leaves out")
 
 
 def test_a_knobs_other_value_is_given_only_where_nothing_else_differs() -> None:
