@@ -69,7 +69,7 @@ def test_own_settings_that_the_search_leaves_out_are_compared_with_and_never_rec
     # Left out by --fix, say: its numerics are no reason then.
     for precision in ("fp32", "bf16"):
         other = make_trial(0, seconds=0.5, role=Role.OUTSIDE, precision=precision)
-        best = recommended(other, make_trial(1, seconds=1.0, precision="bf16"))
+        best = recommended(other, make_trial(1, seconds=1.0, precision="bf16", optimizer="adamw_torch"))
         assert best.reasons[0].endswith("which this search leaves out")
 
 
