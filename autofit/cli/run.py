@@ -56,6 +56,7 @@ def main(words: list[str]) -> int:
                     f"--only-recover searches nothing, and --{name} is for a search: leave one of them out."
                 )
         return train_guarded(request)
+    _check_exports(options.export)
     found: list[SearchResult] = []
 
     def search(observer: Observer) -> SearchResult:
@@ -69,6 +70,17 @@ def main(words: list[str]) -> int:
 
     print(f"autofit: training with {changes_in_a_line(found[0])}.", file=sys.stderr, flush=True)
     return train_with(found[0], request)
+
+
+def _check_exports(texts: list[str]) -> None:
+    """Raises UserError for a format that programs have no file of, before theirs is started."""
+    from autofit.export import OF_CAUSAL_MODELS
+    from autofit.export.exported import is_a_programs
+
+    named = [text.partition("=")[0] for text in texts]
+    refused = next((name for name in named if name in OF_CAUSAL_MODELS), None)
+    if refused is not None:
+        raise UserError(is_a_programs(refused))
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -19,6 +19,7 @@ MAX_GRAD_NORM = 1.0
 """TrainingArguments' own default, which DeepSpeed does not know of; another one has to be written into both."""
 _OTHER_ENGINE = "the measured engine, in place of which DeepSpeed's own runs, with other memory and speed"
 _PLAIN = {
+    "gradient_clipping": MAX_GRAD_NORM,
     "zero_optimization": {"stage": 0},
     # bitsandbytes' and torchao's, which DeepSpeed has not tried.
     "zero_allow_untested_optimizer": True,
@@ -36,7 +37,6 @@ def serialize(result: Result) -> Exported:
             "not measured; export training-arguments, or search with --fix parallelism=zero3."
         )
     engine: dict[str, Any] = arguments.get("deepspeed") or {}
-    clipping = engine.get("gradient_clipping", "auto")
     left_out = (
         *(() if engine else (_OTHER_ENGINE,)),
         "TrainingArguments, which have to agree with it (export training-arguments or yaml)",
@@ -44,6 +44,7 @@ def serialize(result: Result) -> Exported:
     )
     document: dict[str, Any] = {
         **(engine or _PLAIN),
+        **({"gradient_clipping": MAX_GRAD_NORM} if engine.get("gradient_clipping") == "auto" else {}),
         "_comment": header(
             result,
             left_out,
@@ -52,7 +53,6 @@ def serialize(result: Result) -> Exported:
         "train_micro_batch_size_per_gpu": config.micro_batch_size,
         "gradient_accumulation_steps": config.accumulation_steps,
         "train_batch_size": workload.effective_batch,
-        "gradient_clipping": MAX_GRAD_NORM if clipping == "auto" else clipping,
         "bf16": {**engine.get("bf16", {}), "enabled": bool(arguments.get("bf16", False))},
         "fp16": {**engine.get("fp16", {}), "enabled": bool(arguments.get("fp16", False))},
     }

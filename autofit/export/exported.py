@@ -43,13 +43,18 @@ def of_causal_model(result: Result, trainer: str) -> tuple[Ranked, Recommendatio
     return recommended(result)
 
 
+def is_a_programs(trainer: str) -> str:
+    """The sentence that refuses a trainer's file for a program of one's own."""
+    return (
+        f"Your own program has its own file for {trainer}: change in it what 'autofit show' lists, or export "
+        "training-arguments or yaml."
+    )
+
+
 def check_is_causal(situation: Situation, trainer: str) -> None:
     """Raises UserError where a trainer of causal language models has no file for what is searched."""
     if situation.program is not None:
-        raise UserError(
-            f"Your own program has its own file for {trainer}: change in it what 'autofit show' lists, or export "
-            "training-arguments or yaml."
-        )
+        raise UserError(is_a_programs(trainer))
     if situation.workload.task != "causal-lm":
         raise UserError(f"{trainer} is exported for causal language models, and this is {situation.workload.task}.")
 

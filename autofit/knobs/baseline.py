@@ -38,7 +38,8 @@ NOT_MEASURED = (*SPREADING, "fsdp_config")
 _NESTED = {
     "every_n_layers": 1,
     **dict.fromkeys(("offload", "version", "reshard_after_forward", "cpu_offload")),
-    **dict.fromkeys(("zero_optimization", "stage", "offload_optimizer", "offload_param", "device")),
+    **dict.fromkeys(("zero_optimization", "stage", "offload_optimizer", "offload_param")),
+    "device": "none",
 }
 """Settings in those that are dictionaries, by which choices differ, with what each is where nobody sets it."""
 _MODEL_NAMES = ("dtype", "torch_dtype", "attn_implementation")
@@ -60,10 +61,10 @@ def read_baseline(path: str | Path, situation: Situation) -> TrainConfig:
     model: dict[str, Any] = dict(content.get("model_kwargs") or {})
     model |= {name: given.pop(name) for name in _MODEL_NAMES if name in given}
     settings = with_tf32_of_compiling(normalized({**given, **model}), situation)
-    unknown = [name for name in NOT_MEASURED if settings.get(name)]
-    if unknown and not _is_searched(settings, situation):
+    unknown = _not_searched(settings, situation)
+    if unknown:
         raise UserError(
-            f"--baseline {path} sets {unknown[0]}, which autofit does not measure: compare with the same settings "
+            f"--baseline {path} sets {unknown}, which autofit does not measure: compare with the same settings "
             "without it, or measure them yourself."
         )
     values: dict[str, KnobValue] = dict(_batch(settings, situation, path))
@@ -73,19 +74,23 @@ def read_baseline(path: str | Path, situation: Situation) -> TrainConfig:
     return TrainConfig(values)
 
 
-def _is_searched(settings: Mapping[str, Any], situation: Situation) -> bool:
-    """True for settings that share a training as a choice does, in as many processes as are searched.
+def _not_searched(settings: Mapping[str, Any], situation: Situation) -> str:
+    """The setting that shares a training otherwise than a choice does in as many processes; empty where none does.
 
     Of DeepSpeed's every setting has to be a choice's: sizes of buckets, for instance, decide speed and memory. FSDP's
     may name no more than choices do.
     """
-    if situation.workload.processes == 1 or settings.get("parallelism_config"):
-        return False
-    asked = {name for name, value in (settings.get("fsdp_config") or {}).items() if value}
-    if asked - {"version", "reshard_after_forward", "cpu_offload"}:
-        return False
+    given = {name: settings[name] for name in NOT_MEASURED if settings.get(name)}
+    config = given.get("fsdp_config", {})
+    if situation.workload.processes == 1 or "parallelism_config" in given or not isinstance(config, dict):
+        return next(iter(given), "")
+    more = [name for name, value in config.items() if value and name not in _NESTED]
+    if more:
+        return f"{more[0]} in fsdp_config"
     engines = [choice.training_arguments.get("deepspeed") for choice in PARALLELISM.choices]
-    return settings.get("fsdp") in (None, False, True) and (settings.get("deepspeed") or None) in engines
+    if given.get("deepspeed") not in engines:
+        return "deepspeed"
+    return "" if given.get("fsdp") in (None, True) else "fsdp"
 
 
 def normalized(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -63,6 +63,7 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ([MODEL, "--effective-batch", "8", "--export", "json=/no/such/folder/out.json"], "folder"),
         ([MODEL, "--effective-batch", "8", "--storage", "nonsense"], "not a storage of studies"),
         ([MODEL, "--effective-batch", "8", "--price", "2"], "--samples"),
+        (["run", "--export", "trl=x.yaml", "--", "python", "train.py"], "Your own program has its own file for trl"),
         (["run", "--only-recover", "--apply", "--", "python", "train.py"], "--apply is for a search"),
         (["run", "--only-recover", "--export", "x.json", "--", "python", "train.py"], "--export is for a search"),
         ([MODEL, "--effective-batch", "8", "--epochs", "2"], "--epochs needs --samples"),

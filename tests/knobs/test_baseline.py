@@ -93,8 +93,10 @@ def test_a_way_of_sharing_that_is_searched_is_a_baseline_where_there_are_several
     assert read_baseline(path, gpus)["parallelism"] == way
     if "fsdp" in settings:
         settings["fsdp_config"] = {**settings["fsdp_config"], "activation_checkpointing": True}
-        with pytest.raises(UserError, match="does not measure"):
+        with pytest.raises(UserError, match="sets activation_checkpointing in fsdp_config, which"):
             read_baseline(written(tmp_path, json.dumps(settings)), gpus)
+        with pytest.raises(UserError, match="does not measure"):
+            read_baseline(written(tmp_path, json.dumps({**settings, "fsdp_config": "fsdp.json"})), gpus)
     if "deepspeed" in settings:
         settings["deepspeed"] = {**settings["deepspeed"], "wall_clock_breakdown": True}
         with pytest.raises(UserError, match="does not measure"):

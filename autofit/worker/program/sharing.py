@@ -9,6 +9,7 @@ import os
 from typing import Any
 
 import torch
+from accelerate.utils import DeepSpeedPlugin
 from accelerate.utils.deepspeed import HfDeepSpeedConfig
 from torch.distributed.fsdp import CPUOffloadPolicy
 
@@ -83,7 +84,7 @@ def settled_by_deepspeed(trainer: Any) -> dict[str, str]:
     own = dict.fromkeys(("precision", "compile"), "DeepSpeed was made ready for it with the TrainingArguments")
     if "optimizer" in config:
         own["optimizer"] = "the program's DeepSpeed settings name it"
-    elif "offload_optimizer" in config.get("zero_optimization", {}):
+    elif config.get("zero_optimization", {}).get("offload_optimizer", {}).get("device", "none") != "none":
         own["optimizer"] = "DeepSpeed steps it on the host, where it has one of its own"
     named = _named_split(trainer.args)
     if named:
@@ -96,12 +97,8 @@ def settled_by_deepspeed(trainer: Any) -> dict[str, str]:
 def _named_split(arguments: Any) -> str:
     """The key by which a program's own settings of DeepSpeed name the split of a batch; empty where they leave it open.
 
-    Without any in its TrainingArguments they are accelerate's launcher's, in a file or in variables.
+    Without any in its TrainingArguments they are accelerate's launcher's, as accelerate reads its file and variables.
     """
-    file = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "none")
-    if arguments.deepspeed or file != "none":
-        given = HfDeepSpeedConfig(arguments.deepspeed or file).config
-    else:
-        steps = os.environ.get("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "auto")
-        given = {"gradient_accumulation_steps": steps}
+    own = arguments.deepspeed
+    given = HfDeepSpeedConfig(own).config if own else DeepSpeedPlugin().deepspeed_config
     return next((name for name in DEEPSPEEDS_SPLIT if given.get(name, "auto") != "auto"), "")

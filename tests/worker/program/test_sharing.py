@@ -8,7 +8,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from accelerate.utils import DeepSpeedPlugin
 
+from autofit.knobs.baseline import choices_that_say
+from autofit.knobs.parallelism import PARALLELISM
 from autofit.worker.program.settings import leave_schedule_open, tell_deepspeed
 from autofit.worker.program.sharing import settled_by_deepspeed, sharing
 
@@ -57,15 +60,27 @@ def test_a_split_that_settings_name_is_the_programs_own(name: str, tmp_path: Pat
 def test_the_launchers_settings_name_the_split_where_it_was_told_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trainer = trainer_of(None, dict(OPEN))
-    assert "micro_batch_size" not in settled_by_deepspeed(trainer)
+    def settled() -> dict[str, str]:
+        return settled_by_deepspeed(trainer_of(None, DeepSpeedPlugin().deepspeed_config))
+
+    assert set(settled()) == {"precision", "compile"}
     monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", "2")
-    assert "gradient_accumulation_steps" in settled_by_deepspeed(trainer)["micro_batch_size"]
+    assert "gradient_accumulation_steps" in settled()["micro_batch_size"]
     file = tmp_path / "ds.json"
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_CONFIG_FILE", str(file))
+    file.write_text(json.dumps({**OPEN, "zero_optimization": {"stage": 2}}))
+    assert "gradient_accumulation_steps" in settled()["micro_batch_size"]
+    monkeypatch.delenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS")
     for named in (True, False):
-        file.write_text(json.dumps({**OPEN, "train_batch_size": 64 if named else "auto"}))
-        assert ("micro_batch_size" in settled_by_deepspeed(trainer)) is named
+        file.write_text(json.dumps({**OPEN, "train_batch_size": 64 if named else "auto", "zero_optimization": {}}))
+        assert ("micro_batch_size" in settled()) is named
+
+
+def test_what_the_launcher_offloads_nowhere_is_a_stage_that_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    for stage, way in ((2, "zero2"), (3, "zero3")):
+        monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", str(stage))
+        settings = sharing(trainer_of(None, DeepSpeedPlugin().deepspeed_config))
+        assert [choice.value for choice in choices_that_say(PARALLELISM, settings)] == [way]
 
 
 def test_a_schedule_of_deepspeeds_own_is_as_long_as_a_trial() -> None:
