@@ -46,9 +46,9 @@ def add_job_options(made: argparse.ArgumentParser) -> None:
     job.add_argument(
         "--processes",
         type=whole_number,
-        default=1,
         metavar="N",
-        help="train in N processes together, each on a GPU of its own (default: 1)",
+        help="train in N processes together, each on a GPU of its own (default: 1; a search in which nothing fits one "
+        "GPU goes on with all of them)",
     )
     job.add_argument(
         "--seq-len",
@@ -86,12 +86,12 @@ def add_job_options(made: argparse.ArgumentParser) -> None:
 
 def job_of(options: argparse.Namespace) -> dict[str, Any]:
     """The job's options as ``autofit.search`` and ``autofit.plan`` take them, the model apart."""
-    return {name: getattr(options, name) for name in _JOB}
+    return {**{name: getattr(options, name) for name in _JOB}, "processes": options.processes or 1}
 
 
 _JOB = (
     "effective_batch", "seq_len", "data", "text_field", "lengths", "max_length", "tokens_per_word", "task", "method",
-    "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "frozen_dtype", "processes", "trust_remote_code",
+    "lora_rank", "lora_alpha", "lora_targets", "lora_dropout", "frozen_dtype", "trust_remote_code",
 )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from autofit.errors import NothingFitsError, UserError
 
 if TYPE_CHECKING:
     from autofit.api import SearchResult
-    from autofit.driver.observer import Observer
+    from autofit.report.live import Watcher
     from autofit.study.result import Run
 
 
@@ -27,7 +27,7 @@ def run_of(options: argparse.Namespace) -> Run | None:
     return Run(samples=options.samples, epochs=options.epochs, price_per_hour=options.price)
 
 
-def report(search: Callable[[Observer], SearchResult], options: argparse.Namespace, command: list[str]) -> int:
+def report(search: Callable[[Watcher], SearchResult], options: argparse.Namespace, command: list[str]) -> int:
     """Search, print the result and write the exports; the exit code. ``command`` is what was typed."""
     for option, is_given in (("--price", options.price is not None), ("--epochs", options.epochs != 1.0)):
         if is_given and options.samples is None:

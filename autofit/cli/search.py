@@ -16,11 +16,12 @@ from autofit.cli.options import (
     search_of,
 )
 from autofit.cli.reporting import report, run_of
+from autofit.errors import NothingFitsError, UserError
 from autofit.version import __version__
 
 if TYPE_CHECKING:
     from autofit.api import SearchResult
-    from autofit.driver.observer import Observer
+    from autofit.report.live import Watcher
 
 EPILOG = """\
 your own program, unchanged:
@@ -53,21 +54,58 @@ def main(words: list[str]) -> int:
     """Run a search; the exit code."""
     options = parser().parse_args(words)
 
-    def search(observer: Observer) -> SearchResult:
-        from autofit import api
-
-        return api.search(
-            options.model,
-            **job_of(options),
-            **search_of(options),
-            run=run_of(options),
-            predict=not options.no_prediction,
-            baseline=options.baseline,
-            gpus=options.gpus,
-            observer=observer,
+    def search(observer: Watcher) -> SearchResult:
+        try:
+            return _search(options, observer)
+        except NothingFitsError:
+            number = _processes_instead(options, observer.study)
+            if number is None:
+                raise
+        observer.say(
+            f"Nothing fits one GPU: going on with trainings in {number} processes, one for each GPU here; --processes "
+            "1 ends it instead."
         )
+        return _search(options, observer, number)
 
     return report(search, options, ["autofit", *words])
+
+
+def _search(options: argparse.Namespace, observer: Watcher, processes: int | None = None) -> SearchResult:
+    """One search, in as many processes as are asked for; ``processes`` where these are others, by another study."""
+    from autofit import api
+
+    request = {**job_of(options), **search_of(options)}
+    if processes is not None:
+        request["processes"] = processes
+        request["study"] = options.study and f"{options.study}-in-{processes}-processes"
+    return api.search(
+        options.model,
+        **request,
+        run=run_of(options),
+        predict=not options.no_prediction,
+        baseline=options.baseline,
+        gpus=options.gpus,
+        observer=observer,
+    )
+
+
+def _processes_instead(options: argparse.Namespace, study: str | None) -> int | None:
+    """Number of GPUs here, where a search of one process found that nothing fits; None where that is no way on."""
+    from autofit.api import load
+    from autofit.device.kinds import find_gpus, kind_of
+    from autofit.study.outcome import Outcome
+
+    if options.processes is not None or options.gpus or options.baseline or options.device != "auto":
+        return None
+    result = load(study, storage=options.storage)
+    lacks_memory = all(trial.outcome in (Outcome.OOM, Outcome.SKIPPED) for trial in result.trials)
+    if kind_of(result.situation.device).is_host or not lacks_memory:
+        return None
+    try:
+        number = len(find_gpus("all"))
+    except UserError:  # they are not of one kind
+        return None
+    return number if number > 1 and options.effective_batch % number == 0 else None
 
 
 def parser() -> argparse.ArgumentParser:

@@ -26,7 +26,7 @@ from autofit.worker.instrument import MeasuredTrainer, StepRecorder, check_shape
 from autofit.worker.isolation import RowsAreApart, SharedRowsLeakError, autocast_of, leak_between_samples
 from autofit.worker.made_up_samples import SamplesByLength
 from autofit.worker.optimizer_state import state_tensors
-from autofit.worker.processes import agreement, allow_sharding_on_host, check_sharding
+from autofit.worker.processes import agreement, allow_sharding_on_host, check_sharding, meet
 from autofit.worker.ranks import own_rank
 from autofit.worker.step_planner import StepPlanner
 from autofit.worker.timed_run import TimedRun
@@ -113,6 +113,7 @@ def _meet(job: TrialJob, accelerator: Accelerator) -> TrainingArguments:
     with tempfile.TemporaryDirectory(prefix="autofit-") as scratch:
         arguments = training_arguments(job, Path(scratch), 1, 1)
         allow_sharding_on_host(arguments, job.recipe)
+        meet(arguments)
     return arguments
 
 

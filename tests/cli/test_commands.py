@@ -6,10 +6,12 @@ import argparse
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from autofit.cli.main import main
+from autofit.study.outcome import Outcome
 
 pytestmark = pytest.mark.usefixtures("short_measuring")
 
@@ -153,3 +155,35 @@ def test_an_export_that_is_refused_keeps_the_others_and_how_to_go_on(
     assert "--export trl: " in told and "Go on with: autofit m" in told and not (tmp_path / "a.yaml").exists()
     assert (tmp_path / "b.json").is_file()
     assert report(lambda observer: dataclasses.replace(result, interrupted=False), options, ["autofit", "m"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "outcome", "gpus", "expected"),
+    [
+        ({}, Outcome.OOM, 4, 4),
+        ({}, Outcome.SKIPPED, 2, 2),
+        ({}, Outcome.ERROR, 4, None),
+        ({}, Outcome.OOM, 1, None),
+        ({}, Outcome.OOM, 3, None),  # 32 samples cannot be shared by three
+        ({"processes": 1}, Outcome.OOM, 4, None),
+        ({"device": "cuda:1"}, Outcome.OOM, 4, None),
+        ({"baseline": "mine.json"}, Outcome.OOM, 4, None),
+        ({"gpus": "all"}, Outcome.OOM, 4, None),
+    ],
+    ids=str,
+)
+def test_a_search_goes_on_with_all_gpus_only_where_memory_was_lacking_and_nobody_said_otherwise(
+    changes: dict[str, Any], outcome: Outcome, gpus: int, expected: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from autofit import api
+    from autofit.cli.search import _processes_instead
+    from autofit.device import kinds
+    from tests.doubles import make_situation, make_trial
+    from tests.export.test_training_arguments import make_result
+
+    situation = make_situation(kind="cuda", capability=(9, 0))
+    result = dataclasses.replace(make_result(make_trial(outcome=outcome)), situation=situation)
+    monkeypatch.setattr(api, "load", lambda *args, **kwargs: result)
+    monkeypatch.setattr(kinds, "find_gpus", lambda asked: [f"cuda:{number}" for number in range(gpus)])
+    asked = {**dict.fromkeys(("processes", "gpus", "baseline", "storage")), "device": "auto", "effective_batch": 32}
+    assert _processes_instead(argparse.Namespace(**{**asked, **changes}), "mine") == expected

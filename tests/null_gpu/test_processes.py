@@ -127,6 +127,22 @@ def test_two_processes_share_the_training_each_on_a_card_of_its_own(
     assert sum(card == "1" for _, card in opened) == len(trials)
 
 
+def test_a_model_that_fits_no_card_is_searched_on_all_and_what_nccl_takes_is_kept_within_the_limit(
+    model: str, null_gpu: NullGpu
+) -> None:
+    path = Path(model) / "config.json"
+    wide = {"hidden_size": 4096, "intermediate_size": 11008, "num_attention_heads": 32, "num_key_value_heads": 8}
+    path.write_text(json.dumps({**json.loads(path.read_text()), **wide}))
+    words: tuple[str, ...] = (model, "--effective-batch", "8", "--seq-len", "64", "--memory-limit", "14700MiB", *PLAIN)
+    words = tuple("activation_checkpointing=every_layer" if each.startswith("activation") else each for each in words)
+    ended = null_gpu.autofit(*words, "--max-trials", "2", "--json", CARDS="2")
+    document = answer(ended)
+    assert "Nothing fits one GPU: going on with trainings in 2 processes" in ended.stderr
+    assert document["workload"]["processes"] == 2
+    needs = [trial["measurement"]["needed_bytes"] for trial in document["trials"] if trial["measurement"]]
+    assert needs and max(needs) <= document["limits"]["usable_bytes"]
+
+
 @pytest.mark.slow
 def test_two_trials_run_side_by_side_on_two_cards(model: str, null_gpu: NullGpu) -> None:
     words = (model, "--effective-batch", "8", "--seq-len", "64", "--gpus", "0,1", "--max-trials", "4")

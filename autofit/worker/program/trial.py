@@ -18,7 +18,7 @@ from autofit.worker.batches import GivenMicroBatches
 from autofit.worker.collated import bytes_of
 from autofit.worker.instrument import Marks, StepRecorder
 from autofit.worker.job import Note, run_trial
-from autofit.worker.processes import agreement, check_sharding
+from autofit.worker.processes import agreement, check_sharding, meet
 from autofit.worker.program.device import device_of, give_device
 from autofit.worker.program.samples import MOST_AHEAD, ProgramBatches, Source
 from autofit.worker.program.settings import evaluates, leave_schedule_open, put, tell_deepspeed, tensors_of_models
@@ -73,6 +73,7 @@ def _measure(
     source = Source(trainer, fewest=job.samples.fewest)
     batches = ProgramBatches(recipe, job.samples, source)
     to_time = [] if job.plan.whole else batches.to_time()
+    meet(trainer.args)
     accelerator.open(job.memory, reserved_for_paging=job.expected_paged_bytes, held_bytes=_host_bytes(trainer))
     give_device(trainer)
     put(trainer, recipe)
