@@ -49,6 +49,15 @@ TINY_LLAMA = {
 }
 
 
+@pytest.fixture(scope="session")
+def deepspeed() -> str:
+    """The folder with DeepSpeed, for PYTHONPATH: where it is found, accelerate and transformers act otherwise."""
+    folder = os.environ.get("AUTOFIT_DEEPSPEED")
+    if not folder:
+        pytest.skip("AUTOFIT_DEEPSPEED names no folder with DeepSpeed: make test-whole and make null-gpu have one")
+    return str(Path(folder).resolve())
+
+
 @pytest.fixture(autouse=True)
 def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Studies and logs of a test stay in its own folder; the hub is not asked."""

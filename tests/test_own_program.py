@@ -392,12 +392,13 @@ def test_a_program_that_cuts_its_parameters_into_parts_is_searched_in_its_own_wa
 
 @pytest.mark.whole
 def test_a_program_that_trains_with_deepspeed_is_searched_with_its_own_settings(
-    folder: Path, capfd: pytest.CaptureFixture[str], two_ranks: list[str], monkeypatch: pytest.MonkeyPatch
+    folder: Path,
+    capfd: pytest.CaptureFixture[str],
+    two_ranks: list[str],
+    deepspeed: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    deepspeed = os.environ.get("AUTOFIT_DEEPSPEED")
-    if not deepspeed:
-        pytest.skip("AUTOFIT_DEEPSPEED names no folder with DeepSpeed: make test-whole has one")
-    monkeypatch.setenv("PYTHONPATH", str((Path(__file__).parents[1] / deepspeed).resolve()))
+    monkeypatch.setenv("PYTHONPATH", deepspeed)
     monkeypatch.delenv("ACCELERATE_USE_CPU")
     command = [*two_ranks, program(folder, WITH_ZERO)[1]]
     document = searched(capfd, ["--max-trials", "2", "--fix", "micro_batch_size=4"], command)

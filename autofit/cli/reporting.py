@@ -27,14 +27,25 @@ def run_of(options: argparse.Namespace) -> Run | None:
     return Run(samples=options.samples, epochs=options.epochs, price_per_hour=options.price)
 
 
-def report(search: Callable[[Watcher], SearchResult], options: argparse.Namespace, command: list[str]) -> int:
-    """Search, print the result and write the exports; the exit code. ``command`` is what was typed."""
+def report(
+    search: Callable[[Watcher], SearchResult],
+    options: argparse.Namespace,
+    command: list[str],
+    *,
+    of_program: bool = False,
+) -> int:
+    """Search, print the result and write the exports; the exit code. ``command`` is what was typed.
+
+    ``of_program`` says that the search is of a program, which is not started for an export that it cannot have.
+    """
     for option, is_given in (("--price", options.price is not None), ("--epochs", options.epochs != 1.0)):
         if is_given and options.samples is None:
             raise UserError(f"{option} needs --samples: how many samples the run has.")
-    from autofit.export import check_exports, parse_exports, write_export
+    from autofit.export import check_exports, check_programs_exports, parse_exports, write_export
 
     exports = parse_exports(options.export, force=options.force)
+    if of_program:
+        check_programs_exports(exports)
     from autofit.cli.show import print_result
     from autofit.report.live import watch
 

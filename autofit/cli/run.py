@@ -56,31 +56,19 @@ def main(words: list[str]) -> int:
                     f"--only-recover searches nothing, and --{name} is for a search: leave one of them out."
                 )
         return train_guarded(request)
-    _check_exports(options.export)
     found: list[SearchResult] = []
 
     def search(observer: Observer) -> SearchResult:
         found.append(search_program(request, observer))
         return found[0]
 
-    code = report(search, options, ["autofit", "run", *words])
+    code = report(search, options, ["autofit", "run", *words], of_program=True)
     if code != 0 or not options.apply:
         return code
     from autofit.report.own_program import changes_in_a_line
 
     print(f"autofit: training with {changes_in_a_line(found[0])}.", file=sys.stderr, flush=True)
     return train_with(found[0], request)
-
-
-def _check_exports(texts: list[str]) -> None:
-    """Raises UserError for a format that programs have no file of, before theirs is started."""
-    from autofit.export import OF_CAUSAL_MODELS
-    from autofit.export.exported import is_a_programs
-
-    named = [text.partition("=")[0] for text in texts]
-    refused = next((name for name in named if name in OF_CAUSAL_MODELS), None)
-    if refused is not None:
-        raise UserError(is_a_programs(refused))
 
 
 def split(words: list[str]) -> tuple[list[str], list[str]]:

@@ -24,7 +24,7 @@ from autofit.export import (
     unsloth,
     yaml_arguments,
 )
-from autofit.export.exported import Exported, check_is_causal
+from autofit.export.exported import Exported, check_is_causal, refuse_program
 from autofit.export.files import STDOUT, check_path, write_file
 from autofit.job.situation import Situation
 from autofit.study.result import Result
@@ -113,6 +113,13 @@ def parse_exports(texts: Sequence[str], *, force: bool = False, takes_stdout: bo
     if twice is not None:
         raise UserError(f"Two exports would be written to '{twice.name}'; give each a path of its own.")
     return exports
+
+
+def check_programs_exports(exports: Sequence[tuple[str, Path]]) -> None:
+    """Raises UserError for a format that programs have a file of their own for."""
+    for name, _ in exports:
+        if name in OF_CAUSAL_MODELS:
+            refuse_program(name)
 
 
 def check_exports(exports: Sequence[tuple[str, Path]], situation: Situation) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import textwrap
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
@@ -43,9 +43,9 @@ def of_causal_model(result: Result, trainer: str) -> tuple[Ranked, Recommendatio
     return recommended(result)
 
 
-def is_a_programs(trainer: str) -> str:
-    """The sentence that refuses a trainer's file for a program of one's own."""
-    return (
+def refuse_program(trainer: str) -> NoReturn:
+    """Raises UserError: a program of one's own has its own file for a trainer."""
+    raise UserError(
         f"Your own program has its own file for {trainer}: change in it what 'autofit show' lists, or export "
         "training-arguments or yaml."
     )
@@ -54,7 +54,7 @@ def is_a_programs(trainer: str) -> str:
 def check_is_causal(situation: Situation, trainer: str) -> None:
     """Raises UserError where a trainer of causal language models has no file for what is searched."""
     if situation.program is not None:
-        raise UserError(is_a_programs(trainer))
+        refuse_program(trainer)
     if situation.workload.task != "causal-lm":
         raise UserError(f"{trainer} is exported for causal language models, and this is {situation.workload.task}.")
 

@@ -25,8 +25,6 @@ OFFLOADING = {"ACCELERATE_USE_FSDP": "true", "FSDP_OFFLOAD_PARAMS": "true"}
 """Variables with which accelerate adds gloo to NCCL, which alone cannot reduce what lies on the host, such as the norm
 of offloaded gradients: its own launcher sets them, torchrun does not (accelerate 1.15, state.py). Read when the
 process group is made."""
-
-
 REDUCE_BUCKET = 50_000_000
 """Elements that ZeRO-2 reduces at once, of which two buffers exist: 100 MB each in 16 bits. DeepSpeed's default of
 500 million is for cards that have 4 GB to spare; ZeRO-3's sizes follow the model's width, as transformers sets them."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from pathlib import Path
 
@@ -62,12 +61,9 @@ def test_every_kind_of_setting_gets_through_its_whole_run_in_a_program(null_gpu:
 
 
 def test_a_program_that_deepspeed_cuts_into_parts_on_two_cards_is_searched(
-    null_gpu: NullGpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    null_gpu: NullGpu, tmp_path: Path, deepspeed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    deepspeed = os.environ.get("AUTOFIT_DEEPSPEED")
-    if not deepspeed:
-        pytest.skip("AUTOFIT_DEEPSPEED names no folder with DeepSpeed: make null-gpu has one")
-    monkeypatch.setenv("PYTHONPATH", str(Path(deepspeed).resolve()))
+    monkeypatch.setenv("PYTHONPATH", deepspeed)
     settings = {**SPLIT, "bf16": {"enabled": "auto"}, "zero_optimization": {"stage": 3}}
     (tmp_path / "ds.json").write_text(json.dumps(settings))
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

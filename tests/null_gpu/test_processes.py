@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import sys
 from collections import Counter
@@ -106,13 +105,10 @@ def test_a_card_too_full_for_nccls_buffers_is_out_of_memory(model: str, null_gpu
 
 @pytest.mark.parametrize("way", [*(pytest.param(each, marks=pytest.mark.slow) for each in SLOW_WAYS), "fsdp2", "zero3"])
 def test_two_processes_share_the_training_each_on_a_card_of_its_own(
-    way: str, model: str, null_gpu: NullGpu, monkeypatch: pytest.MonkeyPatch
+    way: str, model: str, null_gpu: NullGpu, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if is_zero(way):
-        folder = os.environ.get("AUTOFIT_DEEPSPEED")
-        if not folder:
-            pytest.skip("AUTOFIT_DEEPSPEED names no folder with DeepSpeed: make null-gpu has one")
-        monkeypatch.setenv("PYTHONPATH", str(Path(folder).resolve()))
+        monkeypatch.setenv("PYTHONPATH", request.getfixturevalue("deepspeed"))
     words = (model, "--effective-batch", "8", "--seq-len", "64", "--processes", "2", "--study", "mine", "--json")
     words += ("--fix", f"parallelism={way}", *PLAIN, "--max-trials", "2")
     document = answer(null_gpu.autofit(*words, CARDS="2", LOG="1"))

@@ -29,11 +29,8 @@ CASES = (
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+def found(deepspeed: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What came of each case. In a process that may be forked: pytest has threads of its own."""
-    folder = os.environ.get("AUTOFIT_DEEPSPEED")
-    if not folder:
-        pytest.skip("AUTOFIT_DEEPSPEED names no folder with DeepSpeed: make test-whole has one")
     root = Path(__file__).parents[2]
     ended = subprocess.run(
         [sys.executable, "-m", "tests.worker.zero_on_cpu", json.dumps(CASES), tmp_path_factory.mktemp("zero")],
@@ -42,7 +39,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         timeout=400,
         check=False,
         cwd=root,
-        env={**os.environ, "PYTHONPATH": f"{Path(folder).resolve()}:{root}"},
+        env={**os.environ, "PYTHONPATH": f"{deepspeed}:{root}"},
     )
     lines = [line for line in ended.stdout.splitlines() if line.startswith("FOUND ")]
     assert lines, ended.stderr[-4000:]
